@@ -1,0 +1,65 @@
+"""Structured logs: one JSON object a line, for our own events and for those of the libraries beneath us."""
+
+import logging
+import sys
+from types import TracebackType
+from typing import Any
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor
+
+from config import LogLevel
+
+
+def configure(level: LogLevel, *, service: str) -> None:
+    """Send every log line of this process to standard output as JSON, an uncaught exception included.
+
+    Args:
+        level: the least level that is written.
+        service: which kind of process this is; stands in every line.
+    """
+
+    def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["service"] = service
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        add_service,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer(serializer=orjson.dumps, default=str)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        # One write a line: lines of several processes share a file, and must not interleave.
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(serializer=_dumps_text, default=str),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # What Alembic tells is how it was set up, at every start of every process.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+
+
+def _dumps_text(event: Any, **options: Any) -> str:
+    return orjson.dumps(event, **options).decode()
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger("uncaught").critical("process dies of an exception", exc_info=(kind, error, trace))
