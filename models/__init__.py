@@ -1,0 +1,1 @@
+"""What is true: tables, the ledger, history, migrations. Knows neither HTTP nor queues."""

@@ -1,0 +1,153 @@
+"""Reaching PostgreSQL: an engine whose every wait is bounded, and what its errors mean."""
+
+import select
+import time
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy import Engine, Executable, Row, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from models.errors import Unavailable
+
+CONNECT_TIMEOUT_S = 2.0
+POOL_TIMEOUT_S = 2.0
+# How much longer than its own statement_timeout a server may stay silent before it counts as gone.
+SILENCE_MARGIN_S = 2.0
+
+
+class FaultScope(Enum):
+    """Whose fault a technical fault is: it decides what is retried, and at whose cost."""
+
+    BATCH = "batch"  # the database's: hand everything back, wait, spend no attempt
+    TRANSFER = "transfer"  # one transfer's: isolate it, spend one of its attempts
+
+
+# SQLSTATE classes and codes, https://www.postgresql.org/docs/18/errcodes-appendix.html:
+# 08 connection exception, 53 insufficient resources, 57P operator intervention, 40 transaction rollback.
+_BATCH_PREFIXES = ("08", "53", "57P", "40")
+# 25P03: the server ended a session that idled in a transaction (a paused process): the work is simply undone.
+_BATCH_CODES = frozenset({"25P03", "25P04"})
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """Return the five characters by which PostgreSQL names a fault, None when it could not say any."""
+    return getattr(error.orig, "pgcode", None)
+
+
+def scope_of(error: DBAPIError | PoolTimeoutError) -> FaultScope:
+    """Tell whether a fault is the whole database's or a single transfer's.
+
+    Without a SQLSTATE the connection broke in mid-sentence, or no connection could be had.
+    """
+    if isinstance(error, PoolTimeoutError):
+        return FaultScope.BATCH
+    code = sqlstate(error)
+    if code is None:
+        lost = error.connection_invalidated or isinstance(
+            error.orig, psycopg2.OperationalError | psycopg2.InterfaceError
+        )
+        return FaultScope.BATCH if lost else FaultScope.TRANSFER
+    return FaultScope.BATCH if code.startswith(_BATCH_PREFIXES) or code in _BATCH_CODES else FaultScope.TRANSFER
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line: a driver's goes on with the statement, which is nobody's business."""
+    cause = getattr(error, "orig", None) or error.__cause__ or error
+    cause = getattr(cause, "orig", None) or cause
+    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    """Whether the transaction lost against another one (deadlock, serialization) and may simply be run again."""
+    return (sqlstate(error) or "").startswith("40")
+
+
+def is_connection_lost(error: DBAPIError) -> bool:
+    """Whether the connection is gone, so that the fate of whatever was sent last is not known."""
+    code = sqlstate(error)
+    return error.connection_invalidated or code is None or code.startswith(("08", "57P"))
+
+
+def create_bounded_engine(
+    url: str,
+    *,
+    timeouts_ms: Mapping[str, int],
+    pool_size: int,
+    application_name: str,
+) -> Engine:
+    """Make an engine. Nothing is connected yet.
+
+    Args:
+        url: SQLAlchemy's spelling, ``postgresql+psycopg2://…``.
+        timeouts_ms: PostgreSQL's ``lock_timeout``, ``statement_timeout`` and
+            ``idle_in_transaction_session_timeout``; set on every connection.
+        pool_size: connections at most; who finds none free waits :data:`POOL_TIMEOUT_S` and is refused.
+        application_name: what the connection is called in pg_stat_activity.
+    """
+    options = " ".join(f"-c {name}={value}" for name, value in timeouts_ms.items())
+    # An abandoned statement ends on the server too, soon after its client has gone.
+    options += " -c client_connection_check_interval=1000"
+    silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
+    psycopg2.extensions.set_wait_callback(_Deadline(silence_s))
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,
+        # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
+        hide_parameters=True,
+        connect_args={"options": options, "application_name": application_name},
+    )
+
+
+def fetch_all(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:
+    """Run one reading statement by itself and return its rows.
+
+    A read is safe to repeat: a connection that a restarted server left dead in the pool costs one more try, and
+    since SQLAlchemy then throws away the whole pool's, the second try connects anew.
+
+    Raises:
+        Unavailable: the database cannot be reached, or did not answer in time.
+    """
+    # A single statement needs no transaction around it, which would be two more round trips.
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    for is_last in (False, True):
+        try:
+            with autocommit.connect() as connection:
+                return connection.execute(statement).all()
+        except PoolTimeoutError as error:
+            raise Unavailable from error
+        except DBAPIError as error:
+            if is_last or not is_connection_lost(error):
+                raise Unavailable from error
+    raise AssertionError("unreachable")
+
+
+class _Deadline:
+    """psycopg2's wait callback: gives up on a server that has stopped answering.
+
+    statement_timeout runs on the server, so it is of no help against a server that hangs; and with
+    psycopg2's own waiting, in C and without an end, such a server would hold every thread for ever.
+    A callback is process-wide: the bound is the largest statement_timeout in use, and some.
+    """
+
+    def __init__(self, silence_s: float) -> None:
+        self.silence_s = silence_s
+
+    def __call__(self, connection: psycopg2.extensions.connection) -> None:
+        deadline = time.monotonic() + (self.silence_s if connection.status else CONNECT_TIMEOUT_S)
+        poller: select.poll | None = None
+        while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+            if poller is None:
+                poller = select.poll()
+            wanted = select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT
+            poller.register(connection.fileno(), wanted)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poller.poll(left_s * 1000):
+                raise psycopg2.OperationalError("the server has stopped answering")

@@ -1,0 +1,87 @@
+"""Every way in which moving money can end other than well, as facts: ids and amounts, never HTTP.
+
+One base, three families. A :class:`Refused` is a business no: final, nothing moved. A :class:`Fault` is technical:
+trying again may help. The first line of a class's docstring is its message.
+"""
+
+from typing import ClassVar
+
+
+class WalletServiceError(Exception):
+    """Base of every error that this service raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message: the docstring's first line, and the facts."""
+        facts = ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        message = (self.__doc__ or type(self).__name__).partition("\n")[0]
+        return f"{message} ({facts})" if facts else message
+
+
+class Refused(WalletServiceError):
+    """The books do not allow it; nothing moved."""
+
+    code: ClassVar[str]
+
+
+class WalletNotFound(Refused):
+    """The user has no wallet."""
+
+    code = "wallet_not_found"
+
+    def __init__(self, wallet_id: int | None = None) -> None:
+        super().__init__()
+        self.wallet_id = wallet_id
+
+
+class BalanceInsufficient(Refused):
+    """The balance is below the amount."""
+
+    code = "balance_insufficient"
+
+
+class BalanceOverflow(Refused):
+    """The balance would pass the largest amount that a wallet can hold, 2^63-1 cents."""
+
+    code = "balance_overflow"
+
+
+class SelfTransferInvalid(Refused):
+    """Money cannot be transferred from a wallet to itself."""
+
+    code = "self_transfer_invalid"
+
+
+class IdempotencyKeyReused(Refused):
+    """The idempotency key was used before, for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class TransferNotFound(WalletServiceError):
+    """There is no such transfer, or it is not the asker's to see."""
+
+    def __init__(self, transfer_id: int) -> None:
+        super().__init__()
+        self.transfer_id = transfer_id
+
+
+class Fault(WalletServiceError):
+    """Something technical went wrong."""
+
+
+class Unavailable(Fault):
+    """The database cannot be reached, or is too busy; nothing moved."""
+
+
+class OutcomeUnknown(Fault):
+    """The reply to a commit was lost, and whether the money moved could not be looked up."""
+
+    def __init__(self, transfer_id: int) -> None:
+        super().__init__()
+        self.transfer_id = transfer_id
+
+
+REFUSALS: dict[str, type[Refused]] = {
+    kind.code: kind
+    for kind in (WalletNotFound, BalanceInsufficient, BalanceOverflow, SelfTransferInvalid, IdempotencyKeyReused)
+}

@@ -1,0 +1,100 @@
+"""A transfer: one movement of money of any kind, as it is ordered and as it is recorded."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+MAX_CENTS = 2**63 - 1  # int64, the widest integer of PostgreSQL and of every client that matters
+MAX_ID = 2**63 - 1
+
+
+class Kind(StrEnum):
+    """What a transfer does to the sum of all balances."""
+
+    DEPOSIT = "deposit"  # makes money: no source
+    WITHDRAWAL = "withdrawal"  # destroys money: no destination
+    TRANSFER = "transfer"  # moves money: both
+
+
+class Status(StrEnum):
+    """Where a transfer stands. RQ's own states (queued, started, finished, failed) are never used here."""
+
+    PENDING = "pending"  # accepted, will be tried; the only status that a posting may leave
+    POSTED = "posted"  # money moved; final
+    REJECTED = "rejected"  # a business no; final
+    FAILED = "failed"  # a dead letter: final for whoever waits, pending again when an administrator requeues it
+
+    @property
+    def is_final(self) -> bool:
+        """Whether somebody who waits for this transfer is done waiting."""
+        return self is not Status.PENDING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What somebody asks for, before it has an id.
+
+    ``call`` names the API call (``transfer/v2``): an idempotency key is bound to it as well as to the rest.
+    """
+
+    call: str
+    kind: Kind
+    source: int | None
+    destination: int | None
+    amount_cents: int
+    idempotency_key: str | None = None
+    trace: str | None = None
+
+    @property
+    def user_id(self) -> int:
+        """Return who gives the order: the payer, or the depositor of a deposit."""
+        user_id = self.destination if self.source is None else self.source
+        if user_id is None:
+            raise ValueError("an order needs a source or a destination")
+        return user_id
+
+    @property
+    def request_hash(self) -> bytes:
+        """Digest of what an idempotency key is bound to beside the user: the call and the parsed body."""
+        facts = f"{self.call}|{self.source}|{self.destination}|{self.amount_cents}"
+        return hashlib.sha256(facts.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A transfer as it is recorded: the job's resource."""
+
+    id: int
+    kind: Kind
+    source: int | None
+    destination: int | None
+    amount_cents: int
+    status: Status
+    reason: str | None
+    attempts: int
+    last_error: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+    completed_at: datetime | None
+
+    def is_party(self, user_id: int) -> bool:
+        """Whether the user pays or is paid by this transfer."""
+        return user_id in (self.source, self.destination)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a posting that was waited for answers: the payer's (or depositor's) balance just after it."""
+
+    transfer_id: int
+    balance_cents: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What accepting a transfer for later answers: it is durable."""
+
+    transfer_id: int
+    replayed: bool = False
