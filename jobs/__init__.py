@@ -1,0 +1,1 @@
+"""When and again: the queue, the worker, retries. The only place that knows RQ."""
