@@ -1,0 +1,28 @@
+"""Is the process alive, and can it serve? For load balancers and supervisors."""
+
+from flask import Blueprint, Response
+
+from api.schemas import HealthOut, ReadinessOut
+from api.services import services
+from api.validation import json_response
+from models import migrations
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """Answer as long as the process lives, whatever it depends on."""
+    return json_response(HealthOut(status="ok"))
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Answer 200 when PostgreSQL answers and is migrated. Without Redis money still moves: that is degraded."""
+    database = migrations.readiness(services().engine)
+    redis_answers = services().queue.ping()
+    status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"
+    answer = ReadinessOut(
+        status=status, dependencies={"postgres": database, "redis": "ok" if redis_answers else "degraded"}
+    )
+    return json_response(answer, 503 if status == "unready" else 200)

@@ -1,0 +1,53 @@
+"""What the views call: made once per process, handed to them through the application."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+from sqlalchemy import Engine
+
+from api.waiting import WaitingRoom
+from config import Settings
+from jobs.queue import TransferQueue, connect_redis
+from models.database import create_bounded_engine
+from models.history import History
+from models.orders import Orders
+from models.snowflake import NodeLease, Snowflake
+
+EXTENSION = "wallet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """One process's way to the books and to the queue. Making it connects to nothing."""
+
+    settings: Settings
+    engine: Engine
+    orders: Orders
+    history: History
+    queue: TransferQueue
+    waiting: WaitingRoom
+
+
+def make_services(settings: Settings) -> Services:
+    """Wire up one process."""
+    engine = create_bounded_engine(
+        settings.sqlalchemy_url,
+        timeouts_ms=settings.database_timeouts_ms,
+        pool_size=settings.api_threads,
+        application_name="wallet-api",
+    )
+    return Services(
+        settings=settings,
+        engine=engine,
+        orders=Orders(engine, Snowflake(NodeLease(engine))),
+        history=History(engine),
+        queue=TransferQueue(connect_redis(settings.redis_url.get_secret_value())),
+        # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
+        waiting=WaitingRoom(seats=settings.api_threads // 2),
+    )
+
+
+def services() -> Services:
+    """Return the running application's services."""
+    return cast("Services", current_app.extensions[EXTENSION])

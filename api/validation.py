@@ -1,0 +1,91 @@
+"""Reading requests: bodies, queries and headers into models, or a problem that names what is wrong."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import orjson
+from flask import Response, current_app, request
+from pydantic import BaseModel, ValidationError
+
+from api.errors import ApiError
+
+MAX_KEY_LENGTH = 255
+
+P = ParamSpec("P")
+M = TypeVar("M", bound=BaseModel)
+
+
+def answers(view: Callable[P, BaseModel]) -> Callable[P, Response]:
+    """Let a view return a model, which becomes a JSON response with status 200."""
+
+    @functools.wraps(view)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Response:
+        return json_response(view(*args, **kwargs))
+
+    return wrapped
+
+
+def json_response(answer: BaseModel, status: int = 200) -> Response:
+    """Write a model as a JSON response."""
+    return current_app.response_class(
+        answer.__pydantic_serializer__.to_json(answer), status, mimetype="application/json"
+    )
+
+
+def read_body(model: type[M]) -> M:
+    """Read the request's JSON object.
+
+    Raises:
+        ApiError: ``unsupported_media_type``, ``bad_input`` or ``invalid_amount``.
+    """
+    if request.mimetype != "application/json":
+        raise ApiError("unsupported_media_type", "Send the body as application/json.")
+    try:
+        given = orjson.loads(request.get_data(cache=False))
+    except orjson.JSONDecodeError:
+        raise ApiError("bad_input", "The body is not valid JSON.") from None
+    if not isinstance(given, dict):
+        raise ApiError("bad_input", "The body must be a JSON object.")
+    return _validate(model, given, what="body")
+
+
+def read_query(model: type[M]) -> M:
+    """Read the request's query parameters, each at most once and none that is not known.
+
+    Raises:
+        ApiError: ``bad_input``.
+    """
+    if not request.query_string:
+        return _validate(model, {}, what="query")
+    given = request.args.to_dict(flat=False)
+    if repeated := next((name for name, values in given.items() if len(values) > 1), None):
+        raise ApiError("bad_input", f"query: {repeated}: must be given once")
+    return _validate(model, {name: values[0] for name, values in given.items()}, what="query")
+
+
+def read_idempotency_key() -> str | None:
+    """Read the Idempotency-Key header, if there is one.
+
+    Raises:
+        ApiError: ``bad_input``: it is empty, or longer than 255 characters.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise ApiError("bad_input", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters.")
+    return key
+
+
+def _validate(model: type[M], given: dict[str, Any], *, what: str) -> M:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+    # An amount that is there and wrong has a code of its own, when nothing else is wrong.
+    first = next((p for p in problems if not _is_amount(p)), problems[0])
+    name = ".".join(str(part) for part in first["loc"]) or what
+    raise ApiError("invalid_amount" if _is_amount(first) else "bad_input", f"{what}: {name[:64]}: {first['msg']}")
+
+
+def _is_amount(problem: Any) -> bool:
+    return bool(problem["loc"] == ("amount",) and problem["type"] != "missing")

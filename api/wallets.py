@@ -1,0 +1,89 @@
+"""One's own wallet: deposit, withdraw, balance, history."""
+
+from flask import Blueprint, Response
+
+from api import tracing
+from api.errors import ApiError
+from api.identity import require_user
+from api.replay import marked
+from api.schemas import (
+    AmountBody,
+    BalanceOut,
+    MoneyOut,
+    NoQuery,
+    TransactionOut,
+    TransactionsOut,
+    TransactionsQuery,
+)
+from api.services import services
+from api.validation import answers, json_response, read_body, read_idempotency_key, read_query
+from models.settlement import EntryType
+from models.transfer import Kind, Order
+
+blueprint = Blueprint("wallets", __name__)
+
+
+@blueprint.post("/api/deposit/v1")
+def deposit() -> Response:
+    """Make money: open the user's wallet if there is none, and add to it."""
+    return _move("deposit/v1", Kind.DEPOSIT)
+
+
+@blueprint.post("/api/withdraw/v1")
+def withdraw() -> Response:
+    """Destroy money."""
+    return _move("withdraw/v1", Kind.WITHDRAWAL)
+
+
+@blueprint.get("/api/wallet/balance/v1")
+@answers
+def balance() -> BalanceOut:
+    """Return the posted balance."""
+    user_id = require_user()
+    read_query(NoQuery)
+    return BalanceOut(balance=services().history.get_balance(user_id))
+
+
+@blueprint.get("/api/transactions/v1")
+@answers
+def transactions() -> TransactionsOut:
+    """Return a page of the history, newest first."""
+    user_id = require_user()
+    query = read_query(TransactionsQuery)
+    if query.cursor is not None and query.page is not None:
+        raise ApiError("bad_input", "query: give a page or a cursor, not both")
+    number = query.page or 1
+    page = services().history.get_page(
+        user_id,
+        EntryType(query.type) if query.type else None,
+        size=query.page_size,
+        page=number,
+        before_seq=int(query.cursor) if query.cursor else None,
+    )
+    return TransactionsOut(
+        transactions=[TransactionOut.of(entry) for entry in page.entries],
+        statement_balance=page.statement_balance_cents,
+        page=None if query.cursor else number,
+        page_size=query.page_size,
+        has_more=page.next_seq is not None,
+        next_cursor=None if page.next_seq is None else str(page.next_seq),
+    )
+
+
+def _move(call: str, kind: Kind) -> Response:
+    user_id = require_user()
+    read_query(NoQuery)
+    body = read_body(AmountBody)
+    receipt = services().orders.execute(
+        Order(
+            call=call,
+            kind=kind,
+            source=user_id if kind is Kind.WITHDRAWAL else None,
+            destination=user_id if kind is Kind.DEPOSIT else None,
+            amount_cents=body.amount,
+            idempotency_key=read_idempotency_key(),
+            trace=tracing.current().traceparent,
+        )
+    )
+    answer = MoneyOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
+    return marked(json_response(answer), replayed=receipt.replayed)

@@ -1,0 +1,85 @@
+"""Make a database ready to serve: migrations, and on request two wallets to try the service with.
+
+Run before the API starts: ``python -m ops.prepare``. Safe to run at any time, by several at once.
+"""
+
+import sys
+import time
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+import config
+import logs
+from models import migrations
+from models.database import create_bounded_engine, first_line
+from models.errors import Unavailable
+from models.orders import Orders
+from models.snowflake import NodeLease, Snowflake
+from models.transfer import Kind, Order
+
+DEMO_USERS = (1, 2)
+DEMO_CENTS = 10_000
+# How long a server that is still starting is waited for.
+PATIENCE_S = 30.0
+
+_log = structlog.get_logger("prepare")
+
+
+def main() -> None:
+    """Migrate, and open the demo wallets if DEMO_WALLETS is set."""
+    settings = config.load_or_exit(config.Settings)
+    logs.configure(settings.log_level, service="prepare")
+    engine = create_bounded_engine(
+        settings.sqlalchemy_url,
+        timeouts_ms=settings.database_timeouts_ms,
+        pool_size=2,
+        application_name="wallet-prepare",
+    )
+    try:
+        _migrate_when_reachable(engine)
+        if settings.demo_wallets:
+            open_demo_wallets(engine)
+    except (OperationalError, Unavailable) as error:
+        sys.exit(f"cannot prepare the database: {first_line(error)}")
+    finally:
+        engine.dispose()
+
+
+def open_demo_wallets(engine: Engine) -> None:
+    """Deposit into the wallets of the README's tour, once in a database's life.
+
+    They are deposits like any other; the idempotency key is what makes them happen once.
+    """
+    snowflake = Snowflake(NodeLease(engine))
+    for user_id in DEMO_USERS:
+        order = Order(
+            call="demo",
+            kind=Kind.DEPOSIT,
+            source=None,
+            destination=user_id,
+            amount_cents=DEMO_CENTS,
+            idempotency_key="demo-wallet",
+        )
+        receipt = Orders(engine, snowflake).execute(order)
+        _log.info("demo wallet", user_id=str(user_id), opened=not receipt.replayed)
+    snowflake.release()
+
+
+def _migrate_when_reachable(engine: Engine) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            migrations.upgrade(engine)
+        except OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            _log.info("database migrated", revision=migrations.NEWEST)
+            return
+
+
+if __name__ == "__main__":
+    main()
