@@ -1,0 +1,188 @@
+"""Real servers for the whole run, a database of its own for every test process, clean tables for every test."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg2
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from psycopg2 import extensions
+from sqlalchemy import Connection, Engine, create_engine, text
+
+from api.app import create_app
+from config import Settings
+from models import migrations
+from models.database import create_bounded_engine
+from models.snowflake import NodeLease, Snowflake
+from ops.servers import PostgresServer, RedisServer
+from tests.proxy import TcpProxy
+
+# How the process that started the servers tells the others where they are.
+POSTGRES_OWNER = "TEST_POSTGRES_OWNER"
+POSTGRES_ADMIN = "TEST_POSTGRES_ADMIN"
+REDIS = "TEST_REDIS"
+TEMPLATE = "wallet_template"
+ADMIN_PASSWORD = "test-admin"
+
+hypothesis_settings.register_profile("quick", max_examples=30, stateful_step_count=20, deadline=None)
+hypothesis_settings.register_profile(
+    "ci", max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "quick")
+
+_servers = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers once per run, in the process that all others are started by."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    stack = config.stash[_servers] = ExitStack()
+    home = Path(tempfile.mkdtemp(prefix="wallet-tests-"))
+    stack.callback(shutil.rmtree, home, ignore_errors=True)
+    postgres = stack.enter_context(PostgresServer(home))
+    cache = stack.enter_context(RedisServer(home))
+    os.environ |= {POSTGRES_OWNER: postgres.url, POSTGRES_ADMIN: postgres.admin_url, REDIS: cache.url}
+    _make_database(TEMPLATE, "template0")
+    engine = create_engine(_sqlalchemy_url(_database_url(TEMPLATE)))
+    migrations.upgrade(engine)
+    engine.dispose()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop them."""
+    if (stack := config.stash.get(_servers, None)) is not None:
+        stack.close()
+
+
+def _make_database(name: str, template: str) -> None:
+    connection = psycopg2.connect(os.environ[POSTGRES_ADMIN])
+    try:
+        connection.set_isolation_level(extensions.ISOLATION_LEVEL_AUTOCOMMIT)
+        with connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}" OWNER wallet TEMPLATE "{template}"')
+    finally:
+        connection.close()
+
+
+def _database_url(name: str) -> str:
+    return os.environ[POSTGRES_OWNER].rpartition("/")[0] + f"/{name}"
+
+
+def _sqlalchemy_url(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg2://")
+
+
+@pytest.fixture(scope="session")
+def database_url(worker_id: str) -> str:
+    """A migrated database, this test process's alone."""
+    name = f"wallet_{worker_id}"
+    _make_database(name, TEMPLATE)
+    return _database_url(name)
+
+
+@pytest.fixture(scope="session")
+def empty_database_url(worker_id: str) -> str:
+    """A database without any tables."""
+    name = f"empty_{worker_id}"
+    _make_database(name, "template0")
+    return _database_url(name)
+
+
+@pytest.fixture(scope="session")
+def redis_url(worker_id: str) -> str:
+    """A Redis database of this test process's own."""
+    number = int(worker_id.removeprefix("gw") or 0) if worker_id.startswith("gw") else 0
+    return os.environ[REDIS].rpartition("/")[0] + f"/{number}"
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    """Settings for a service on the test run's servers."""
+    return Settings.model_validate(
+        {
+            "database_url": database_url,
+            "redis_url": redis_url,
+            "admin_password": ADMIN_PASSWORD,
+            "log_level": "WARNING",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_engine(database_url: str) -> Iterator[Engine]:
+    """One engine for the whole test process; ask for ``engine``."""
+    timeouts_ms = {"lock_timeout": 5_000, "statement_timeout": 10_000, "idle_in_transaction_session_timeout": 20_000}
+    engine = create_bounded_engine(
+        _sqlalchemy_url(database_url), timeouts_ms=timeouts_ms, pool_size=20, application_name="tests"
+    )
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(shared_engine: Engine) -> Engine:
+    """An engine on empty tables, for tests that commit."""
+    with shared_engine.begin() as connection:
+        for table in ("entries", "transfers", "wallets"):
+            connection.execute(text(f"DELETE FROM {table}"))
+    return shared_engine
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    """A connection whose transaction is rolled back, for tests whose data nobody else must see."""
+    with engine.connect() as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture(scope="session")
+def snowflake(shared_engine: Engine) -> Snowflake:
+    """A source of transfer ids."""
+    return Snowflake(NodeLease(shared_engine))
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty Redis database."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def app(settings: Settings, engine: Engine, redis_client: redis.Redis) -> Iterator[Flask]:
+    """The application on empty servers. The engine and the client are asked for to be emptied."""
+    del engine, redis_client
+    app = create_app(settings)
+    yield app
+    app.extensions["wallet"].engine.dispose()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client of the application."""
+    return app.test_client()
+
+
+@pytest.fixture
+def postgres_proxy(database_url: str) -> Iterator[TcpProxy]:
+    """A TCP proxy before PostgreSQL that can lose, hold and break what passes."""
+    with TcpProxy.before(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def redis_proxy(redis_url: str) -> Iterator[TcpProxy]:
+    """A TCP proxy before Redis that can lose, hold and break what passes."""
+    with TcpProxy.before(redis_url) as proxy:
+        yield proxy

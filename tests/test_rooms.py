@@ -1,0 +1,59 @@
+"""The rooms' rules that import-linter cannot see: single files, and imports inside functions."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("api", "jobs", "models", "ops")
+ENTRY_POINTS = {"wsgi", "worker"}
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")) + [
+    ROOT / name for name in ("config.py", "logs.py", "wsgi.py", "worker.py")
+]
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _names(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in _imports(ast.parse(path.read_text()))}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_imports_an_entry_point(path: Path) -> None:
+    assert not _names(path) & ENTRY_POINTS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_import_stands_inside_a_function(path: Path) -> None:
+    functions = (
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert [name for function in functions for name in _imports(function)] == []
+
+
+@pytest.mark.parametrize("name", ["config", "logs"])
+def test_settings_and_logs_know_no_room(name: str) -> None:
+    assert not _names(ROOT / f"{name}.py") & set(ROOMS)
+
+
+def test_the_books_know_no_settings() -> None:
+    assert [path for path in SOURCES if path.is_relative_to(ROOT / "models") and "config" in _names(path)] == []
+
+
+def test_only_config_reads_the_environment() -> None:
+    readers = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if path.parts[len(ROOT.parts)] != "ops"
+        and path.name != "config.py"
+        and any(word in path.read_text() for word in ("os.environ", "getenv"))
+    ]
+    assert readers == []
