@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     # Seconds between the attempts of a failing job: n delays make n + 1 attempts.
     retry_delays: Annotated[tuple[float, ...], NoDecode] = (1.0, 5.0, 25.0)
 
+    # How many waiting jobs a worker takes at once.
+    batch_size: int = Field(default=300, ge=1, le=2_000)
+
     # gunicorn. More than 8 busy threads a process did not help; the others are for callers who wait for a job.
     api_processes: int = Field(default=2, ge=1, le=64)
     api_threads: int = Field(default=16, ge=2, le=256)

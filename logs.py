@@ -2,6 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +15,16 @@ from structlog.typing import EventDict, Processor
 from config import LogLevel
 
 
+@dataclass(slots=True)
+class _Process:
+    """What kind of process this is."""
+
+    service: str = ""
+
+
+_process = _Process()
+
+
 def configure(level: LogLevel, *, service: str) -> None:
     """Send every log line of this process to standard output as JSON, an uncaught exception included.
 
@@ -19,6 +32,7 @@ def configure(level: LogLevel, *, service: str) -> None:
         level: the least level that is written.
         service: which kind of process this is; stands in every line.
     """
+    _process.service = service
 
     def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
@@ -55,6 +69,36 @@ def configure(level: LogLevel, *, service: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
+
+
+def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]) -> None:
+    """Write one line for each transfer of a batch, all in one go: a worker settles thousands a second.
+
+    Args:
+        transfers: id, status, reason, and the W3C traceparent that it came with.
+    """
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        return
+    common = {"event": "transfer settled", "level": "info", "time": _now(), "service": _process.service}
+    lines = [
+        orjson.dumps(
+            {
+                **common,
+                "job_id": str(transfer_id),
+                "status": status,
+                "reason": reason,
+                "trace_id": trace[3:35] if trace else None,  # 00-<32 digits of trace id>-…
+            }
+        )
+        for transfer_id, status, reason, trace in transfers
+    ]
+    if lines:
+        sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _dumps_text(event: Any, **options: Any) -> str:

@@ -2,9 +2,9 @@
 
 from flask import Blueprint, Response
 
-from api.schemas import HealthOut, ReadinessOut
+from api.schemas import HealthOut, NoQuery, ReadinessOut
 from api.services import services
-from api.validation import json_response
+from api.validation import json_response, read_query
 from models import migrations
 
 blueprint = Blueprint("health", __name__)
@@ -13,12 +13,14 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """Answer as long as the process lives, whatever it depends on."""
+    read_query(NoQuery)
     return json_response(HealthOut(status="ok"))
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """Answer 200 when PostgreSQL answers and is migrated. Without Redis money still moves: that is degraded."""
+    read_query(NoQuery)
     database = migrations.readiness(services().engine)
     redis_answers = services().queue.ping()
     status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"

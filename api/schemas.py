@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 
 from api.waiting import MAX_WAIT_S
 from models.history import HistoryEntry
@@ -14,10 +15,18 @@ from models.transfer import MAX_CENTS, MAX_ID, Transfer
 MAX_PAGE_SIZE = 100
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
+_PLAIN_NUMBER = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})?")
 
 
 def _digits_to_int(value: object) -> object:
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+
+
+def _plain_number(value: object) -> object:
+    """Let through what everybody calls a number: Python's own reading takes ``1_0`` and `` 1`` as well."""
+    if isinstance(value, str) and not _PLAIN_NUMBER.fullmatch(value):
+        raise PydanticCustomError("plain_number", "Input should be a number, in digits")
+    return value
 
 
 def _rfc3339(instant: datetime) -> str:
@@ -26,6 +35,8 @@ def _rfc3339(instant: datetime) -> str:
 
 AmountCents: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_CENTS)]
 IdIn: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID)]
+QueryInt: TypeAlias = Annotated[int, BeforeValidator(_plain_number)]
+QueryFloat: TypeAlias = Annotated[float, BeforeValidator(_plain_number)]
 IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str)]
 Instant: TypeAlias = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
 
@@ -58,16 +69,17 @@ class NoQuery(_Body):
 class JobQuery(_Body):
     """How many seconds to wait for the job to end."""
 
-    wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S, allow_inf_nan=False)
+    wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S)
 
 
 class TransactionsQuery(_Body):
     """Which part of the history: a page by its number, or what comes after a cursor."""
 
-    type: int = Field(default=0, ge=0, le=3)
-    page: int | None = Field(default=None, ge=1, le=10**12)
-    page_size: int = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
-    cursor: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,18}$")
+    type: QueryInt = Field(default=0, ge=0, le=3)
+    page: QueryInt | None = Field(default=None, ge=1, le=10**12)
+    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    # A digit fewer than int64 has, so that every one of them fits it.
+    cursor: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,17}$")
 
 
 class HealthOut(_Answer):
@@ -142,6 +154,35 @@ class JobOut(_Answer):
             created_at=transfer.created_at,
             completed_at=transfer.completed_at,
         )
+
+
+class DeadLettersQuery(_Body):
+    """Which dead letters: how many, and below which id (the ``next_cursor`` of an earlier page)."""
+
+    page_size: int = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    cursor: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,18}$")
+
+
+class DeadLettersOut(_Answer):
+    """A page of dead letters, newest first."""
+
+    dead_letters: list[JobOut]
+    page_size: int
+    has_more: bool
+    next_cursor: str | None
+
+
+class RequeuedOut(_Answer):
+    """A transfer after it was asked to be put back; ``requeued``: whether it was this request that did it."""
+
+    requeued: bool
+    job: JobOut
+
+
+class RequeuedAllOut(_Answer):
+    """How many dead letters were put back."""
+
+    requeued: int
 
 
 class TransactionOut(_Answer):

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from api.waiting import WaitingRoom
 from config import Settings
+from jobs.dead_letters import DeadLetters
 from jobs.queue import TransferQueue, connect_redis
 from models.database import create_bounded_engine
 from models.history import History
@@ -26,6 +27,7 @@ class Services:
     orders: Orders
     history: History
     queue: TransferQueue
+    dead_letters: DeadLetters
     waiting: WaitingRoom
 
 
@@ -37,12 +39,14 @@ def make_services(settings: Settings) -> Services:
         pool_size=settings.api_threads,
         application_name="wallet-api",
     )
+    queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
     return Services(
         settings=settings,
         engine=engine,
         orders=Orders(engine, Snowflake(NodeLease(engine))),
         history=History(engine),
-        queue=TransferQueue(connect_redis(settings.redis_url.get_secret_value())),
+        queue=queue,
+        dead_letters=DeadLetters(engine, queue),
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
     )

@@ -1,8 +1,9 @@
 """Reading requests: bodies, queries and headers into models, or a problem that names what is wrong."""
 
 import functools
+import json
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import orjson
 from flask import Response, current_app, request
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from api.errors import ApiError
 
 MAX_KEY_LENGTH = 255
+# The least number of characters that an integer beyond 64 bits can have.
+_TOO_LONG_FOR_INT64 = 20
 
 P = ParamSpec("P")
 M = TypeVar("M", bound=BaseModel)
@@ -42,8 +45,8 @@ def read_body(model: type[M]) -> M:
     if request.mimetype != "application/json":
         raise ApiError("unsupported_media_type", "Send the body as application/json.")
     try:
-        given = orjson.loads(request.get_data(cache=False))
-    except orjson.JSONDecodeError:
+        given = _parse(request.get_data(cache=False))
+    except ValueError:
         raise ApiError("bad_input", "The body is not valid JSON.") from None
     if not isinstance(given, dict):
         raise ApiError("bad_input", "The body must be a JSON object.")
@@ -76,6 +79,40 @@ def read_idempotency_key() -> str | None:
     return key
 
 
+def _parse(raw: bytes) -> object:
+    """Read JSON.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if "infinity" not in str(error):
+            raise
+        return _parse_huge_numbers(raw)
+
+
+def _parse_huge_numbers(raw: bytes) -> object:
+    """Read JSON with a number beyond a double (1e400) in it, which orjson refuses though it is well-formed.
+
+    Such a number becomes null, so that the field that holds it is found to be wrong, and not the whole body.
+    """
+    try:
+        lenient = json.loads(raw.decode(), parse_int=_int64_or_none, parse_constant=_refuse_constant)
+        return orjson.loads(orjson.dumps(lenient))
+    except (RecursionError, orjson.JSONEncodeError) as error:
+        raise ValueError("nested too deeply, or half of a surrogate pair") from error
+
+
+def _int64_or_none(digits: str) -> int | None:
+    return int(digits) if len(digits) < _TOO_LONG_FOR_INT64 else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _validate(model: type[M], given: dict[str, Any], *, what: str) -> M:
     try:
         return model.model_validate(given)
@@ -88,4 +125,4 @@ def _validate(model: type[M], given: dict[str, Any], *, what: str) -> M:
 
 
 def _is_amount(problem: Any) -> bool:
-    return bool(problem["loc"] == ("amount",) and problem["type"] != "missing")
+    return bool(problem["loc"] == ("amount",) and problem["type"] not in {"missing", "extra_forbidden"})

@@ -1,27 +1,21 @@
-"""RQ's ``transfers`` queue: putting accepted transfers on it.
+"""The way onto RQ's ``transfers`` queue, from a request.
 
 PostgreSQL has the transfer before it is enqueued, so nothing here can lose one, and nothing here raises: a transfer
 that did not get onto the queue is found by the relay.
 """
+
+from collections.abc import Sequence
 
 import redis
 import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue
-from rq.exceptions import DuplicateJobError
 from rq.serializers import JSONSerializer
 
-QUEUE_NAME = "transfers"
-JOB_FUNCTION = "jobs.transfers.run"
-# What rq-dashboard shows. The arguments would only repeat the id, in every job's memory.
-JOB_DESCRIPTION = "transfer"
-# Seconds that a finished job stays readable in Redis. PostgreSQL has its outcome for ever.
-RESULT_TTL_S = 60
-# A dead letter stays until somebody requeues it.
-FAILURE_TTL_S = -1
-# RQ's own bound on a job; the database's are much tighter.
-JOB_TIMEOUT_S = 60
+from jobs.circuit import Circuit
+from jobs.rq_keys import QUEUE_NAME, NewJob, RqKeys
+from models.attempts import Due
 
 # On the request path a Redis that does not answer may cost this much once, and no retry.
 CONNECT_TIMEOUT_S = 0.3
@@ -31,7 +25,10 @@ _log = structlog.get_logger("queue")
 
 
 def connect_redis(url: str, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> redis.Redis:
-    """Make a client for a request path: short timeouts, no retries. Nothing is connected yet."""
+    """Make a client with short timeouts and no retries. Nothing is connected yet.
+
+    A script whose reply was lost must not be sent again by the client: whether it may is for the caller to know.
+    """
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -46,14 +43,14 @@ def transfers_queue(connection: redis.Redis) -> Queue:
 
 
 class TransferQueue:
-    """The way onto the queue, from a request."""
+    """Puts accepted transfers on the queue; when Redis is away it knows so, and does not ask every time."""
 
     def __init__(self, connection: redis.Redis) -> None:
-        self._connection = connection
-        self._queue = transfers_queue(connection)
+        self._keys = RqKeys(connection)
+        self._circuit = Circuit()
 
     def enqueue(self, transfer_id: int, *, trace: str | None) -> bool:
-        """Put a recorded transfer on the queue; a transfer that is on it already is left there.
+        """Put a recorded transfer on the queue; one that is on it already is left there.
 
         Args:
             transfer_id: becomes the job's id.
@@ -62,28 +59,27 @@ class TransferQueue:
         Returns:
             Whether it is on the queue now. False is no error: the relay will find the transfer.
         """
-        try:
-            self._queue.enqueue_call(
-                JOB_FUNCTION,
-                args=(str(transfer_id),),
-                job_id=str(transfer_id),
-                unique=True,
-                description=JOB_DESCRIPTION,
-                timeout=JOB_TIMEOUT_S,
-                result_ttl=RESULT_TTL_S,
-                failure_ttl=FAILURE_TTL_S,
-                meta={"traceparent": trace} if trace else None,
-            )
-        except DuplicateJobError:
-            return True
-        except redis.RedisError as error:
-            _log.warning("not enqueued", job_id=str(transfer_id), error=type(error).__name__)
+        return self._push([NewJob(transfer_id, trace)], lost=False)
+
+    def enqueue_again(self, jobs: Sequence[Due]) -> bool:
+        """Put transfers on the queue that were on it before, those that nobody has; return whether they are there."""
+        return self._push([NewJob(each.id, each.trace, each.lost_leases) for each in jobs], lost=True)
+
+    def _push(self, jobs: Sequence[NewJob], *, lost: bool) -> bool:
+        if not self._circuit.allows():
             return False
+        try:
+            self._keys.enqueue(jobs, lost=lost)
+        except redis.RedisError as error:
+            self._circuit.failed()
+            _log.warning("not enqueued", job_ids=[str(job.id) for job in jobs[:10]], cause=type(error).__name__)
+            return False
+        self._circuit.succeeded()
         return True
 
     def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(self._connection.ping())
+            return bool(self._keys.connection.ping())
         except redis.RedisError:
             return False

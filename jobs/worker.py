@@ -1,25 +1,254 @@
-"""A worker process: RQ's loop, without forking."""
+"""The batching RQ worker: claims many waiting jobs at once, posts them as one batch, books them in one step.
+
+It is an RQ worker in all that is seen from outside (registration, heartbeats, suspension, warm shutdown, commands),
+and keeps RQ's own loop; what is replaced is how work is taken and how it is run. A lone job is taken at once, alone;
+whatever has gathered while a batch was running is the next batch.
+
+This rests on one assumption, which the ledger keeps: posting a transfer again changes nothing. That is why a batch
+may be handed back, or run out of its lease, at any moment.
+"""
+
+import threading
+import time
+from typing import Any
 
 import redis
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq import SimpleWorker
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
+from rq.worker import WorkerStatus
+from rq.worker_registration import register
 
+import logs
 from config import Settings
 from jobs.queue import transfers_queue
+from jobs.relay import RelayThread
+from jobs.retries import RetryPolicy
+from jobs.rq_keys import Claim, RqKeys, new_lease
+from jobs.transfers import Settled, Settler, make_engine
+from models.errors import Unavailable
+from models.ledger import Outcome
+from models.transfer import Status
 
-# Seconds between clean-ups of RQ's registries. Its default of 600 leaves a dead worker's job in limbo for as long.
-MAINTENANCE_INTERVAL_S = 30
+# Seconds of Redis's clock. Longer than the longest single step of a batch (a statement_timeout, a client's patience
+# with a silent server), after each of which it is renewed; and how long a killed worker's batch lies still.
+LEASE_S = 10.0
+# An idle worker waits this long for a job before it looks round (heartbeat, stop, suspension).
+IDLE_WAIT_S = 1
+# Between two heartbeats of a busy one: every batch would be thousands a minute.
+HEARTBEAT_S = 1.0
+# How long RQ believes in a worker that says nothing.
+WORKER_TTL_S = 30
+# Longer than any wait of ours; a Redis that hangs is found out by it.
+ANSWER_TIMEOUT_S = 5.0
+# After a fault of the database or of Redis: short at first, because most are over at once.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+_log = structlog.get_logger("worker")
+
+
+class BatchWorker(SimpleWorker):
+    """An RQ worker for the one queue whose jobs' ids are transfers' ids."""
+
+    def __init__(self, connection: redis.Redis, settler: Settler, *, batch_size: int) -> None:
+        super().__init__(
+            [transfers_queue(connection)], connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S
+        )
+        self._keys = RqKeys(connection)
+        self._settler = settler
+        self._batch_size = batch_size
+        self._stopping = threading.Event()
+        self._pause_s = FIRST_PAUSE_S
+        self._next_heartbeat = self._next_look = 0.0
+
+    def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
+        """Return a claim and the queue, None when there is nothing and ``timeout`` is None (burst)."""
+        idle_since = time.monotonic()
+        while True:
+            # BUSY before the claim: a SIGTERM from here on waits for the batch instead of orphaning it (rq#2236).
+            self._state = WorkerStatus.BUSY
+            if self._stop_requested:
+                raise StopRequested
+            try:
+                claim = self.claim()
+                if claim.ids:
+                    return claim, self.queues[0]
+                self._state = WorkerStatus.IDLE
+                if timeout is None or (max_idle_time and time.monotonic() - idle_since >= max_idle_time):
+                    return None
+                self.check_for_suspension(burst=False)
+                self._keys.wait_for_jobs(IDLE_WAIT_S)
+                self.heartbeat()
+            except redis.RedisError as error:
+                self._state = WorkerStatus.BUSY
+                self._wait_after("redis", type(error).__name__)
+
+    def claim(self) -> Claim:
+        """Take what waits, up to a batch, under a new lease."""
+        return self._keys.claim(
+            worker_key=self.key, worker_name=self.name, lease=new_lease(), limit=self._batch_size, lease_s=LEASE_S
+        )
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        """Settle a claim and book what became of it. RQ passes through whatever was dequeued."""
+        del queue
+        claim: Claim = job
+        started_at = time.perf_counter()
+        try:
+            settled = self._settle(claim)
+            self._book(claim, settled)
+            self._count(settled, time.perf_counter() - started_at)
+        except redis.RedisError as error:
+            # What was posted is posted. The lease runs out, and the relay or the next worker books it.
+            self._wait_after("redis", type(error).__name__)
+        else:
+            self._log_batch(settled, time.perf_counter() - started_at)
+            if settled.fault is None:
+                self._pause_s = FIRST_PAUSE_S
+            else:
+                self._wait_after("database", settled.fault)
+        self._state = WorkerStatus.IDLE
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Tell RQ that this worker lives, and register again if Redis has forgotten it."""
+        if pipeline is not None or time.monotonic() < self._next_heartbeat:
+            return
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+        with self.connection.pipeline() as both:
+            super().heartbeat(timeout, pipeline=both)
+            both.hexists(self.key, "birth")
+            *_, is_registered = both.execute()
+        if not is_registered:
+            with self.connection.pipeline() as again:
+                again.hset(self.key, mapping=self.serialize() | {"state": self._state})
+                register(self, again)
+                again.expire(self.key, self.worker_ttl + 60)
+                again.execute()
+
+    def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001 - RQ calls it so
+        """Look for ``rq suspend`` now and then, and wait while it holds."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + HEARTBEAT_S
+            super().check_for_suspension(burst)
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Never: RQ's clean-up of its registries would fail what the relay puts back."""
+        return False
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Let whoever waits after a fault stop waiting."""
+        _log.info("told to stop, the batch goes on to its end")
+        self._stopping.set()
+
+    def _settle(self, claim: Claim) -> Settled:
+        ids = [int(each) for each in claim.ids if each.isdigit()]
+        self._settler.renew = lambda: self._renew(claim)
+        if claim.dead:
+            try:
+                self._settler.reopen({int(each): generation for each, generation in claim.dead.items()})
+            except Unavailable as error:
+                return Settled(undone=ids, fault=str(error))
+        return self._settler.settle(ids)
+
+    def _renew(self, claim: Claim) -> None:
+        try:
+            self._keys.renew(claim.lease, claim.ids, lease_s=LEASE_S)
+            self.heartbeat()
+        except redis.RedisError as error:
+            _log.warning("lease not renewed", cause=type(error).__name__)
+
+    def _book(self, claim: Claim, settled: Settled) -> None:
+        """Tell RQ. Outcomes need no fence, for they are true; whatever else is said only while the lease holds."""
+        final = [each for each, outcome in settled.outcomes.items() if outcome.status is not Status.FAILED]
+        if final:
+            self._keys.finish(claim.lease, final)
+        if settled.undone:
+            self._keys.hand_back(claim.lease, settled.undone)
+        due = {each: spent.next_attempt_at for each, spent in settled.spent.items() if spent.next_attempt_at}
+        if due:
+            self._keys.postpone(claim.lease, due)
+        for transfer_id, spent in settled.spent.items():
+            if spent.next_attempt_at is None:
+                self._bury(claim, transfer_id, spent.generation, "its attempts ran out; see last_error")
+        for transfer_id, generation in settled.dead.items():
+            self._bury(claim, transfer_id, generation, "it had failed before; see last_error")
+        accounted_for = {*settled.outcomes, *settled.undone, *settled.spent}
+        for job_id in claim.ids:
+            if not job_id.isdigit() or int(job_id) not in accounted_for:
+                self._bury(claim, job_id, 0, "there is no such transfer")
+
+    def _bury(self, claim: Claim, job_id: int | str, generation: int, error: str) -> None:
+        self._keys.bury(job_id, generation=generation, error=error, lease=claim.lease, worker_name=self.name)
+
+    def _count(self, settled: Settled, duration_s: float) -> None:
+        """Keep RQ's own figures of this worker."""
+        with self.connection.pipeline() as pipeline:
+            pipeline.hincrby(self.key, "successful_job_count", len(settled.outcomes))
+            pipeline.hincrby(self.key, "failed_job_count", len(settled.spent))
+            pipeline.hincrbyfloat(self.key, "total_working_time", duration_s)
+            pipeline.hset(self.key, "state", WorkerStatus.IDLE.value)
+            pipeline.hdel(self.key, "current_job")
+            pipeline.execute()
+
+    def _log_batch(self, settled: Settled, duration_s: float) -> None:
+        logs.write_transfers(
+            (transfer_id, outcome.status, outcome.reason, settled.traces.get(transfer_id))
+            for transfer_id, outcome in settled.outcomes.items()
+        )
+        _log.info(
+            "batch",
+            posted=_count(settled.outcomes, Status.POSTED),
+            rejected=_count(settled.outcomes, Status.REJECTED),
+            spent=len(settled.spent),
+            undone=len(settled.undone),
+            duration_ms=round(duration_s * 1000, 3),
+        )
+
+    def _wait_after(self, what: str, cause: str) -> None:
+        """Pause after a fault, longer each time in a row, and no longer than until told to stop."""
+        _log.warning("waiting", on=what, cause=cause, pause_s=self._pause_s)
+        self._stopping.wait(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+
+def _count(outcomes: dict[int, Outcome], status: Status) -> int:
+    return sum(outcome.status is status for outcome in outcomes.values())
+
+
+def connect_worker_redis(url: str) -> redis.Redis:
+    """Make a worker's client. It waits longer than a request would, but not for ever, and never sends twice."""
+    return redis.Redis.from_url(
+        url, socket_connect_timeout=1.0, socket_timeout=ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )
 
 
 def work(settings: Settings) -> None:
-    """Run jobs until SIGTERM; a second one does not wait for the job that is running."""
-    connection = redis.Redis.from_url(settings.redis_url.get_secret_value())
-    worker = SimpleWorker(
-        [transfers_queue(connection)],
-        connection=connection,
-        serializer=JSONSerializer,
-        maintenance_interval=MAINTENANCE_INTERVAL_S,
-        log_job_description=False,
+    """Run jobs, and the relay beside them, until SIGTERM; a second one does not wait for the batch that is running."""
+    url = settings.redis_url.get_secret_value()
+    connection = connect_worker_redis(url)
+    engine = make_engine(settings)
+    _wait_for(connection)
+    worker = BatchWorker(
+        connection, Settler(engine, RetryPolicy(settings.retry_delays)), batch_size=settings.batch_size
     )
-    worker.log_result_lifespan = False
-    worker.work(logging_level=settings.log_level)
+    with RelayThread(connect_worker_redis(url), make_engine(settings)):
+        worker.work(logging_level=settings.log_level)
+    engine.dispose()
+
+
+def _wait_for(connection: redis.Redis) -> None:
+    """Wait until Redis answers: RQ's worker talks to it as soon as it is made."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            connection.ping()
+        except redis.RedisError as error:
+            _log.warning("waiting", on="redis", cause=type(error).__name__, pause_s=pause_s)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        else:
+            return

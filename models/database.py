@@ -93,7 +93,7 @@ def create_bounded_engine(
     # An abandoned statement ends on the server too, soon after its client has gone.
     options += " -c client_connection_check_interval=1000"
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
-    psycopg2.extensions.set_wait_callback(_Deadline(silence_s))
+    _wait_no_longer_than(silence_s)
     return create_engine(
         url,
         pool_size=pool_size,
@@ -127,6 +127,13 @@ def fetch_all(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:
             if is_last or not is_connection_lost(error):
                 raise Unavailable from error
     raise AssertionError("unreachable")
+
+
+def _wait_no_longer_than(silence_s: float) -> None:
+    """Install the wait callback, unless one that is more patient is there already: another engine needs it."""
+    installed = psycopg2.extensions.get_wait_callback()
+    if not isinstance(installed, _Deadline) or installed.silence_s < silence_s:
+        psycopg2.extensions.set_wait_callback(_Deadline(silence_s))
 
 
 class _Deadline:

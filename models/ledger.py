@@ -17,12 +17,13 @@ from models.transfer import Status
 # FOR NO KEY UPDATE, not FOR UPDATE: an insert elsewhere that merely refers to a row takes KEY SHARE on it, and the two
 # dead-locked 228 of 240 concurrent transfers in a trial; with NO KEY UPDATE none.
 _LOCK_TRANSFERS = """
-SELECT id, source, destination, amount FROM transfers
+SELECT id, source, destination, amount, trace FROM transfers
 WHERE id = ANY (%s::bigint[]) AND status = 'pending' ORDER BY id FOR NO KEY UPDATE
 """
 _LOCK_WALLETS = """
 SELECT id, balance, version FROM wallets WHERE id = ANY (%s::bigint[]) ORDER BY id FOR NO KEY UPDATE
 """
+_FIND_WALLETS = "SELECT id FROM wallets WHERE id = ANY (%s::bigint[])"
 _OPEN_WALLETS = """
 INSERT INTO wallets (id) SELECT * FROM unnest(%s::bigint[]) ORDER BY 1 ON CONFLICT DO NOTHING
 """
@@ -60,53 +61,75 @@ class Outcome(NamedTuple):
 class Posting:
     """What one call of :func:`post` did, before its commit.
 
-    ``outcomes`` has every transfer that exists, those that were final before too; ``wallets`` those that changed.
+    ``outcomes`` has every transfer that exists, those that were final before too; ``wallets`` those that changed;
+    ``traces`` the W3C traceparents of those that were decided now.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     wallets: dict[int, Wallet] = field(default_factory=dict)
+    traces: dict[int, str] = field(default_factory=dict)
 
 
-def post(connection: Connection, transfer_ids: Sequence[int]) -> Posting:
+def post(connection: Connection, transfer_ids: Sequence[int], *, wait_for_locks: bool = True) -> Posting:
     """Post a batch of recorded transfers in the caller's transaction: all of it becomes true at its commit.
 
     A transfer that is final already is left alone and its stored outcome returned, which is what makes it safe
     to run a job twice.
 
+    Args:
+        connection: in a transaction, or about to begin one.
+        transfer_ids: in any order; repetitions and ids of no transfer do no harm.
+        wait_for_locks: False leaves out, as still pending, every transfer that would have to wait for a lock.
+
     Raises:
         sqlalchemy.exc.DBAPIError: a technical fault; the transaction must be rolled back. It says nothing about
             which transfer is to blame.
     """
-    batch = [Pending._make(row) for row in _all(connection, _LOCK_TRANSFERS, _array(transfer_ids))]
-    posting = post_locked(connection, batch)
+    locking = "" if wait_for_locks else " SKIP LOCKED"
+    rows = _all(connection, _LOCK_TRANSFERS + locking, _array(transfer_ids))
+    posting = post_locked(connection, [Pending._make(row[:4]) for row in rows], locking)
+    posting.traces = {row.id: row.trace for row in rows if row.trace and row.id in posting.outcomes}
     if missing := [transfer_id for transfer_id in transfer_ids if transfer_id not in posting.outcomes]:
         for transfer_id, status, reason in _all(connection, _FIND_OUTCOMES, _array(missing)):
             posting.outcomes[transfer_id] = Outcome(Status(status), reason)
     return posting
 
 
-def post_locked(connection: Connection, batch: Sequence[Pending]) -> Posting:
+def post_locked(connection: Connection, batch: Sequence[Pending], locking: str = "") -> Posting:
     """Post transfers, in id order, whose rows this transaction has locked or has just inserted."""
     if not batch:
         return Posting()
-    settlement = settle(batch, _lock_wallets(connection, batch))
+    wallets = _lock_wallets(connection, batch, locking)
+    if locking:
+        batch = _without_blocked(connection, batch, wallets)
+    settlement = settle(batch, wallets)
     _write(connection, settlement)
     return Posting({decision.transfer_id: _outcome(decision) for decision in settlement.decisions}, settlement.wallets)
 
 
-def _lock_wallets(connection: Connection, batch: Sequence[Pending]) -> dict[int, Wallet]:
+def _lock_wallets(connection: Connection, batch: Sequence[Pending], locking: str) -> dict[int, Wallet]:
     """Lock all the wallets of a batch, opening those that a deposit is the first to name."""
-    named = {wallet_id for _, *parties, _ in batch for wallet_id in parties if wallet_id is not None}
-    wallets = _locked(connection, named)
+    wallets = _locked(connection, _parties(batch), locking)
     depositors = {transfer.destination for transfer in batch if transfer.source is None and transfer.destination}
     if fresh := depositors - wallets.keys():
         connection.exec_driver_sql(_OPEN_WALLETS, (_array(sorted(fresh)),))
-        wallets |= _locked(connection, fresh)
+        wallets |= _locked(connection, fresh, locking)
     return wallets
 
 
-def _locked(connection: Connection, wallet_ids: Iterable[int]) -> dict[int, Wallet]:
-    rows = _all(connection, _LOCK_WALLETS, _array(wallet_ids))
+def _without_blocked(connection: Connection, batch: Sequence[Pending], wallets: dict[int, Wallet]) -> list[Pending]:
+    """Leave out the transfers of wallets that exist and are not ours to lock now."""
+    unlocked = _parties(batch) - wallets.keys()
+    blocked = {row.id for row in _all(connection, _FIND_WALLETS, _array(unlocked))}
+    return [transfer for transfer in batch if not blocked & {transfer.source, transfer.destination}]
+
+
+def _parties(batch: Sequence[Pending]) -> set[int]:
+    return {wallet_id for _, *parties, _ in batch for wallet_id in parties if wallet_id is not None}
+
+
+def _locked(connection: Connection, wallet_ids: Iterable[int], locking: str) -> dict[int, Wallet]:
+    rows = _all(connection, _LOCK_WALLETS + locking, _array(wallet_ids))
     return {wallet_id: Wallet(balance_cents, version) for wallet_id, balance_cents, version in rows}
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import Engine, func, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from models.errors import Unavailable
 from models.tables import snowflake_nodes as nodes
@@ -99,7 +99,7 @@ def decode(snowflake_id: int) -> Parts:
 
 def instant_of(snowflake_id: int) -> datetime:
     """Return when an id was issued, to the millisecond, in UTC."""
-    return datetime.fromtimestamp(EPOCH_MS // 1000, UTC) + timedelta(milliseconds=snowflake_id >> _INSTANT_SHIFT)
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=decode(snowflake_id).instant_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +206,19 @@ class NodeLease:
         self._engine.dispose(close=False)
 
     def _extend(self, now_ms: int) -> None:
+        """Renew what is held, or take a node. Either may be done twice.
+
+        That a pooled connection has died (a server that was restarted) is found out by using it; then, and only then,
+        a second try at once has better prospects, since the pool has been emptied.
+        """
+        try:
+            self._renew_or_take(now_ms)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            self._renew_or_take(now_ms)
+
+    def _renew_or_take(self, now_ms: int) -> None:
         if self._held is not None:
             self._held = self._renew(self._held, now_ms)
         if self._held is None:

@@ -1,0 +1,163 @@
+"""The relay: what puts pending transfers back on the queue.
+
+PostgreSQL knows what is pending; Redis may have forgotten it, never been told, or believe it in the hands of a worker
+that is dead. The relay runs wherever a worker runs, one at a time by a lock in Redis. Losing that lock costs a second
+look at the same things, never money: all it does may be done twice.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import redis
+import structlog
+from redis.exceptions import LockError
+from redis.lock import Lock
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from jobs.rq_keys import NewJob, RqKeys
+from models import attempts
+from models.database import first_line
+from models.errors import Unavailable
+
+LOCK_NAME = "wallet:relay"
+# A relay that dies is followed by another after this many seconds.
+LOCK_TTL_S = 5.0
+# Between two passes; retries are as punctual as this.
+PAUSE_S = 0.25
+# Bounds of one pass.
+PAGE = 1_000
+PAGES = 10
+MAX_REAPED = 1_000
+# "Queued" is checked against the list itself, which is as long as the backlog: the longer, the less often.
+LIST_CHECK_S = 1.0
+LIST_CHECK_S_PER_JOB = 0.0005
+# Each of these costs a walk along the list inside Redis.
+MAX_MISSING_FROM_LIST = 200
+
+_log = structlog.get_logger("relay")
+
+
+class Relay:
+    """Brings back what was lost, a bounded amount a pass."""
+
+    def __init__(self, connection: redis.Redis, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = RqKeys(connection)
+        self._engine = engine
+        self._clock = clock
+        self._after = 0
+        self._next_list_check = 0.0
+
+    def run_once(self) -> int:
+        """Look once through expired leases and pending transfers; return how many jobs went back on the queue.
+
+        Raises:
+            redis.RedisError: Redis is away.
+            Unavailable: PostgreSQL is away.
+        """
+        put_back = self._reap()
+        listed = self._list_if_due()
+        for _ in range(PAGES):
+            page = attempts.find_pending(self._engine, after=self._after, limit=PAGE)
+            self._after = page[-1] if len(page) == PAGE else 0
+            put_back += self._restore(page, listed)
+            if not self._after:
+                break
+        if put_back:
+            _log.info("put back", jobs=put_back)
+        return put_back
+
+    def _reap(self) -> int:
+        """Take back the jobs of workers that died or hang, and remember in PostgreSQL that they were lost."""
+        reaped = self._keys.reap(limit=MAX_REAPED)
+        leases = {int(each): lost for each, lost in reaped.moved.items() if each.isdigit()}
+        killers = [int(each) for each in reaped.killers if each.isdigit()]
+        try:
+            with self._engine.begin() as connection:
+                if leases:
+                    attempts.count_lost(connection, leases)
+                dead = attempts.fail_lost(connection, killers) if killers else {}
+        except DBAPIError as error:
+            raise Unavailable from error
+        for transfer_id, spent in dead.items():
+            _log.error("transfer kills its workers", job_id=str(transfer_id))
+            self._keys.bury(transfer_id, generation=spent.generation, error="its worker died each time")
+        if settled := [each for each in killers if each not in dead]:
+            self._book_settled(settled)
+        return len(reaped.moved)
+
+    def _book_settled(self, transfer_ids: Sequence[int]) -> None:
+        """Book those that turned out to be final: their last worker posted them, and died before it could."""
+        dead = attempts.find_dead_generations(self._engine, transfer_ids)
+        self._keys.finish("", [each for each in transfer_ids if each not in dead])
+        for transfer_id, generation in dead.items():
+            self._keys.bury(transfer_id, generation=generation, error="its worker died each time")
+
+    def _list_if_due(self) -> set[int] | None:
+        """Return the ids that stand in the list, None when it is not time to look."""
+        if self._clock() < self._next_list_check:
+            return None
+        listed = self._keys.queued_ids()
+        self._next_list_check = self._clock() + LIST_CHECK_S + LIST_CHECK_S_PER_JOB * len(listed)
+        return listed
+
+    def _restore(self, page: Sequence[int], listed: set[int] | None) -> int:
+        """Enqueue those of a page of pending transfers that no list, worker or lease has."""
+        if not page:
+            return 0
+        gone, queued = self._keys.examine(page)
+        if listed is not None:
+            gone += [each for each in queued if each not in listed][:MAX_MISSING_FROM_LIST]
+        if not gone:
+            return 0
+        # Looked up again: what was just finished is gone from Redis's books, and is pending no longer.
+        due = attempts.find_due(self._engine, gone)
+        return self._keys.enqueue([NewJob(each.id, each.trace, each.lost_leases) for each in due], lost=True)
+
+
+class RelayThread:
+    """Runs the relay beside a worker while it holds the lock. Use it as a context manager."""
+
+    def __init__(self, connection: redis.Redis, engine: Engine) -> None:
+        self._relay = Relay(connection, engine)
+        self._engine = engine
+        self._lock = Lock(connection, LOCK_NAME, timeout=LOCK_TTL_S, blocking=False, thread_local=False)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(LOCK_TTL_S)
+        self._engine.dispose()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            pause_s = PAUSE_S
+            try:
+                if self._holds_lock() and self._relay.run_once():
+                    pause_s = 0.0
+            except (redis.RedisError, Unavailable) as error:
+                _log.warning("pass broken off", cause=first_line(error))
+            self._stop.wait(pause_s)
+        with suppress(redis.RedisError, LockError):
+            if self._lock.owned():
+                self._lock.release()
+
+    def _holds_lock(self) -> bool:
+        """Prolong the lock, or take it if it is free."""
+        try:
+            if self._lock.local.token is not None and self._lock.reacquire():
+                return True
+        except LockError:
+            self._lock.local.token = None
+        return bool(self._lock.acquire())
