@@ -1,0 +1,39 @@
+# `make` lists the commands. Everything they install goes into .venv, everything they write into .local.
+
+PYTHON ?= python3
+export PYTHON
+
+RUN := .venv/bin/python
+VENV := @sh ops/venv.sh
+COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock'
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock
+# One recipe after the other: `make -j check` would mix their output.
+.NOTPARALLEL:
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: ## run the whole service here, in the foreground (PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL)
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m ops.stack --follow-parent
+
+test: ## run all tests, on throw-away servers of their own
+	$(VENV) requirements-dev.txt
+	@exec $(RUN) -m pytest
+
+check: ## what CI runs: format, lint, types, import rules, tests with coverage
+	$(VENV) requirements-dev.txt
+	@$(RUN) -m ruff format --check --quiet .
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m mypy
+	@$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@exec $(RUN) -m pytest --cov --cov-report=term-missing:skip-covered
+
+lock: ## pin all packages anew, from the requirements*.in
+	$(VENV) requirements-dev.txt
+	@$(COMPILE) -o requirements.txt requirements.in
+	@$(COMPILE) -o requirements-local.txt -c requirements.txt requirements-local.in
+	@$(COMPILE) -o requirements-dev.txt -c requirements-local.txt requirements-dev.in

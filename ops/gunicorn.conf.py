@@ -1,0 +1,69 @@
+# ruff: noqa: N999 - gunicorn's usual name for this file
+"""gunicorn's configuration: ``python -m gunicorn -c ops/gunicorn.conf.py wsgi:app``, from the project's root."""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
+
+import logs
+from config import Settings, load_or_exit
+from ops.launch import PR_SET_PDEATHSIG
+
+LIBRARIES = ("flask", "orjson", "psycopg2", "pydantic", "redis", "rq", "sqlalchemy.dialects.postgresql.psycopg2")
+
+settings = load_or_exit(Settings)
+
+
+class JsonLogger(Logger):
+    """gunicorn's own events in our format. Requests are logged by the application, with more to say about them."""
+
+    def setup(self, cfg: Config) -> None:
+        """Hand everything to the root logger."""
+        super().setup(cfg)
+        logs.configure(settings.log_level, service="api")
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+def post_fork(_arbiter: Arbiter, worker: Worker) -> None:
+    """Let a worker process die with its master, so that the port is free for the next master at once.
+
+    By itself a worker finds out within a second and then finishes its requests, all the while holding the port.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if worker.ppid != os.getppid():
+            sys.exit(0)
+
+
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+logger_class = JsonLogger
+worker_class = "gthread"
+workers = settings.api_processes
+threads = settings.api_threads
+# Each process loads the application itself: SIGHUP then brings new code, and no connection crosses a fork.
+preload_app = False
+# The libraries however are loaded once, here: on SIGHUP gunicorn tells the old processes to leave without waiting
+# for the new ones to be ready, and loading these is most of the time in which nobody would answer.
+for library in LIBRARIES:
+    importlib.import_module(library)
+graceful_timeout = settings.graceful_timeout_s
+# A worker that does not even get round to a heartbeat for this long is stuck.
+timeout = 30
+keepalive = 15
+# The heartbeat's file; memory where the system has it, since a slow disk would look like a stuck worker.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+# Nobody needs longer ones, and they are read before anything else can refuse them.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+# On by default: a socket that lets others on this machine steer the server.
+control_socket_disable = True

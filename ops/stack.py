@@ -1,0 +1,286 @@
+"""``make run``: the whole service on this machine, in the foreground, until told to stop.
+
+    python -m ops.stack [--follow-parent]
+
+PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations, the API and the workers, each a
+child process that is replaced when it dies and that dies with this one, however this one ends.
+"""
+
+import fcntl
+import http.client
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+
+import config
+from ops import processes
+from ops.processes import Child, Command, Spec, StackError
+from ops.servers import PostgresServer, RedisServer
+from ops.stopping import StopRequests
+from ops.supervisor import Supervisor, failure_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PREPARE_TIMEOUT_S = 300.0
+READY_TIMEOUT_S = 60.0
+# The old API may be on its way out, after its supervisor was killed.
+PORT_TIMEOUT_S = 3.0
+# Where everything is below WALLET_HOME.
+LOCK = "run/lock"
+STATE = "run/stack.json"
+ADMIN_FILE = "secrets/admin_password"
+
+
+class Stack:
+    """Everything that ``make run`` starts."""
+
+    def __init__(self, settings: config.StackSettings, stop: StopRequests) -> None:
+        self.home = settings.wallet_home.resolve()
+        self._settings = settings
+        self._stop = stop
+        self._postgres: PostgresServer | None = None
+        self._redis: RedisServer | None = None
+        self._api: Child | None = None
+        self._workers: list[Child] = []
+        # Everything that can be wrong with a setting comes out here, before anything is started.
+        self._service = config.load(config.Settings, **self._placeholders())
+        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state)
+
+    def run(self) -> None:
+        """Start everything, keep it alive until told to stop, stop everything.
+
+        Raises:
+            StackError: something does not start. Nothing is left running.
+            config.ConfigurationError: the API or a worker says that a setting is wrong. Likewise.
+        """
+        try:
+            self._start()
+            self._supervisor.run()
+        except (StackError, config.ConfigurationError):
+            if self._stop.is_wanted():
+                raise
+        finally:
+            (self.home / STATE).unlink(missing_ok=True)
+            if self._supervisor.has_children:
+                self.say("stopping")
+                self._supervisor.stop()
+                self.say("stopped")
+
+    def say(self, event: str, *, level: str = "info", **fields: object) -> None:
+        """Tell the terminal and ``stack.log``."""
+        with suppress(OSError):  # the terminal may be gone
+            print(event, flush=True)
+        with suppress(OSError), processes.open_log(self.home / "logs" / "stack.log") as log:
+            log.write(processes.json_line({"service": "stack", "level": level, "event": event} | fields))
+
+    def write_state(self) -> None:
+        """Tell ``stack.json`` what is up."""
+        state = {
+            "api": {"url": self._api_url(), "pid": self._api and self._api.pid},
+            "workers": [{"pid": worker.pid} for worker in self._workers],
+            "postgres": {"url": self._database_url(), "pid": self._postgres and self._postgres.pid},
+            "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
+            "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
+        }
+        processes.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
+
+    def _start(self) -> None:
+        for log in (self.home / "logs").glob("*.log"):
+            processes.rotate_log(log)
+        (self.home / STATE).unlink(missing_ok=True)
+        self._check_port()
+        self._start_servers()
+        self._prepare_database()
+        self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
+        self._supervisor.add_layer(self._workers)
+        self._api = self._command("api", "-m", "gunicorn", "-c", "ops/gunicorn.conf.py", "wsgi:app")
+        self._wait_for_api(self._api)
+        self._supervisor.add_layer([self._api])
+        self.write_state()
+        self._announce()
+
+    def _start_servers(self) -> None:
+        if self._settings.database_url is None:
+            self._postgres = PostgresServer(self.home)
+        if self._settings.redis_url is None:
+            self._redis = RedisServer(self.home)
+        for server in filter(None, (self._postgres, self._redis)):
+            self.say(f"starting {server.name}")
+            server.start(still_wanted=self._stop.is_wanted)
+            self._supervisor.add_layer([server])
+
+    def _prepare_database(self) -> None:
+        self.say("preparing the database")
+        preparation = self._command("prepare", "-m", "ops.prepare")
+        preparation.launch()
+        try:
+            wanted = self._stop.is_wanted
+            processes.wait_for(lambda: not (preparation.is_running and wanted()), PREPARE_TIMEOUT_S)
+            if preparation.exit_status != 0:
+                raise failure_of(preparation)
+        finally:
+            preparation.kill()
+
+    def _wait_for_api(self, api: Child) -> None:
+        """Launch the API and let the others be looked after until it answers; if it dies first, so does the start."""
+
+        def has_settled() -> bool:
+            if not api.is_running or not self._stop.is_wanted() or self._is_api_ready():
+                return True
+            self._supervisor.run_once()
+            return False
+
+        api.launch()
+        try:
+            if not processes.wait_for(has_settled, READY_TIMEOUT_S):
+                raise StackError(f"the API was not ready within {READY_TIMEOUT_S:.0f} s (see {api.spec.log})")
+            if not self._stop.is_wanted():
+                raise StackError("the start was cancelled")
+            if not api.is_running:
+                raise failure_of(api)
+        except BaseException:
+            api.stop()
+            raise
+
+    def _is_api_ready(self) -> bool:
+        # Not urllib: it would ask a proxy that the environment names.
+        with closing(http.client.HTTPConnection(self._reachable_host(), self._settings.port, timeout=2)) as connection:
+            try:
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status == HTTPStatus.OK
+            except (OSError, http.client.HTTPException):
+                return False
+
+    def _announce(self) -> None:
+        self.say(f"ready: {self._api_url()}")
+        self.say(f"  API reference   {self._api_url()}/docs")
+        self.say(f"  what is up      {self.home / STATE} (with the URLs of PostgreSQL and Redis)")
+        if self._settings.admin_password is None:
+            self.say(f"  administrator   {self._settings.admin_user}, password in {self.home / ADMIN_FILE}")
+        self.say(f"  logs            {self.home / 'logs'}")
+        self.say("  Ctrl-C stops everything")
+
+    def _check_port(self) -> None:
+        host, port = self._settings.host, self._settings.port
+        problem: list[OSError] = []
+
+        def is_free() -> bool:
+            problem.clear()
+            try:
+                family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+                with closing(socket.socket(family, kind)) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(address)
+            except OSError as error:
+                problem.append(error)
+            return not problem
+
+        if not processes.wait_for(is_free, PORT_TIMEOUT_S):
+            raise StackError(f"cannot listen on PORT={port} of HOST={host}: {problem[0].strerror}")
+
+    def _command(self, name: str, *arguments: str) -> Command:
+        """One of our own programs. The log is shared by all processes of a kind."""
+        log = self.home / "logs" / f"{name.partition('-')[0]}.log"
+        return Command(
+            Spec(
+                name=name,
+                command=[sys.executable, *arguments],
+                log=log,
+                pid_file=self.home / "run" / f"{name}.pid",
+                cwd=ROOT,
+                environment=self._environment(),
+                # Above the longest that either may take for what it has begun.
+                stop_timeout_s=self._service.graceful_timeout_s + 5.0,
+                wrap_stdout=name == "prepare",
+            )
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """The user's, without what would change our Python or is only between make and its children."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MAKE", "MFLAGS"))}
+        ours = {
+            "DATABASE_URL": self._database_url(),
+            "REDIS_URL": self._redis_url(),
+            "HOST": self._settings.host,
+            "PORT": str(self._settings.port),
+            "ADMIN_USER": self._settings.admin_user,
+            "ADMIN_PASSWORD": self._admin_password(),
+            "PYTHONUNBUFFERED": "1",  # a log line is one write, not a part of a block
+            "PYTHONUTF8": "1",
+        }
+        return {"DEMO_WALLETS": "1"} | kept | ours
+
+    def _placeholders(self) -> dict[str, str]:
+        """URLs for the check of the settings, which comes before the servers and so before their URLs."""
+        given: dict[str, str] = {}
+        if self._settings.database_url is None:
+            given["database_url"] = "postgresql://embedded"
+        if self._settings.redis_url is None:
+            given["redis_url"] = "redis://embedded"
+        return given
+
+    def _database_url(self) -> str:
+        given = self._settings.database_url
+        return given.get_secret_value() if given else self._postgres.url if self._postgres else ""
+
+    def _redis_url(self) -> str:
+        given = self._settings.redis_url
+        return given.get_secret_value() if given else self._redis.url if self._redis else ""
+
+    def _api_url(self) -> str:
+        host = self._reachable_host()
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
+
+    def _reachable_host(self) -> str:
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104
+
+    def _admin_password(self) -> str:
+        if self._settings.admin_password:
+            return self._settings.admin_password.get_secret_value()
+        return processes.secret(self.home / ADMIN_FILE)
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the home for this process, with its folders made.
+
+    Raises:
+        StackError: another process holds it.
+    """
+    for folder in (home, *(home / name for name in ("logs", "run", "secrets"))):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"already running on WALLET_HOME={home} (pid {lock.read().strip()})") from None
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
+        yield
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stack; the exit status."""
+    os.umask(0o077)
+    try:
+        settings = config.load(config.StackSettings)
+        with (
+            only_one(settings.wallet_home.resolve()),
+            StopRequests(follow_parent="--follow-parent" in arguments) as stop,
+        ):
+            Stack(settings, stop).run()
+    except config.ConfigurationError as error:
+        print(f"configuration error: {error}", file=sys.stderr)
+        return 2
+    except (StackError, OSError) as error:
+        print(f"make run: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

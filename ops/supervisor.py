@@ -1,0 +1,167 @@
+"""Keeps a set of processes alive: one that exits is launched again, at once at first, then with growing pauses."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from config import ConfigurationError
+from ops.processes import Child, StackError
+
+# Longer than this, and a death counts as bad luck; shorter, and the process is about to die again.
+LONG_LIFE_S = 5.0
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 30.0
+# An upper bound only: signals and the end of children end the sleep. Finds out what sends no signal.
+TICK_S = 0.5
+# What an entry point exits with when a setting is wrong. Trying again cannot help then.
+CONFIGURATION_STATUS = 2
+
+Say = Callable[..., None]
+
+
+class Sleeper(Protocol):
+    """What the loop sleeps on; :class:`ops.stopping.StopRequests` in earnest."""
+
+    forced: bool
+
+    def sleep(self, timeout_s: float) -> None:
+        """Return early at a signal."""
+
+    def is_wanted(self) -> bool:
+        """False once anyone has asked for a stop."""
+
+
+@dataclass
+class Restarts:
+    """When one process is started again after its death."""
+
+    launched_at: float = 0.0
+    quick_deaths: int = 0
+    due_at: float | None = None
+
+    def launched(self, now: float) -> None:
+        """It runs."""
+        self.launched_at, self.due_at = now, None
+
+    def died(self, now: float) -> float:
+        """It has exited: the pause before the next launch, in seconds."""
+        self.quick_deaths = 0 if now - self.launched_at >= LONG_LIFE_S else self.quick_deaths + 1
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.quick_deaths - 1)) if self.quick_deaths else 0.0
+        self.due_at = now + pause_s
+        return pause_s
+
+
+def failure_of(child: Child) -> StackError | ConfigurationError:
+    """Why a child has exited, as the error to stop with if it is one to stop for."""
+    complaint = child.complaint()
+    prefix = "configuration error: "
+    if child.exit_status == CONFIGURATION_STATUS and complaint.startswith(prefix):
+        return ConfigurationError(complaint.removeprefix(prefix))
+    return StackError(f"{child.spec.name} has failed: {complaint} (see {child.spec.log})")
+
+
+class Supervisor:
+    """Processes in layers: each layer stands on those added before, and is stopped before them."""
+
+    def __init__(
+        self,
+        stop: Sleeper,
+        *,
+        say: Say,
+        on_replaced: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``on_replaced`` is called whenever another process has taken the place of one."""
+        self._stop = stop
+        self._say = say
+        self._on_replaced = on_replaced
+        self._clock = clock
+        self._layers: list[list[Child]] = []
+        self._restarts: dict[Child, Restarts] = {}
+
+    @property
+    def has_children(self) -> bool:
+        """Whether there is anything to stop."""
+        return bool(self._layers)
+
+    def add_layer(self, children: Iterable[Child]) -> None:
+        """Take charge of running children, or launch them."""
+        layer: list[Child] = []
+        self._layers.append(layer)
+        for child in children:
+            layer.append(child)
+            self._restarts[child] = Restarts()
+            if not child.is_running:
+                child.launch()
+            self._restarts[child].launched(self._clock())
+
+    def run(self) -> None:
+        """Keep them alive until told to stop.
+
+        Raises:
+            ConfigurationError: a process says that a setting is wrong.
+        """
+        while self._stop.is_wanted():
+            self.run_once()
+
+    def run_once(self) -> None:
+        """Sleep until something happens, then launch again what has exited and is due."""
+        due = [restarts.due_at for restarts in self._restarts.values() if restarts.due_at is not None]
+        self._stop.sleep(min([TICK_S, *(at - self._clock() for at in due)]))
+        replaced = [self._look_after(child) for layer in self._layers for child in layer]
+        if any(replaced):
+            self._on_replaced()
+
+    def stop(self) -> None:
+        """Stop all, the last layer first; each process within its bound, and at once after a second signal."""
+        while self._layers:
+            self._stop_layer(self._layers.pop())
+
+    def _look_after(self, child: Child) -> bool:
+        """Launch one process again if it has exited and its pause is over; True if that was done."""
+        restarts = self._restarts[child]
+        if child.is_running or not self._stop.is_wanted():
+            return False
+        if restarts.due_at is None:
+            self._mourn(child, restarts)
+        if restarts.due_at is None or restarts.due_at > self._clock():
+            return False
+        try:
+            child.launch()
+        except (StackError, OSError) as error:
+            pause_s = restarts.died(self._clock())
+            self._say(f"{child.spec.name} cannot be started: {error}", level="error", retry_in_s=pause_s)
+            return False
+        restarts.launched(self._clock())
+        self._say(f"{child.spec.name} runs again", pid=child.pid)
+        return True
+
+    def _mourn(self, child: Child, restarts: Restarts) -> None:
+        if isinstance(failure := failure_of(child), ConfigurationError):
+            raise failure
+        pause_s = restarts.died(self._clock())
+        self._say(
+            f"{child.spec.name} has exited, starting it again" + (f" in {pause_s:g} s" if pause_s else ""),
+            level="warning",
+            pid=child.pid,
+            status=child.exit_status,
+        )
+
+    def _stop_layer(self, layer: list[Child]) -> None:
+        for child in layer:
+            child.send(child.spec.stop_signal)
+        begun_at = self._clock()
+        hurried = False
+        while running := [child for child in layer if child.is_running]:
+            late = [child for child in running if self._clock() - begun_at > child.spec.stop_timeout_s]
+            if self._stop.forced and not hurried:
+                hurried, begun_at = True, self._clock()
+                for child in running:
+                    child.send(child.spec.force_signal)
+            for child in late:
+                self._say(f"{child.spec.name} does not stop, killing it", level="error", pid=child.pid)
+                child.kill()
+            self._stop.sleep(TICK_S)
+        for child in layer:
+            child.kill()

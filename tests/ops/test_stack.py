@@ -1,0 +1,195 @@
+"""``make run`` as a whole: up, down, killed, refused."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from ops.processes import process_identity, wait_for
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.stack
+
+
+class Run:
+    """One ``python -m ops.stack`` on a home of its own."""
+
+    def __init__(
+        self, home: Path, *, is_first: bool = True, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.home = home
+        self.port = settings.get("PORT") or str(free_port())
+        self.state_file = home / "run" / "stack.json"
+        # What a killed run has left says nothing about this one.
+        if is_first:
+            self.state_file.unlink(missing_ok=True)
+        environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), "PORT": self.port, "WORKERS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ops.stack"],
+            cwd=ROOT,
+            env={**environment, **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads(self.state_file.read_text()))
+
+    def wait_until_up(self) -> dict[str, Any]:
+        assert wait_for(lambda: self.state_file.exists() or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, self.output()
+        return self.state()
+
+    def pids(self) -> set[int]:
+        return pids_in(self.state())
+
+    def output(self) -> str:
+        return self.process.communicate(timeout=60)[0]
+
+    def finish(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        self.output()
+        return self.process.returncode
+
+
+def pids_in(state: Mapping[str, Any]) -> set[int]:
+    single = (state[name]["pid"] for name in ("api", "postgres", "redis"))
+    return {*single, *(worker["pid"] for worker in state["workers"])}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def are_gone(pids: set[int]) -> bool:
+    return not any(process_identity(pid) for pid in pids)
+
+
+def get(run: Run, path: str) -> tuple[int, Any]:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+        connection.request("GET", path, headers={"Authorization": "1"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture
+def runs() -> Iterator[list[Run]]:
+    started: list[Run] = []
+    yield started
+    for run in started:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()
+
+
+def test_the_stack_starts_tells_what_is_up_and_stops_on_sigterm(tmp_path: Path, runs: list[Run]) -> None:
+    home = tmp_path / "home"
+    runs.append(run := Run(home))
+    state = run.wait_until_up()
+    assert state.keys() == {"api", "workers", "postgres", "redis", "admin"}
+    assert state["api"]["url"] == f"http://127.0.0.1:{run.port}"
+    assert len(state["workers"]) == 1
+    assert state["postgres"]["url"].startswith("postgresql://wallet:")
+    assert state["redis"]["url"].startswith("redis://:")
+    assert state["admin"] == {"user": "admin", "password": (home / "secrets" / "admin_password").read_text()}
+    assert stat.S_IMODE((home / "run" / "stack.json").stat().st_mode) == 0o600
+    assert get(run, "/readyz")[0] == 200
+    assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+    assert run.finish() == 0
+    assert are_gone(pids_in(state))
+    assert not (home / "run" / "stack.json").exists()
+    for log in home.rglob("*.log"):
+        assert all(isinstance(json.loads(line), dict) for line in log.read_text().splitlines()), log
+
+
+def test_what_is_killed_comes_back_alone(tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(run := Run(tmp_path))
+    before = run.wait_until_up()
+    for pid in (before["workers"][0]["pid"], before["api"]["pid"], before["redis"]["pid"]):
+        others = run.pids() - {pid}
+        os.kill(pid, signal.SIGKILL)
+        assert wait_for(lambda: pid not in run.pids(), 5)  # noqa: B023 - called within the loop
+        assert run.pids() >= others
+    assert run.state()["postgres"] == before["postgres"]
+    assert run.state()["redis"]["url"] == before["redis"]["url"]
+    assert run.finish() == 0
+
+
+def test_a_second_run_is_refused_and_the_first_one_stays(tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(first := Run(tmp_path))
+    pids = pids_in(first.wait_until_up())
+    runs.append(second := Run(tmp_path, is_first=False))
+    assert second.output() == f"make run: already running on WALLET_HOME={tmp_path} (pid {first.process.pid})\n"
+    assert second.process.returncode == 1
+    assert first.pids() == pids
+    assert first.finish(signal.SIGINT) == 0
+
+
+def test_a_killed_supervisor_leaves_nothing_and_the_next_run_has_the_data(tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(run := Run(tmp_path))
+    pids = pids_in(run.wait_until_up())
+    run.process.kill()
+    assert wait_for(lambda: are_gone(pids), 10)
+    runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
+    again.wait_until_up()
+    assert get(again, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+    assert again.finish() == 0
+
+
+def test_a_stop_during_the_start_is_orderly(tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(run := Run(tmp_path))
+    assert wait_for((tmp_path / "run" / "postgres.pid").exists, 30)
+    assert run.finish() == 0
+    assert not (tmp_path / "run" / "postgres.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"PORT": "0"}, "configuration error: PORT: "),
+        ({"WORKERS": "many"}, "configuration error: WORKERS: "),
+        ({"RETRY_DELAYS": "-1"}, "configuration error: RETRY_DELAYS: "),
+        ({"AUTH_MODE": "trust"}, "configuration error: AUTH_MODE: "),
+        ({"HOST": "0.0.0.0"}, "configuration error: HOST=0.0.0.0 "),  # noqa: S104
+        ({"DATABASE_URL": "mysql://nowhere"}, "configuration error: DATABASE_URL: "),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    tmp_path: Path, runs: list[Run], settings: dict[str, str], complaint: str
+) -> None:
+    runs.append(run := Run(tmp_path, settings=settings))
+    output = run.output()
+    assert output.startswith(complaint)
+    assert output.count("\n") == 1
+    assert run.process.returncode == 2
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path, runs: list[Run]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        runs.append(run := Run(tmp_path, settings={"PORT": port}))
+        assert run.output() == f"make run: cannot listen on PORT={port} of HOST=127.0.0.1: Address already in use\n"
+    assert run.process.returncode == 1
+
+
+def test_a_stop_while_the_database_is_waited_for_is_orderly(tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(run := Run(tmp_path, settings={"DATABASE_URL": "postgresql://nobody:x@127.0.0.1:1/none"}))
+    assert wait_for((tmp_path / "run" / "prepare.pid").exists, 30)
+    assert run.finish() == 0
+    assert not list((tmp_path / "run").glob("*.pid"))
