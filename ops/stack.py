@@ -157,7 +157,6 @@ class Stack:
 
     def _announce(self) -> None:
         self.say(f"ready: {self._api_url()}")
-        self.say(f"  API reference   {self._api_url()}/docs")
         self.say(f"  what is up      {self.home / STATE} (with the URLs of PostgreSQL and Redis)")
         if self._settings.admin_password is None:
             self.say(f"  administrator   {self._settings.admin_user}, password in {self.home / ADMIN_FILE}")

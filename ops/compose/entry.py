@@ -1,0 +1,32 @@
+"""A container's first program: puts the secrets into the environment and becomes the service.
+
+    python -m ops.compose.entry [--prepare] PROGRAM [ARGUMENT ...]
+
+With ``--prepare`` the database is made ready first. What the environment says already wins over the files, and without
+any files it is all there is: so the image also runs where something other than compose hands in DATABASE_URL and
+its like.
+"""
+
+import os
+import subprocess
+import sys
+
+from ops.compose import secret_files
+
+PREPARE = "--prepare"
+
+
+def main(arguments: list[str]) -> int:
+    """Never returns, unless the database cannot be prepared: then its exit status."""
+    environment = secret_files.settings(secret_files.FOLDER) | os.environ
+    if arguments[0] == PREPARE:
+        _, *arguments = arguments
+        status = subprocess.run([sys.executable, "-m", "ops.prepare"], env=environment, check=False).returncode
+        if status != 0:
+            return status
+    # In the same process, so that signals reach the service.
+    return os.execvpe(arguments[0], arguments, environment)  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""A container's health check: ``python -m ops.compose.health api|worker`` succeeds if it can do its work."""
+
+import http.client
+import os
+import socket
+import sys
+
+import redis
+from rq import Worker
+
+from ops.compose import secret_files
+
+TIMEOUT_S = 4
+
+
+def is_api_ready() -> bool:
+    """Whether /readyz says so. Asked without urllib, which would heed a proxy in the environment."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["PORT"]), timeout=TIMEOUT_S)
+    connection.request("GET", "/readyz")
+    return connection.getresponse().status == http.HTTPStatus.OK
+
+
+def is_worker_registered() -> bool:
+    """Whether RQ knows a worker of this container: its entry expires unless the worker's loop renews it."""
+    url = (secret_files.settings(secret_files.FOLDER) | os.environ)["REDIS_URL"]
+    with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as connection:
+        return any(worker.hostname == socket.gethostname() for worker in Worker.all(connection=connection))
+
+
+CHECKS = {"api": is_api_ready, "worker": is_worker_registered}
+
+
+def main(arguments: list[str]) -> int:
+    """Check; the exit status."""
+    (kind,) = arguments
+    try:
+        return 0 if CHECKS[kind]() else 1
+    except (OSError, http.client.HTTPException, redis.RedisError) as error:
+        print(f"{kind}: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

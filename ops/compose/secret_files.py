@@ -1,0 +1,118 @@
+"""The secrets of a stack of containers: files in a volume, generated where nobody gave any.
+
+    python -m ops.compose.secret_files
+
+writes what is missing. Files, because what stands in compose's ``environment`` or ``command`` is shown by
+``docker inspect`` and ``ps`` for as long as the container lives. Each server is in the group of its own file and can
+read no other; all of them belong to the service's user, who writes them here and reads them in its containers.
+"""
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+FOLDER = Path("/run/wallet-secrets")
+# Known to docker-compose.yml too, which puts the servers' containers into them.
+POSTGRES_GROUP = 10011
+REDIS_GROUP = 10012
+# requirepass, as redis-server reads it.
+REDIS_CONFIGURATION = "redis.conf"
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Secret:
+    """One secret: the setting it may be given by, and the file of that name in lower case."""
+
+    setting: str
+    # Whom to show the file to, besides the service.
+    group: int | None = None
+    # Whether it is made up when it is not given. What is not, is only there as long as it is given.
+    generated: bool = True
+
+    @property
+    def file(self) -> str:
+        """Its file's name."""
+        return self.setting.lower()
+
+
+POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD", group=POSTGRES_GROUP)
+REDIS_PASSWORD = Secret("REDIS_PASSWORD")
+ADMIN_PASSWORD = Secret("ADMIN_PASSWORD")
+JWT_SECRET = Secret("JWT_SECRET", generated=False)
+SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
+
+
+class BadSecret(Exception):
+    """A secret that was given cannot be used."""
+
+
+def write(folder: Path, given: Mapping[str, str]) -> None:
+    """Write every secret that is given, and generate those that are neither given nor there. Safe to repeat.
+
+    Raises:
+        BadSecret: names the setting, never its value. Nothing was written.
+    """
+    for secret in SECRETS:
+        # The shell that hands the file to PostgreSQL would lose a newline at its end.
+        if not given.get(secret.setting, "").isprintable():
+            raise BadSecret(f"{secret.setting}: must be one line of printable characters")
+    for secret in SECRETS:
+        path = folder / secret.file
+        if value := given.get(secret.setting):
+            _write_file(path, value, secret.group)
+        elif not secret.generated:
+            path.unlink(missing_ok=True)
+        elif not path.exists():
+            _write_file(path, secrets.token_urlsafe(SECRET_BYTES), secret.group)
+    password = (folder / REDIS_PASSWORD.file).read_text()
+    _write_file(folder / REDIS_CONFIGURATION, f"requirepass {quote_for_redis(password)}\n", REDIS_GROUP)
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """The service's settings that contain secrets; of those whose files are there."""
+    found = {secret: (folder / secret.file).read_text() for secret in SECRETS if (folder / secret.file).exists()}
+    result = {secret.setting: found[secret] for secret in (ADMIN_PASSWORD, JWT_SECRET) if secret in found}
+    if POSTGRES_PASSWORD in found:
+        result["DATABASE_URL"] = f"postgresql://wallet:{quote(found[POSTGRES_PASSWORD], safe='')}@postgres:5432/wallet"
+    if REDIS_PASSWORD in found:
+        result["REDIS_URL"] = f"redis://:{quote(found[REDIS_PASSWORD], safe='')}@redis:6379/0"
+    return result
+
+
+def quote_for_redis(value: str) -> str:
+    """The value as a word of Redis's configuration and of its inline commands, whatever it contains."""
+    plain = "".join(chr(byte) if bytes([byte]).isalnum() else f"\\x{byte:02x}" for byte in value.encode())
+    return f'"{plain}"'
+
+
+def _write_file(path: Path, text: str, group: int | None) -> None:
+    """Replace the file at once: after a crash there is the old one or the new one, on the disk."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        if group is not None:
+            os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, 0o400 if group is None else 0o440)
+        os.fsync(descriptor)
+    Path(draft).replace(path)
+
+
+def main() -> int:
+    """Write the secrets; the exit status."""
+    try:
+        write(FOLDER, os.environ)
+    except BadSecret as error:
+        print(f"configuration error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""The containers: what can be told of them without an engine to run them."""
+
+import ast
+import json
+import os
+import re
+import shlex
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg2.extensions import parse_dsn
+from rq import Worker
+from sqlalchemy import make_url
+
+from config import Settings
+from jobs.queue import transfers_queue
+from ops.compose import entry, health, secret_files
+from ops.compose.secret_files import SECRETS, BadSecret
+from ops.servers import REDIS_MAX_MEMORY
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("api", "worker", "secrets")
+SERVERS = ("postgres", "redis")
+STAYING = ("api", "worker", *SERVERS)
+# A line of the Dockerfile, with those it goes on in.
+INSTRUCTIONS: list[tuple[str, str]] = re.findall(
+    r"^([A-Z]+) ((?:.*\\\n)*.*)$",
+    re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE),
+    re.MULTILINE,
+)
+NASTY = "a'\"\\ $HOME %41 @/:?#\N{LATIN SMALL LETTER E WITH ACUTE};--"
+one_line = st.text(min_size=1).filter(str.isprintable)
+
+
+def _instruction(name: str) -> str:
+    return dict(INSTRUCTIONS)[name]  # the last of its name
+
+
+def test_every_setting_reaches_the_service() -> None:
+    passed = {*SERVICES["api"]["environment"], *(word.partition("=")[0] for word in shlex.split(_instruction("ENV")))}
+    from_secrets = {"DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "JWT_SECRET"}
+    assert {name.upper() for name in Settings.model_fields} <= passed | from_secrets
+    assert SERVICES["worker"]["environment"] == SERVICES["api"]["environment"]
+
+
+def test_a_setting_that_is_not_given_keeps_the_services_own_default() -> None:
+    unconditional = {name: value for name, value in SERVICES["api"]["environment"].items() if value is not None}
+    assert unconditional == {
+        "ALLOW_USER_ID_MODE": "${ALLOW_USER_ID_MODE:-1}",
+        "DEMO_WALLETS": "${DEMO_WALLETS:-1}",
+    }
+
+
+def test_only_the_container_that_writes_the_secrets_is_told_them() -> None:
+    told = {
+        name for name, service in SERVICES.items() if {s.setting for s in SECRETS} & set(service.get("environment", {}))
+    }
+    assert told == {"secrets"}
+    assert SERVICES["secrets"]["environment"] == dict.fromkeys((secret.setting for secret in SECRETS), None)
+
+
+def test_the_secrets_cannot_be_changed_where_they_are_only_read() -> None:
+    mounts = {
+        name: volume for name in SERVICES for volume in SERVICES[name]["volumes"] if volume.startswith("secrets:")
+    }
+    assert mounts.pop("secrets") == f"secrets:{secret_files.FOLDER}"
+    assert mounts == dict.fromkeys(STAYING, f"secrets:{secret_files.FOLDER}:ro")
+
+
+def test_each_server_is_in_the_group_of_its_own_secret_alone() -> None:
+    groups = {"postgres": [secret_files.POSTGRES_GROUP], "redis": [secret_files.REDIS_GROUP]}
+    groups["secrets"] = groups["postgres"] + groups["redis"]
+    found = {name: [int(group) for group in service.get("group_add", [])] for name, service in SERVICES.items()}
+    assert found == {"api": [], "worker": []} | groups
+
+
+def test_only_the_api_can_be_reached_and_only_from_this_machine() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"api": ["127.0.0.1:${PORT:-8080}:8080"]}
+    assert COMPOSE["networks"]["backend"]["internal"] is True
+    assert {name: SERVICES[name]["networks"] for name in SERVERS} == {name: ["backend"] for name in SERVERS}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_may_do_little_and_its_log_is_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    assert "cap_add" not in service or name == "postgres"
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_what_stays_up_is_restarted_and_checked_and_waited_for(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert "healthcheck" in service or name == "api"
+    grace_s = int(re.sub(r"\$\{STOP_GRACE_PERIOD:-(.*)\}", r"\1", service["stop_grace_period"]).removesuffix("s"))
+    assert grace_s > Settings.model_fields["graceful_timeout_s"].default + 5
+
+
+def test_nobody_starts_before_what_it_needs() -> None:
+    needs = {name: {on: how["condition"] for on, how in SERVICES[name]["depends_on"].items()} for name in STAYING}
+    written = {"secrets": "service_completed_successfully"}
+    served = written | dict.fromkeys(SERVERS, "service_healthy")
+    assert needs == {
+        "postgres": written,
+        "redis": written,
+        "api": served,
+        "worker": served | {"api": "service_healthy"},
+    }
+
+
+def test_redis_keeps_everything_as_the_embedded_one_does() -> None:
+    _, _, *words = SERVICES["redis"]["command"]
+    assert dict(zip(words[::2], words[1::2], strict=True)) == {
+        "--appendonly": "yes",
+        "--appendfsync": "everysec",
+        "--save": "",
+        "--maxmemory": f"${{REDIS_MAX_MEMORY:-{REDIS_MAX_MEMORY}}}",
+        "--maxmemory-policy": "noeviction",
+    }
+
+
+def test_postgres_keeps_its_data_where_version_18_has_it() -> None:
+    assert "postgres-data:/var/lib/postgresql" in SERVICES["postgres"]["volumes"]
+
+
+def test_no_placeholder_asks_for_an_env_file() -> None:
+    placeholders = re.findall(r"(?<!\$)\$\{([^}]*)\}", (ROOT / "docker-compose.yml").read_text())
+    assert placeholders
+    assert [name for name in placeholders if ":-" not in name] == []
+
+
+def test_the_image_runs_as_a_numbered_user_and_without_a_shell() -> None:
+    assert _instruction("USER") == "10001:10001"
+    for name in ("ENTRYPOINT", "CMD"):
+        assert isinstance(json.loads(_instruction(name)), list)
+    for name in OURS:
+        assert all(isinstance(SERVICES[name].get(key, []), list) for key in ("entrypoint", "command"))
+
+
+def test_the_image_installs_wheels_that_are_known_by_their_hashes() -> None:
+    installs = [arguments for name, arguments in INSTRUCTIONS if name == "RUN" and "install --quiet" in arguments]
+    assert len(installs) == 1
+    assert "--require-hashes" in installs[0]
+    assert "--only-binary :all:" in installs[0]
+
+
+def test_the_image_gets_all_of_the_service_and_nothing_else() -> None:
+    ignore = (ROOT / ".dockerignore").read_text().split("\n")
+    let_through = {line.removeprefix("!") for line in ignore if line.startswith("!")}
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "bench"}
+    assert "*" in ignore
+    assert let_through == {"requirements.txt", "*.py"} | rooms
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The groups that files were given to; only who is in a group can really do that."""
+    given_to: list[int] = []
+    monkeypatch.setattr(os, "fchown", lambda _file, _user, group: given_to.append(group))
+    return given_to
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_secrets_are_generated_once(tmp_path: Path, groups: list[int]) -> None:
+    secret_files.write(tmp_path, {"ADMIN_PASSWORD": ""})
+    first = _contents(tmp_path)
+    secret_files.write(tmp_path, {})
+    assert _contents(tmp_path) == first
+    assert set(first) == {"postgres_password", "redis_password", "admin_password", "redis.conf"}
+    assert len(set(first.values())) == 4
+    assert all(len(text) > secret_files.SECRET_BYTES for text in first.values())
+    assert set(groups) == {secret_files.POSTGRES_GROUP, secret_files.REDIS_GROUP}
+
+
+def test_a_given_secret_wins_and_is_kept(tmp_path: Path, groups: list[int]) -> None:
+    secret_files.write(tmp_path, {})
+    secret_files.write(tmp_path, {"POSTGRES_PASSWORD": NASTY})
+    secret_files.write(tmp_path, {})
+    assert _contents(tmp_path)["postgres_password"] == NASTY
+    assert groups
+
+
+@pytest.mark.usefixtures("groups")
+def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path) -> None:
+    secret_files.write(tmp_path, {"JWT_SECRET": "key"})
+    assert secret_files.settings(tmp_path)["JWT_SECRET"] == "key"
+    secret_files.write(tmp_path, {})
+    assert "JWT_SECRET" not in secret_files.settings(tmp_path)
+
+
+@pytest.mark.usefixtures("groups")
+def test_nobody_else_may_read_or_write_a_secret(tmp_path: Path) -> None:
+    secret_files.write(tmp_path, {})
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"postgres_password": 0o440, "redis.conf": 0o440, "redis_password": 0o400, "admin_password": 0o400}
+
+
+def test_a_secret_of_two_lines_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadSecret, match=r"^REDIS_PASSWORD: [^\n]*$") as refusal:
+        secret_files.write(tmp_path, {"REDIS_PASSWORD": "first\nsecond"})
+    assert "first" not in str(refusal.value)
+    assert _contents(tmp_path) == {}
+
+
+@given(password=one_line)
+def test_any_password_survives_the_way_into_a_url(password: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("secrets")
+    for name in ("postgres_password", "redis_password"):
+        (folder / name).write_text(password)
+    found = secret_files.settings(folder)
+    assert make_url(found["DATABASE_URL"]).password == password
+    assert parse_dsn(found["DATABASE_URL"])["password"] == password
+    assert redis.ConnectionPool.from_url(found["REDIS_URL"]).connection_kwargs["password"] == password
+
+
+@given(password=one_line)
+def test_any_password_survives_the_way_into_redis_configuration(password: str) -> None:
+    # Its escapes are those of Python's byte strings.
+    assert ast.literal_eval(f"b{secret_files.quote_for_redis(password)}").decode() == password
+
+
+class _Became(Exception):
+    """In place of exec, which does not come back."""
+
+
+@pytest.fixture
+def secrets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the entry looks for secrets."""
+
+    def become(program: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+        raise _Became(program, arguments, environment)
+
+    monkeypatch.setattr(secret_files, "FOLDER", tmp_path)
+    monkeypatch.setattr(os, "execvpe", become)
+    for name in ("DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("groups")
+def test_the_entry_becomes_the_program_with_the_secrets_in_its_environment(
+    secrets_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret_files.write(secrets_folder, {"ADMIN_PASSWORD": "from the file", "POSTGRES_PASSWORD": "p"})
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+    with pytest.raises(_Became) as became:
+        entry.main(["python", "worker.py"])
+    program, arguments, environment = became.value.args
+    assert (program, arguments) == ("python", ["python", "worker.py"])
+    assert environment["ADMIN_PASSWORD"] == "from the file"
+    assert environment["DATABASE_URL"] == "postgresql://wallet:p@postgres:5432/wallet"
+    assert environment["REDIS_URL"] == "redis://elsewhere"
+
+
+@pytest.mark.usefixtures("secrets_folder")
+def test_the_service_starts_only_on_a_prepared_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = iter((1, 0))
+
+    def run(command: list[str], **_options: object) -> "subprocess.CompletedProcess[bytes]":
+        assert command[1:] == ["-m", "ops.prepare"]
+        return subprocess.CompletedProcess(command, next(statuses))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert entry.main(["--prepare", "gunicorn"]) == 1
+    with pytest.raises(_Became):
+        entry.main(["--prepare", "gunicorn"])
+
+
+@contextmanager
+def _answering(status: int) -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("status", "result"), [(200, 0), (503, 1)])
+def test_the_api_is_healthy_when_it_is_ready(status: int, result: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _answering(status) as port:
+        monkeypatch.setenv("PORT", str(port))
+        assert health.main(["api"]) == result
+    assert health.main(["api"]) == 1
+
+
+@pytest.mark.usefixtures("secrets_folder")
+def test_a_worker_is_healthy_when_rq_knows_it(
+    redis_client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    assert health.main(["worker"]) == 1
+    worker = Worker([transfers_queue(redis_client)], connection=redis_client)
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    assert health.main(["worker"]) == 0
+    worker.register_death()  # type: ignore[no-untyped-call]
+    assert health.main(["worker"]) == 1
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert health.main(["worker"]) == 1
