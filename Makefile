@@ -9,7 +9,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-find-links --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock
+.PHONY: help run test check chaos bench lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -31,6 +31,14 @@ check: ## what CI runs: format, lint, types, import rules, tests with coverage
 	@$(RUN) -m mypy
 	@$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	@exec $(RUN) -m pytest --cov --cov-report=term-missing:skip-covered
+
+bench: ## measure how fast it is, beside yardsticks, in some 15 minutes (BENCH_ROUNDS, BENCH_JOBS)
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m bench $(if $(BENCH_ROUNDS),--rounds $(BENCH_ROUNDS)) $(if $(BENCH_JOBS),--jobs $(BENCH_JOBS))
+
+chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1)
+	$(VENV) requirements-dev.txt
+	@exec $(RUN) -m tests.chaos --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
 lock: ## pin all packages anew, from the requirements*.in
 	$(VENV) requirements-dev.txt

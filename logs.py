@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line, for our own events and for those of the libraries beneath us."""
 
+import json
 import logging
 import sys
 from collections.abc import Iterable
@@ -46,7 +47,7 @@ def configure(level: LogLevel, *, service: str) -> None:
         add_service,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(serializer=orjson.dumps, default=str)],
+        processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps, default=str)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # One write a line: lines of several processes share a file, and must not interleave.
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
@@ -101,8 +102,17 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def _dumps(event: Any, **options: Any) -> bytes:
+    try:
+        return orjson.dumps(event, **options)
+    except TypeError:
+        # An integer beyond 64 bits, half of a surrogate pair, a key that is no string: no log line may break what
+        # it tells of.
+        return json.dumps(event, default=str).encode()
+
+
 def _dumps_text(event: Any, **options: Any) -> str:
-    return orjson.dumps(event, **options).decode()
+    return _dumps(event, **options).decode()
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 from flask import Flask, Response, current_app, request
+from gunicorn.http.errors import ParseException
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -75,6 +76,7 @@ def install(app: Flask) -> None:
         (Fault, _unavailable),
         (DBAPIError, _unavailable),
         (PoolTimeoutError, _unavailable),
+        (ParseException, lambda _: problem_response("bad_input", "The body cannot be read: its chunks are malformed.")),
         (HTTPException, _http),
         (Exception, _unexpected),
     ]

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from api.waiting import MAX_WAIT_S
@@ -15,18 +15,21 @@ from models.transfer import MAX_CENTS, MAX_ID, Transfer
 MAX_PAGE_SIZE = 100
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
-_PLAIN_NUMBER = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})?")
+_DECIMAL = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})?")
 
 
 def _digits_to_int(value: object) -> object:
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
 
 
-def _plain_number(value: object) -> object:
-    """Let through what everybody calls a number: Python's own reading takes ``1_0`` and `` 1`` as well."""
-    if isinstance(value, str) and not _PLAIN_NUMBER.fullmatch(value):
-        raise PydanticCustomError("plain_number", "Input should be a number, in digits")
-    return value
+def _decimal_to_float(value: object) -> object:
+    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
+
+
+def _check_id(digits: str) -> str:
+    if int(digits) > MAX_ID:
+        raise PydanticCustomError("too_large", "Input should be a cursor that was given before")
+    return digits
 
 
 def _rfc3339(instant: datetime) -> str:
@@ -35,8 +38,10 @@ def _rfc3339(instant: datetime) -> str:
 
 AmountCents: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_CENTS)]
 IdIn: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID)]
-QueryInt: TypeAlias = Annotated[int, BeforeValidator(_plain_number)]
-QueryFloat: TypeAlias = Annotated[float, BeforeValidator(_plain_number)]
+# Queries are text. Pydantic's own reading of it is Python's, which takes 1_0, 1.0 and a leading blank for integers.
+QueryInt: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True)]
+QueryFloat: TypeAlias = Annotated[float, BeforeValidator(_decimal_to_float), Field(strict=True)]
+Cursor: TypeAlias = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}$"), AfterValidator(_check_id)]
 IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str)]
 Instant: TypeAlias = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
 
@@ -78,8 +83,7 @@ class TransactionsQuery(_Body):
     type: QueryInt = Field(default=0, ge=0, le=3)
     page: QueryInt | None = Field(default=None, ge=1, le=10**12)
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
-    # A digit fewer than int64 has, so that every one of them fits it.
-    cursor: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,17}$")
+    cursor: Cursor | None = None
 
 
 class HealthOut(_Answer):
@@ -159,8 +163,8 @@ class JobOut(_Answer):
 class DeadLettersQuery(_Body):
     """Which dead letters: how many, and below which id (the ``next_cursor`` of an earlier page)."""
 
-    page_size: int = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
-    cursor: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,18}$")
+    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    cursor: Cursor | None = None
 
 
 class DeadLettersOut(_Answer):

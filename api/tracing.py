@@ -32,6 +32,8 @@ def install(app: Flask) -> None:
     """Give every request a trace, and every response its headers."""
     app.before_request(_begin)
     app.after_request(_answer)
+    # What the server itself logs on this thread, before the next request, is not about this one.
+    app.teardown_request(lambda _error: structlog.contextvars.clear_contextvars())
 
 
 def current() -> Trace:

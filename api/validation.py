@@ -8,6 +8,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import orjson
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ApiError
 
@@ -45,7 +46,7 @@ def read_body(model: type[M]) -> M:
     if request.mimetype != "application/json":
         raise ApiError("unsupported_media_type", "Send the body as application/json.")
     try:
-        given = _parse(request.get_data(cache=False))
+        given = _parse(_read_raw())
     except ValueError:
         raise ApiError("bad_input", "The body is not valid JSON.") from None
     if not isinstance(given, dict):
@@ -77,6 +78,26 @@ def read_idempotency_key() -> str | None:
     if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise ApiError("bad_input", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters.")
     return key
+
+
+def _read_raw() -> bytes:
+    """Read the whole body.
+
+    Werkzeug refuses a Content-Length above the limit, but a body without one (chunked) it silently cuts off there.
+    So it may read one byte more, which tells. Nor does it mind a client that hangs up in mid-body.
+
+    Raises:
+        RequestEntityTooLarge: the body is larger than the limit.
+        ApiError: ``bad_input``: the body ended before its Content-Length.
+    """
+    limit = current_app.config["MAX_CONTENT_LENGTH"]
+    request.max_content_length = limit + 1
+    raw = request.get_data(cache=False)
+    if len(raw) > limit:
+        raise RequestEntityTooLarge
+    if len(raw) < (request.content_length or 0):
+        raise ApiError("bad_input", "The body is shorter than its Content-Length.")
+    return raw
 
 
 def _parse(raw: bytes) -> object:

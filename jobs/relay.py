@@ -19,7 +19,7 @@ from redis.lock import Lock
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from jobs.rq_keys import NewJob, RqKeys
+from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
 from models.database import first_line
 from models.errors import Unavailable
@@ -64,8 +64,10 @@ class Relay:
         for _ in range(PAGES):
             page = attempts.find_pending(self._engine, after=self._after, limit=PAGE)
             self._after = page[-1] if len(page) == PAGE else 0
-            put_back += self._restore(page, listed)
-            if not self._after:
+            restored = self._restore(page, listed)
+            put_back += restored
+            # An honest backlog is looked through a page a pass; where jobs are missing, faster.
+            if not self._after or not restored:
                 break
         if put_back:
             _log.info("put back", jobs=put_back)
@@ -74,8 +76,8 @@ class Relay:
     def _reap(self) -> int:
         """Take back the jobs of workers that died or hang, and remember in PostgreSQL that they were lost."""
         reaped = self._keys.reap(limit=MAX_REAPED)
-        leases = {int(each): lost for each, lost in reaped.moved.items() if each.isdigit()}
-        killers = [int(each) for each in reaped.killers if each.isdigit()]
+        leases = {int(each): lost for each, lost in reaped.moved.items() if transfer_id_of(each)}
+        killers = [int(each) for each in reaped.killers if transfer_id_of(each)]
         try:
             with self._engine.begin() as connection:
                 if leases:

@@ -11,6 +11,7 @@ in a job's hash, which RQ ignores:
 * ``lost``: how many leases have run out on it.
 """
 
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import redis
 from rq.results import Result
+
+from models.transfer import MAX_ID
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -48,6 +51,7 @@ FAILED = f"rq:failed:{QUEUE_NAME}"
 SCHEDULED = f"rq:scheduled:{QUEUE_NAME}"
 # The field of a job's hash that marks a booked dead letter, see above.
 DEAD = "dead"
+_TRANSFER_ID = re.compile(r"[1-9][0-9]{0,18}")
 
 # Everything that waits or lives in a list of ids is walked in slices: unpack() takes no more.
 _LUA_SLICES = """
@@ -95,7 +99,7 @@ for i = 7, #ARGV, 4 do
   end
 end
 if #pushed > 0 then
-  redis.call('SADD', KEYS[2], queue)
+  redis.call('SADD', KEYS[2], KEYS[1])
   sliced('RPUSH', KEYS[1], pushed)
 end
 return #pushed
@@ -173,11 +177,12 @@ for i = 4, #ARGV do
   local id, key = ARGV[i], 'rq:job:' .. ARGV[i]
   leases[#leases + 1] = id .. ':' .. ARGV[3]
   ids[#ids + 1] = id
-  if redis.call('EXISTS', key) == 1 then
-    local other = redis.call('HGET', key, 'lease')
-    if other and other ~= ARGV[3] then leases[#leases + 1] = id .. ':' .. other end
+  local job = redis.call('HMGET', key, 'status', 'lease', 'dead')
+  if job[1] then
+    if job[2] and job[2] ~= ARGV[3] then leases[#leases + 1] = id .. ':' .. job[2] end
     redis.call('HSET', key, 'status', 'finished', 'ended_at', ARGV[1], 'last_heartbeat', ARGV[1])
-    redis.call('HDEL', key, 'dead', 'lost', 'lease')
+    if job[3] then redis.call('HDEL', key, 'dead') end
+    if job[3] or job[1] ~= 'started' then redis.call('EXPIRE', 'rq:results:' .. id, ttl) end
     redis.call('EXPIRE', key, ttl)
     done[#done + 1] = instant + ttl
     done[#done + 1] = id
@@ -256,9 +261,9 @@ _REAP = (
 local instant, moved, killers = now(), {}, {}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', instant, 'LIMIT', 0, ARGV[1])) do
   local id, lease = string.match(member, '^(.-):(.*)$')
-  local key = 'rq:job:' .. id
+  local key = 'rq:job:' .. (id or member)
   local job = redis.call('HMGET', key, 'status', 'lease')
-  if job[1] ~= 'started' or (job[2] and job[2] ~= lease) then
+  if not id or job[1] ~= 'started' or (job[2] and job[2] ~= lease) then
     redis.call('ZREM', KEYS[1], member)
   else
     local lost = redis.call('HINCRBY', key, 'lost', 1)
@@ -429,11 +434,19 @@ def _data(job_id: int | str) -> bytes:
 
 
 def _meta(trace: str | None) -> bytes:
-    return orjson.dumps({"traceparent": trace}) if trace else b""
+    # 64 bytes, and no more: beyond that Redis keeps the whole job as a hash table of twice the size.
+    return orjson.dumps({"tp": trace}) if trace else b""
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    # Anything may stand on a queue, text or not, and must not stop the worker that finds it.
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+
+
+def transfer_id_of(job_id: str) -> int | None:
+    """Return the id of a job's transfer, None if there can be none: anything may stand on a queue."""
+    transfer_id = int(job_id) if _TRANSFER_ID.fullmatch(job_id) else None
+    return transfer_id if transfer_id is not None and transfer_id <= MAX_ID else None
 
 
 def new_lease() -> str:

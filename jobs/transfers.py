@@ -21,7 +21,7 @@ from jobs.rq_keys import DEAD
 from models import attempts
 from models.attempts import Seen, Spent
 from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate
-from models.errors import Unavailable
+from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
 from models.transfer import Status
 
@@ -143,14 +143,16 @@ class Settler:
         try:
             self._post(ids, settled, wait_for_locks=False)
         except DBAPIError:
-            self._settle_each(ids, settled, seen)
+            self._settle_each(ids, settled, seen, wait_for_locks=False)
         return [each for each in ids if each in seen and each not in settled.outcomes and each not in settled.spent]
 
-    def _settle_each(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen]) -> None:
+    def _settle_each(
+        self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], *, wait_for_locks: bool = True
+    ) -> None:
         for transfer_id in ids:
             self.renew()
             try:
-                self._post([transfer_id], settled)
+                self._post([transfer_id], settled, wait_for_locks=wait_for_locks)
             except DBAPIError as error:
                 self._spend([transfer_id], settled, seen, error)
 
@@ -204,12 +206,16 @@ class Settler:
             raise _DatabaseAwayError(first_line(error)) from error
 
     def _look_again(self, settled: Settled) -> None:
-        """Tell the undone from those that nobody knows, and learn in which generation the dead ones failed."""
-        failed = [each for each, outcome in settled.outcomes.items() if outcome.status is Status.FAILED]
+        """Tell the undone from those that somebody else has settled and from those that nobody knows.
+
+        Of those that are dead letters, learn in which generation they failed.
+        """
         try:
             if settled.undone:
-                known = attempts.find_seen(self._engine, settled.undone)
-                settled.undone = [each for each in settled.undone if each in known]
+                known = attempts.find_outcomes(self._engine, settled.undone)
+                settled.outcomes |= {each: outcome for each, outcome in known.items() if outcome.status.is_final}
+                settled.undone = [each for each in known if each not in settled.outcomes]
+            failed = [each for each, outcome in settled.outcomes.items() if outcome.status is Status.FAILED]
             if failed:
                 settled.dead = attempts.find_dead_generations(self._engine, failed)
         except Unavailable as error:
@@ -237,6 +243,7 @@ def run(transfer_id: str) -> str:
 
     Raises:
         TransferFailedError: it is a dead letter, and RQ books it into its failed registry.
+        TransferNotFound: there is no such transfer.
         Unavailable: the database is away; the relay puts the job back.
     """
     job = get_current_job()
@@ -260,8 +267,10 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
         status = Status.PENDING if spent.next_attempt_at else Status.FAILED
     elif (outcome := settled.outcomes.get(transfer_id)) is not None:
         status = outcome.status
-    else:
+    elif transfer_id in settled.undone:
         status = Status.PENDING
+    else:
+        raise TransferNotFound(transfer_id)
     if status is Status.FAILED:
         generation = spent.generation if spent else settled.dead.get(transfer_id, 0)
         raise TransferFailedError(generation)

@@ -27,7 +27,7 @@ from config import Settings
 from jobs.queue import transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
-from jobs.rq_keys import Claim, RqKeys, new_lease
+from jobs.rq_keys import Claim, RqKeys, new_lease, transfer_id_of
 from jobs.transfers import Settled, Settler, make_engine
 from models.errors import Unavailable
 from models.ledger import Outcome
@@ -145,11 +145,12 @@ class BatchWorker(SimpleWorker):
         self._stopping.set()
 
     def _settle(self, claim: Claim) -> Settled:
-        ids = [int(each) for each in claim.ids if each.isdigit()]
+        ids = [each for each in map(transfer_id_of, claim.ids) if each is not None]
         self._settler.renew = lambda: self._renew(claim)
-        if claim.dead:
+        dead = {int(each): generation for each, generation in claim.dead.items() if transfer_id_of(each)}
+        if dead:
             try:
-                self._settler.reopen({int(each): generation for each, generation in claim.dead.items()})
+                self._settler.reopen(dead)
             except Unavailable as error:
                 return Settled(undone=ids, fault=str(error))
         return self._settler.settle(ids)
@@ -178,7 +179,7 @@ class BatchWorker(SimpleWorker):
             self._bury(claim, transfer_id, generation, "it had failed before; see last_error")
         accounted_for = {*settled.outcomes, *settled.undone, *settled.spent}
         for job_id in claim.ids:
-            if not job_id.isdigit() or int(job_id) not in accounted_for:
+            if transfer_id_of(job_id) not in accounted_for:
                 self._bury(claim, job_id, 0, "there is no such transfer")
 
     def _bury(self, claim: Claim, job_id: int | str, generation: int, error: str) -> None:

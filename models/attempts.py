@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Row, select, text
 
 from models.database import fetch_all
+from models.ledger import Outcome
 from models.tables import transfers
+from models.transfer import Status
 
 # Reasons of a failed transfer.
 ATTEMPTS_EXHAUSTED = "attempts_exhausted"
@@ -148,6 +150,12 @@ def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
         .order_by(transfers.c.id)
     )
     return [Due(row.id, row.trace, row.lost_leases) for row in fetch_all(engine, query)]
+
+
+def find_outcomes(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Outcome]:
+    """Return how those of the transfers stand that exist."""
+    query = select(transfers.c.id, transfers.c.status, transfers.c.reason).where(transfers.c.id.in_(list(transfer_ids)))
+    return {row.id: Outcome(Status(row.status), row.reason) for row in fetch_all(engine, query)}
 
 
 def find_dead_generations(engine: Engine, transfer_ids: Sequence[int]) -> dict[int, int]:

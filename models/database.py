@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import Engine, Executable, Row, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, Executable, Row, create_engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.errors import Unavailable
@@ -94,7 +94,7 @@ def create_bounded_engine(
     options += " -c client_connection_check_interval=1000"
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
     _wait_no_longer_than(silence_s)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
@@ -104,6 +104,20 @@ def create_bounded_engine(
         hide_parameters=True,
         connect_args={"options": options, "application_name": application_name},
     )
+    event.listen(engine, "checkout", _refuse_dead)
+    return engine
+
+
+def _refuse_dead(connection: psycopg2.extensions.connection, *_: object) -> None:
+    """Let the pool replace a connection whose server has hung up meanwhile.
+
+    A server says nothing on an idle connection but goodbye. Found out here, before anything was sent, it costs a new
+    connection; found out later, it would leave in doubt what became of a commit.
+    """
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    if poller.poll(0):
+        raise DisconnectionError
 
 
 def fetch_all(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:

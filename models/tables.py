@@ -41,6 +41,7 @@ wallets = Table(
     CheckConstraint("id > 0", name="id_positive"),
     CheckConstraint("balance >= 0", name="balance_not_negative"),
     CheckConstraint("version >= 0", name="version_not_negative"),
+    comment="A user's account. version counts its entries, balance is the newest's balance_after.",
     # Every posting updates rows in place: room on the page keeps those updates heap-only, off the index.
     postgresql_with={"fillfactor": "50"},
 )
@@ -86,6 +87,7 @@ transfers = Table(
     CheckConstraint("attempts >= 0 AND lost_leases >= 0 AND generation >= 1", name="counters_not_negative"),
     CheckConstraint("char_length(idempotency_key) BETWEEN 1 AND 255", name="idempotency_key_length"),
     CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="key_has_hash"),
+    comment="A movement of money: the job's record, the outbox and the idempotency store in a row.",
 )
 
 # models/orders.py find_by_key: the first answer to this user's key. The user is whoever gave the order.
@@ -125,6 +127,7 @@ entries = Table(
     CheckConstraint("(type = 3) = (counterparty IS NOT NULL)", name="counterparty_iff_transfer"),
     CheckConstraint("counterparty <> wallet_id", name="counterparty_is_another"),
     CheckConstraint("balance_after >= 0", name="balance_not_negative"),
+    comment="Immutable. One signed row on one wallet for every transfer posted; seq has no gaps.",
 )
 
 # models/history.py with a type: a filtered page is a range of this one.
@@ -139,4 +142,5 @@ snowflake_nodes = Table(
     # Milliseconds since the Unix epoch: no id of this node lies beyond it, and its next holder starts above it.
     Column("reserved_until_ms", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("node BETWEEN 0 AND 1023", name="node_fits_10_bits"),
+    comment="Who may issue ids as which node, and up to which instant.",
 )

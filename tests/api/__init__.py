@@ -1,0 +1,1 @@
+"""The contract over HTTP, as something that can fail."""

@@ -1,0 +1,125 @@
+"""A real gunicorn with ops' configuration, as a child process: for what a test client cannot show."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.api.calls import Json, decode
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"
+# Generous: on a busy machine gunicorn takes seconds to import all of it.
+TIMEOUT_S = 60.0
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Json:
+        """The body as a JSON object."""
+        return decode(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Gunicorn:
+    """A running server."""
+
+    port: int
+    log: Path
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Iterator[bytes] | None = None,
+    ) -> Answer:
+        """Send a request on a connection of its own; an iterator of pieces goes out chunked."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        try:
+            chunked = body is not None and not isinstance(body, bytes)
+            sent = dict(headers or {}) | ({"Transfer-Encoding": "chunked"} if chunked else {})
+            connection.request(method, path, body, sent, encode_chunked=chunked)
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def move(self, path: str, body: Json, *, user: int = 1, headers: Mapping[str, str] | None = None) -> Answer:
+        """Move money."""
+        return self.ask("POST", path, headers=json_of(user) | dict(headers or {}), body=encode(body))
+
+    def get(self, path: str, *, user: int | str = 1) -> Answer:
+        """Read something."""
+        return self.ask("GET", path, headers={"Authorization": str(user)})
+
+    def send_raw(self, request: bytes) -> bytes:
+        """Send bytes that need not be HTTP, and return what comes back until the server hangs up."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_S) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            received = b""
+            while piece := connection.recv(65_536):
+                received += piece
+            return received
+
+    def lines(self) -> list[str]:
+        """Return the lines of the log so far, whole ones only."""
+        return self.log.read_text().rpartition("\n")[0].splitlines()
+
+
+def json_of(user: int) -> dict[str, str]:
+    """Return the headers of a user's JSON body."""
+    return {"Authorization": str(user), "Content-Type": "application/json"}
+
+
+def encode(body: Json) -> bytes:
+    """Write a flat JSON object of integers."""
+    return ("{" + ", ".join(f'"{name}": {value}' for name, value in body.items()) + "}").encode()
+
+
+@contextmanager
+def gunicorn(log: Path, **environment: str) -> Iterator[Gunicorn]:
+    """Run the server on a socket of ours, so that no port is ever guessed: requests wait there until it is up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as output:
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            str(CONFIGURATION),
+            "-b",
+            f"fd://{listener.fileno()}",
+            "wsgi:app",
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}} | environment,
+            pass_fds=[listener.fileno()],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield Gunicorn(listener.getsockname()[1], log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            finally:
+                process.kill()
+                process.wait()

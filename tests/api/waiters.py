@@ -1,0 +1,23 @@
+"""Waiting for conditions, and for others to wait."""
+
+import time
+from collections.abc import Callable
+
+from flask import Flask
+
+PATIENCE_S = 30.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.005)
+
+
+def waiting_clients(app: Flask) -> int:
+    """Return how many requests of the application hold a seat right now."""
+    services = app.extensions["wallet"]
+    free: int = services.waiting._seats._value
+    return int(services.settings.api_threads) // 2 - free

@@ -1,0 +1,28 @@
+"""``make chaos``: one minute, or as long as is asked for."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.run import run
+
+
+def main() -> int:
+    """Run, print the figures, and tell by the exit status whether they are clean."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="wallet-chaos-"))
+    sys.stdout.write(f"chaos for {options.seconds:.0f} s, seed {options.seed}, in {home}\n")
+    report = run(home, seconds=options.seconds, seed=options.seed)
+    sys.stdout.write("\n".join(report.lines()) + "\n")
+    if report.is_clean:
+        shutil.rmtree(home)
+    return 0 if report.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The run itself: clients and a killer side by side, then silence, then the audit."""
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg2
+import redis
+from sqlalchemy import create_engine
+
+from tests.books import check_books
+from tests.chaos.client import Call, Client
+from tests.chaos.stack import Stack, wait_until
+
+USERS = 8
+OPENING_CENTS = 50_000
+CLIENTS = 6
+# Longer than a lease (10 s) after the last kill, with room for a slow machine.
+SETTLE_TIMEOUT_S = 90.0
+_PENDING = "SELECT count(*) FROM transfers WHERE status = 'pending'"
+
+
+@dataclass
+class Report:
+    """What was done and what was found."""
+
+    calls: int = 0
+    statuses: Counter[int | str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
+    settled_after_s: float = 0.0
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
+        answers = ", ".join(f"{name} {count}" for name, count in sorted(self.statuses.items(), key=str))
+        return [
+            f"faults: {faults}",
+            f"requests answered: {self.calls} ({self.repeated} only after being sent again); answers: {answers}",
+            f"all transfers final {self.settled_after_s:.1f} s after the last fault",
+            f"lost {len(self.lost)}, doubled {len(self.doubled)}, wrong {len(self.wrong)}",
+            *self.lost[:5],
+            *self.doubled[:5],
+            *self.wrong[:5],
+        ]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was lost, doubled or wrong."""
+        return not (self.lost or self.doubled or self.wrong)
+
+
+def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Report:
+    """Run chaos for a while and audit what is left."""
+    report = Report()
+    rng = random.Random(seed)
+    with Stack(home, WORKERS="2", RETRY_DELAYS="0.2,0.5,1,2,4", LOG_LEVEL="WARNING") as stack:
+        clients = [Client(f"client{n}", stack.port, users=USERS, seed=rng.randrange(2**32)) for n in range(CLIENTS)]
+        opening = Client("opening", stack.port, users=USERS, seed=0)
+        for user in range(1, USERS + 1):
+            opening.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
+        for client in clients:
+            client.start()
+        _cause_faults(stack, rng, report, seconds=seconds, pause_s=pause_s)
+        for client in clients:
+            client.stop()
+        for client in clients:
+            client.join(SETTLE_TIMEOUT_S)
+        report.settled_after_s = wait_until(lambda: _count_pending(stack) == 0, SETTLE_TIMEOUT_S, "all are final")
+        _audit(stack, opening, clients, report)
+    return report
+
+
+def _cause_faults(stack: Stack, rng: random.Random, report: Report, *, seconds: float, pause_s: float) -> None:
+    end = time.monotonic() + seconds
+    while (left_s := end - time.monotonic()) > 0:
+        time.sleep(min(rng.uniform(0.5, 1.5) * pause_s, left_s))  # the rhythm of the faults is the experiment
+        fault = rng.choice(["worker", "worker", "worker", "api", "postgres", "redis", "flush", "flush"])
+        state = stack.state()
+        if fault == "flush":
+            try:
+                with redis.Redis.from_url(state["redis"]["url"], socket_timeout=2) as client:
+                    client.flushall()
+            except redis.RedisError:
+                continue  # it is just being restarted
+        elif fault == "worker":
+            stack.kill(rng.choice(state["workers"])["pid"])
+        else:
+            stack.kill(state[fault]["pid"])
+        report.faults[fault] += 1
+
+
+def _count_pending(stack: Stack) -> int:
+    try:
+        connection = psycopg2.connect(stack.state()["postgres"]["url"], connect_timeout=2)
+    except psycopg2.OperationalError:
+        return -1
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_PENDING)
+            return int((cursor.fetchone() or (-1,))[0])
+    finally:
+        connection.close()
+
+
+def _audit(stack: Stack, reader: Client, clients: list[Client], report: Report) -> None:
+    """Hold what the clients were told against what the service says now, and the service against itself."""
+    calls = [call for client in clients for call in client.calls]
+    report.calls = len(calls)
+    report.repeated = sum(call.tries > 1 for call in calls)
+    for client in clients:
+        report.statuses += client.statuses
+        if client.is_alive():
+            report.lost.append(f"{client.name} never got an answer to {client.calls[-1].key}")
+    expected = dict.fromkeys(range(1, USERS + 1), OPENING_CENTS)
+    for demo in (1, 2):
+        expected[demo] += 10_000
+    for call in calls:
+        _replay(call, reader, expected, report)
+    for user, cents in expected.items():
+        _, answer = reader.read(user, "/api/wallet/balance/v1")
+        if answer["balance"] != cents:
+            report.wrong.append(f"user {user} has {answer['balance']}, and was told of {cents}")
+    engine = create_engine(stack.state()["postgres"]["url"].replace("postgresql", "postgresql+psycopg2"))
+    try:
+        check_books(engine)
+        _check_one_transfer_a_key(engine.raw_connection(), calls, report)
+    except AssertionError as error:
+        report.wrong.append(f"books: {error}")
+    finally:
+        engine.dispose()
+
+
+def _replay(call: Call, reader: Client, expected: dict[int, int], report: Report) -> None:
+    """Do in memory what the client was told that the service did."""
+    if call.status not in {200, 202, 422}:
+        report.wrong.append(f"{call.path} {call.key} was answered {call.status}: {call.answer}")
+    if call.status not in {200, 202}:
+        return
+    transfer_id = call.answer.get("job_id") or call.answer["transfer_id"]
+    status, job = reader.read(call.user, f"/api/jobs/v1/{transfer_id}")
+    if status != 200:
+        report.lost.append(f"{call.key}: transfer {transfer_id} was accepted and is not there")
+        return
+    if job["status"] == "rejected" and call.status == 202:
+        return
+    if job["status"] != "posted":
+        report.lost.append(f"{call.key}: transfer {transfer_id} is {job['status']}: {job['last_error']}")
+        return
+    amount = call.body["amount"]
+    if "deposit" not in call.path:
+        expected[call.user] -= amount
+    if "withdraw" not in call.path:
+        expected[call.body.get("destination_user_id", call.user)] += amount
+
+
+def _check_one_transfer_a_key(connection: object, calls: list[Call], report: Report) -> None:
+    """No key has two transfers, and none has one whose client was told of a refusal."""
+    with connection.cursor() as cursor:  # type: ignore[attr-defined]
+        cursor.execute(
+            "SELECT coalesce(source, destination), idempotency_key, count(*), min(id) FROM transfers"
+            " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
+        )
+        found = {(user, key): (count, first) for user, key, count, first in cursor.fetchall()}
+    for call in calls:
+        count, _ = found.get((call.user, call.key), (0, None))
+        if count > 1:
+            report.doubled.append(f"{call.key}: {count} transfers")
+        if count and call.status not in {200, 202}:
+            report.doubled.append(f"{call.key}: refused with {call.status}, and yet recorded")

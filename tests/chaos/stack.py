@@ -1,0 +1,80 @@
+"""A whole service to be hard on: ``python -m ops.stack`` on a home of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 90.0
+
+
+class Stack:
+    """Use it as a context manager: it is ready within, and gone after."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self.home = home
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "WALLET_HOME": str(home),
+            "PORT": str(self.port),
+            "RATE_LIMIT": "off",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what stack.json says now."""
+        found: dict[str, Any] = json.loads((self.home / "run" / "stack.json").read_text())
+        return found
+
+    def kill(self, pid: int) -> None:
+        """Kill one of its processes, without a chance to tidy up."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / "output").open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ops.stack"],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until((self.home / "run" / "stack.json").exists, START_TIMEOUT_S, "the stack is ready")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
+    """Wait for a condition and return how many seconds it took.
+
+    Raises:
+        TimeoutError: it did not come true in time.
+    """
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(0.05)
+    return time.monotonic() - began
