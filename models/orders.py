@@ -106,8 +106,7 @@ class Orders:
         order, transfer_id = current.begin(), current.transfer_id
         with self._engine.connect() as connection:
             try:
-                if order.source == order.destination:
-                    raise SelfTransferInvalid
+                _check_parties(connection, order)
                 if not _insert(connection, _INSERT, current):
                     recorded = _find_recorded(connection, current)
                     return _receipt(connection, recorded, replayed=recorded.id != transfer_id)
@@ -130,8 +129,7 @@ class Orders:
         statement = _INSERT if current.in_doubt else _INSERT_IF_COVERED
         with self._autocommit.connect() as connection:
             try:
-                if order.source == order.destination:
-                    raise SelfTransferInvalid
+                _check_parties(connection, order)
                 current.sent = True
                 if _insert(connection, statement, current):
                     return Acceptance(transfer_id=transfer_id)
@@ -234,6 +232,19 @@ def _receipt(connection: Connection, row: Row[Any], *, replayed: bool) -> Receip
         select(entries.c.balance_after).where(entries.c.wallet_id == wallet_id, entries.c.seq == seq)
     ).scalar_one()
     return Receipt(transfer_id=row.id, balance_cents=balance_cents, replayed=replayed)
+
+
+def _check_parties(connection: Connection, order: Order) -> None:
+    """Refuse a transfer to oneself; that one has no wallet is said first, as everywhere.
+
+    Raises:
+        WalletNotFound: the payer has no wallet.
+        SelfTransferInvalid: the payer is the payee.
+    """
+    if order.source == order.destination:
+        if connection.execute(select(wallets.c.id).where(wallets.c.id == order.source)).first() is None:
+            raise WalletNotFound(order.source)
+        raise SelfTransferInvalid
 
 
 def _check_covered(connection: Connection, order: Order) -> None:

@@ -46,7 +46,7 @@ def post_fork(_arbiter: Arbiter, worker: Worker) -> None:
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 logger_class = JsonLogger
-worker_class = "gthread"
+worker_class = "ops.thread_worker.ProblemThreadWorker"
 workers = settings.api_processes
 threads = settings.api_threads
 # Each process loads the application itself: SIGHUP then brings new code, and no connection crosses a fork.

@@ -178,7 +178,8 @@ def test_a_broken_request_is_refused_and_moves_nothing(
 )
 def test_a_strange_request_line_is_the_clients_mistake(server: Gunicorn, request_line: bytes) -> None:
     answered = server.send_raw(request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
-    assert answered[9:10] == b"4", answered
+    assert answered[9:12] in {b"400", b"401", b"404", b"405"}, answered
+    assert b"application/problem+json" in answered or request_line.startswith(b"OPTIONS"), answered
     assert server.get("/healthz").status == 200
 
 
@@ -267,10 +268,10 @@ def test_what_the_server_itself_logs_is_not_put_down_to_the_last_user(server: Gu
     assert server.send_raw(b"stray\r\n\r\n").startswith(b"HTTP/1.1 400")
 
     def strays() -> list[dict[str, Any]]:
-        return [each for each in parsed(server.lines()) if "stray" in each["event"]]
+        return [each for each in parsed(server.lines()) if each["event"] == "unreadable request"]
 
     wait_for(lambda: bool(strays()))
-    assert all(each.keys().isdisjoint({"user_id", "trace_id", "request_id"}) for each in strays())
+    assert all(each.keys().isdisjoint({"user_id", "request_id"}) for each in strays())
 
 
 def test_no_secret_is_in_any_output(server: Gunicorn, postgres: TcpProxy, redis_url: str) -> None:
