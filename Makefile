@@ -9,7 +9,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-find-links --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos bench lock
+.PHONY: help run test check chaos bench mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -39,6 +39,11 @@ bench: ## measure how fast it is, beside yardsticks, in some 15 minutes (BENCH_R
 chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1)
 	$(VENV) requirements-dev.txt
 	@exec $(RUN) -m tests.chaos --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
+mutants: ## change the code that computes money in every small way, and see a test fail for each
+	$(VENV) requirements-dev.txt
+	@rm -rf .mutants && mkdir .mutants && cp -r models tests pyproject.toml .mutants
+	@cd .mutants && ../$(RUN) -m mutmut run --max-children 2 && ../$(RUN) -m mutmut results
 
 lock: ## pin all packages anew, from the requirements*.in
 	$(VENV) requirements-dev.txt

@@ -111,6 +111,8 @@ def _lock_wallets(connection: Connection, batch: Sequence[Pending], locking: str
     """Lock all the wallets of a batch, opening those that a deposit is the first to name."""
     wallets = _locked(connection, _parties(batch), locking)
     depositors = {transfer.destination for transfer in batch if transfer.source is None and transfer.destination}
+    # Locked out of id order, which is safe as long as whoever opens a wallet posts nothing else: a deposit is always
+    # a batch of one. A batch of deposits would have to open first, and then lock everything in order.
     if fresh := depositors - wallets.keys():
         connection.exec_driver_sql(_OPEN_WALLETS, (_array(sorted(fresh)),))
         wallets |= _locked(connection, fresh, locking)

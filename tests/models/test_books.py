@@ -1,0 +1,166 @@
+"""tests/books.py can fail: every promise is broken by hand, and it says so."""
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from models.orders import Orders
+from tests.books import CHECKS, BooksDoNotBalanceError, broken_promises, check_books
+from tests.models.ordering import deposit, later, transfer, withdrawal
+
+OVERDRAWN = """
+    ALTER TABLE wallets DROP CONSTRAINT wallets_balance_not_negative;
+    UPDATE wallets SET balance = -1 WHERE id = 1
+"""
+
+# What is done to the books, and the promise that it breaks (others may break with it).
+CRIMES = [
+    ("UPDATE wallets SET balance = balance + 1 WHERE id = 1", "a balance is the sum of its entries"),
+    ("UPDATE wallets SET balance = balance - 1 WHERE id = 1", "a balance is the sum of its entries"),
+    ("INSERT INTO wallets (id, balance) VALUES (9, 1)", "a balance is the sum of its entries"),
+    ("UPDATE entries SET amount = amount + 1 WHERE wallet_id = 1 AND seq = 1", "a balance is the sum of its entries"),
+    ("UPDATE wallets SET balance = balance + 1 WHERE id = 1", "a balance is what its newest entry says"),
+    ("INSERT INTO wallets (id, balance) VALUES (9, 1)", "a balance is what its newest entry says"),
+    (
+        "UPDATE entries SET balance_after = 1 WHERE wallet_id = 1 AND seq = 3",
+        "a balance is what its newest entry says",
+    ),
+    ("UPDATE wallets SET version = version + 1 WHERE id = 1", "a version counts the wallet's entries"),
+    ("INSERT INTO wallets (id, version) VALUES (9, 1)", "a version counts the wallet's entries"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 2", "a version counts the wallet's entries"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 1", "seq runs from 1 to the version without a gap"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 2", "seq runs from 1 to the version without a gap"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 3", "seq runs from 1 to the version without a gap"),
+    ("UPDATE entries SET seq = 7 WHERE wallet_id = 1 AND seq = 3", "seq runs from 1 to the version without a gap"),
+    (
+        "UPDATE entries SET balance_after = balance_after + 1 WHERE wallet_id = 1 AND seq = 1",
+        "every entry goes on from the balance before it",
+    ),
+    (
+        "UPDATE entries SET amount = amount - 1 WHERE wallet_id = 1 AND seq = 2",
+        "every entry goes on from the balance before it",
+    ),
+    (
+        "UPDATE entries SET created_at = created_at - interval '1 hour' WHERE wallet_id = 1 AND seq = 2",
+        "a wallet's entries are in order of time",
+    ),
+    ("DELETE FROM wallets WHERE id = 2", "every entry is on a wallet that exists"),
+    ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'transfer' AND status = 'posted'",
+     "a posted transfer has its entry on the source"),
+    ("UPDATE transfers SET source_seq = 1 WHERE kind = 'transfer' AND status = 'posted'",
+     "a posted transfer has its entry on the source"),
+    ("UPDATE transfers SET destination = 3 WHERE kind = 'transfer' AND status = 'posted'",
+     "a posted transfer has its entry on the source"),
+    ("UPDATE transfers SET kind = 'transfer', destination = 2, destination_seq = 1 WHERE kind = 'withdrawal'",
+     "a posted transfer has its entry on the source"),
+    ("DELETE FROM entries WHERE type = 2", "a posted transfer has its entry on the source"),
+    ("UPDATE entries SET transfer_id = 1 WHERE type = 2", "a posted transfer has its entry on the source"),
+    ("UPDATE entries SET counterparty = 3 WHERE type = 3 AND amount < 0",
+     "a posted transfer has its entry on the source"),
+    ("UPDATE entries SET type = 3, counterparty = 2 WHERE type = 2", "a posted transfer has its entry on the source"),
+    ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'deposit'",
+     "a posted transfer has its entry on the destination"),
+    ("UPDATE transfers SET destination_seq = 9 WHERE kind = 'transfer' AND status = 'posted'",
+     "a posted transfer has its entry on the destination"),
+    ("DELETE FROM entries WHERE type = 1", "a posted transfer has its entry on the destination"),
+    ("UPDATE entries SET counterparty = 3 WHERE type = 3 AND amount > 0",
+     "a posted transfer has its entry on the destination"),
+    ("UPDATE entries SET type = 3, counterparty = 7 WHERE type = 1",
+     "a posted transfer has its entry on the destination"),
+    ("DELETE FROM transfers WHERE kind = 'withdrawal'", "every entry is one that a posted transfer points to"),
+    ("UPDATE transfers SET source_seq = 1 WHERE kind = 'withdrawal'",
+     "every entry is one that a posted transfer points to"),
+    (
+        # A second pair of entries for one transfer: the sums still agree.
+        """
+        INSERT INTO entries (wallet_id, seq, transfer_id, counterparty, type, amount, balance_after)
+        SELECT w.id, w.version + 1, t.id, 3 - w.id, 3, CASE w.id WHEN 1 THEN -1 ELSE 1 END,
+            w.balance + CASE w.id WHEN 1 THEN -1 ELSE 1 END
+        FROM wallets w, transfers t WHERE t.kind = 'transfer' AND t.status = 'posted' AND w.id IN (1, 2);
+        UPDATE wallets SET balance = balance + CASE id WHEN 1 THEN -1 ELSE 1 END, version = version + 1
+        """,
+        "every entry is one that a posted transfer points to",
+    ),
+    (
+        """
+        UPDATE transfers SET status = 'pending', completed_at = NULL, source_seq = NULL, destination_seq = NULL
+        WHERE kind = 'transfer'
+        """,
+        "a transfer that is not posted has no entries",
+    ),
+    (
+        """
+        ALTER TABLE transfers DROP CONSTRAINT transfers_source_entry_iff_posted;
+        UPDATE transfers SET source_seq = 1 WHERE status = 'pending'
+        """,
+        "a transfer that is not posted has no entries",
+    ),
+    (
+        """
+        ALTER TABLE transfers DROP CONSTRAINT transfers_destination_entry_iff_posted;
+        UPDATE transfers SET destination_seq = 1 WHERE status = 'pending'
+        """,
+        "a transfer that is not posted has no entries",
+    ),
+    ("UPDATE wallets SET balance = balance + 1 WHERE id = 1",
+     "money is only made by deposits and destroyed by withdrawals"),
+    ("UPDATE wallets SET balance = balance - 1 WHERE id = 1",
+     "money is only made by deposits and destroyed by withdrawals"),
+    ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'deposit'",
+     "money is only made by deposits and destroyed by withdrawals"),
+    ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'withdrawal'",
+     "money is only made by deposits and destroyed by withdrawals"),
+    (OVERDRAWN, "no balance is negative"),
+    (
+        """
+        ALTER TABLE entries DROP CONSTRAINT entries_balance_not_negative;
+        UPDATE entries SET balance_after = -1 WHERE wallet_id = 1 AND seq = 2
+        """,
+        "no balance is negative",
+    ),
+    (
+        """
+        ALTER TABLE transfers DROP CONSTRAINT transfers_amount_positive;
+        UPDATE transfers SET amount = 0 WHERE status = 'pending'
+        """,
+        "no amount ordered is below 1",
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture
+def honest_books(orders: Orders) -> None:
+    """Wallet 1 has three entries, wallet 2 two; a transfer waits."""
+    orders.execute(deposit(1, 100))
+    orders.execute(deposit(2, 5))
+    orders.execute(withdrawal(1, 30))
+    orders.execute(transfer(1, 2, 20))  # 100 - 30 - 20 = 50, 5 + 20 = 25
+    orders.accept(later(1, 2, 10))
+
+
+@pytest.mark.usefixtures("honest_books")
+def test_honest_books_pass(engine: Engine) -> None:
+    check_books(engine)
+
+
+def test_empty_books_pass(engine: Engine) -> None:
+    check_books(engine)
+
+
+@pytest.mark.usefixtures("honest_books")
+@pytest.mark.parametrize(("crime", "promise"), CRIMES)
+def test_every_crime_is_found(connection: Connection, crime: str, promise: str) -> None:
+    assert not broken_promises(connection)
+    connection.execute(text(crime))
+    assert promise in broken_promises(connection)
+
+
+def test_every_promise_has_been_broken() -> None:
+    assert {promise for _, promise in CRIMES} == set(CHECKS)
+
+
+@pytest.mark.usefixtures("honest_books")
+def test_a_committed_crime_raises_and_is_named(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE wallets SET balance = 51 WHERE id = 1"))
+    with pytest.raises(BooksDoNotBalanceError, match=r"a balance is the sum of its entries: .*'balance': 51"):
+        check_books(engine)
