@@ -15,13 +15,14 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg2 import extensions
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, delete
 
 from api.app import create_app
 from config import Settings
 from models import migrations
 from models.database import create_bounded_engine
 from models.snowflake import NodeLease, Snowflake
+from models.tables import entries, transfers, wallets
 from ops.servers import PostgresServer, RedisServer
 from tests.proxy import TcpProxy
 
@@ -132,8 +133,8 @@ def shared_engine(database_url: str) -> Iterator[Engine]:
 def engine(shared_engine: Engine) -> Engine:
     """An engine on empty tables, for tests that commit."""
     with shared_engine.begin() as connection:
-        for table in ("entries", "transfers", "wallets"):
-            connection.execute(text(f"DELETE FROM {table}"))
+        for table in (entries, transfers, wallets):
+            connection.execute(delete(table))
     return shared_engine
 
 

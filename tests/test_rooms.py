@@ -34,7 +34,9 @@ def test_nobody_imports_an_entry_point(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_import_stands_inside_a_function(path: Path) -> None:
     functions = (
-        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     assert [name for function in functions for name in _imports(function)] == []
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn
