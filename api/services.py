@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import cast
 
-from flask import current_app
+from flask import Flask, current_app
 from sqlalchemy import Engine
 
 from api.waiting import WaitingRoom
@@ -24,11 +24,17 @@ class Services:
 
     settings: Settings
     engine: Engine
+    snowflake: Snowflake
     orders: Orders
     history: History
     queue: TransferQueue
     dead_letters: DeadLetters
     waiting: WaitingRoom
+
+    def close(self) -> None:
+        """Give back what others may use at once: the lease on a node id, the connections."""
+        self.snowflake.release()
+        self.engine.dispose()
 
 
 def make_services(settings: Settings) -> Services:
@@ -39,11 +45,13 @@ def make_services(settings: Settings) -> Services:
         pool_size=settings.api_threads,
         application_name="wallet-api",
     )
+    snowflake = Snowflake(NodeLease(engine))
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
     return Services(
         settings=settings,
         engine=engine,
-        orders=Orders(engine, Snowflake(NodeLease(engine))),
+        snowflake=snowflake,
+        orders=Orders(engine, snowflake),
         history=History(engine),
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
@@ -54,4 +62,9 @@ def make_services(settings: Settings) -> Services:
 
 def services() -> Services:
     """Return the running application's services."""
-    return cast("Services", current_app.extensions[EXTENSION])
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """Return an application's services."""
+    return cast("Services", app.extensions[EXTENSION])

@@ -14,6 +14,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 import logs
+from api.services import services_of
 from config import Settings, load_or_exit
 from ops.launch import PR_SET_PDEATHSIG
 
@@ -42,6 +43,13 @@ def post_fork(_arbiter: Arbiter, worker: Worker) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if worker.ppid != os.getppid():
             sys.exit(0)
+
+
+def worker_exit(_arbiter: Arbiter, worker: Worker) -> None:
+    """Let an ending worker process give back its lease and its connections."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:  # it got as far as loading it
+        services_of(app).close()
 
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
