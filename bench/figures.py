@@ -1,0 +1,72 @@
+"""What a measure is, and the words for what it reports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bench.site import Site
+
+# Values by the keys of figures; further keys are only kept in bench.json.
+Values = Mapping[str, float]
+
+
+class BenchError(Exception):
+    """What was measured cannot be trusted, or not be measured. The message is one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured.
+
+    ``jobs``: in the backlog of a drain. ``stock_jobs``: the same for stock RQ workers. ``pgbench_s``, ``steady_s``:
+    how long pgbench and a steady rate of requests last. ``settings``: of the service, over its defaults.
+    """
+
+    rounds: int = 5
+    jobs: int = 60_000
+    stock_jobs: int = 1_500
+    pgbench_s: int = 7
+    steady_s: int = 8
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A figure divided by another one of the same round, and what that is to be at least."""
+
+    to: str
+    at_least: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A number that is reported, and what is expected of it.
+
+    ``unit`` is ``/s`` or ``ms``; ``is_yardstick``: measured to compare with, not to be proud of.
+    """
+
+    key: str
+    label: str
+    unit: str
+    ratios: tuple[Ratio, ...] = ()
+    at_most: float | None = None
+    is_yardstick: bool = False
+
+
+class Measure(Protocol):
+    """One thing that is measured once a round. Add a new one to :data:`bench.measures.MEASURES`."""
+
+    @property
+    def name(self) -> str:
+        """What ``--only`` finds it by."""
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """What it reports."""
+
+    def take(self, site: Site, plan: Plan) -> Values:
+        """Measure once, on a site that it first lays out for itself.
+
+        Raises:
+            BenchError: there is no result to be trusted.
+        """

@@ -1,0 +1,1 @@
+"""The pure parts of the benchmark: what is computed from the rounds, and how it is shown."""
