@@ -150,6 +150,8 @@ class RelayThread:
                     pause_s = 0.0
             except (redis.RedisError, Unavailable) as error:
                 _log.warning("pass broken off", cause=first_line(error))
+            except Exception:  # noqa: BLE001 - a worker whose relay has died looks healthy, and what is lost stays lost
+                _log.exception("pass broken off")
             self._stop.wait(pause_s)
         with suppress(redis.RedisError, LockError):
             if self._lock.owned():

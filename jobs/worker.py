@@ -10,6 +10,7 @@ may be handed back, or run out of its lease, at any moment.
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -113,12 +114,21 @@ class BatchWorker(SimpleWorker):
         self._state = WorkerStatus.IDLE
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Tell RQ that this worker lives, and register again if Redis has forgotten it."""
-        if pipeline is not None or time.monotonic() < self._next_heartbeat:
-            return
-        self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+        """Tell RQ that this worker lives, and register again if Redis has forgotten it.
+
+        A Redis that is away is no reason to end here: the next claim finds it out, and waits.
+        """
+        if pipeline is not None:
+            super().heartbeat(timeout, pipeline=pipeline)
+        elif time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+            with suppress(redis.RedisError):
+                self._show(timeout)
+
+    def _show(self, timeout: int | None) -> None:
         with self.connection.pipeline() as both:
             super().heartbeat(timeout, pipeline=both)
+            both.hset(self.key, "state", self._state)
             both.hexists(self.key, "birth")
             *_, is_registered = both.execute()
         if not is_registered:
@@ -132,7 +142,8 @@ class BatchWorker(SimpleWorker):
         """Look for ``rq suspend`` now and then, and wait while it holds."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + HEARTBEAT_S
-            super().check_for_suspension(burst)
+            with suppress(redis.RedisError):
+                super().check_for_suspension(burst)
 
     @property
     def should_run_maintenance_tasks(self) -> bool:
@@ -143,6 +154,20 @@ class BatchWorker(SimpleWorker):
         """Let whoever waits after a fault stop waiting."""
         _log.info("told to stop, the batch goes on to its end")
         self._stopping.set()
+
+    def set_shutdown_requested_date(self) -> None:
+        """Show that this worker was told to stop. Called by a signal, in the middle of anything: raises nothing."""
+        with suppress(redis.RedisError):
+            super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]
+
+    def teardown(self) -> None:
+        """Sign off, if there is a Redis to sign off from."""
+        with suppress(redis.RedisError):
+            super().teardown()  # type: ignore[no-untyped-call]
+
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        """Keep the client's patience: RQ would raise it far beyond a lease."""
+        return connection
 
     def _settle(self, claim: Claim) -> Settled:
         ids = [each for each in map(transfer_id_of, claim.ids) if each is not None]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, select, text
+from sqlalchemy import Connection, Engine, Row, func, or_, select, text
 
 from models.database import fetch_all
 from models.ledger import Outcome
@@ -143,10 +143,11 @@ def find_pending(engine: Engine, *, after: int, limit: int) -> list[int]:
 
 
 def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
-    """Return what is needed to enqueue those of the transfers that are still pending."""
+    """Return what is needed to enqueue those of the transfers that are still pending, and due."""
+    is_due = or_(transfers.c.next_attempt_at.is_(None), transfers.c.next_attempt_at <= func.now())
     query = (
         select(transfers.c.id, transfers.c.trace, transfers.c.lost_leases)
-        .where(transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending")
+        .where(transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", is_due)
         .order_by(transfers.c.id)
     )
     return [Due(row.id, row.trace, row.lost_leases) for row in fetch_all(engine, query)]

@@ -1,0 +1,182 @@
+"""The way onto the queue from a request: it never raises, costs a silent Redis one timeout, and loses nothing."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from rq.serializers import JSONSerializer
+from sqlalchemy import Engine
+
+from jobs.circuit import Circuit
+from jobs.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, connect_redis, transfers_queue
+from jobs.relay import Relay
+from jobs.rq_keys import FAILED, RqKeys
+from models.attempts import Due
+from ops.processes import wait_for
+from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued
+from tests.jobs.conftest import WorkerMaker, drain
+from tests.jobs.test_circuit import Clock
+from tests.proxy import TcpProxy
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock) -> Iterator[TransferQueue]:
+    """A queue behind the proxy, whose circuit goes by a clock that is turned by hand. It is connected."""
+    client = connect_redis(redis_proxy.url)
+    queue = TransferQueue(client)
+    queue._circuit = Circuit(open_s=10.0, clock=clock)
+    assert queue.enqueue(1, trace=None)
+    redis_client.flushdb()
+    yield queue
+    client.close()
+
+
+@pytest.fixture
+def attempts(queue: TransferQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ids that were really sent to Redis."""
+    sent: list[int] = []
+    enqueue = queue._keys.enqueue
+
+    def counted(jobs: list[object], *, lost: bool = False) -> int:
+        sent.extend(job.id for job in jobs)  # type: ignore[attr-defined]
+        return enqueue(jobs, lost=lost)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(queue._keys, "enqueue", counted)
+    return sent
+
+
+def test_a_transfer_gets_onto_the_queue_with_its_trace(queue: TransferQueue, redis_client: redis.Redis) -> None:
+    assert queue.enqueue(7, trace="00-trace")
+    assert queued(redis_client) == ["7"]
+    assert job_of(redis_client, 7).meta == {"tp": "00-trace"}
+
+
+def test_a_transfer_that_is_on_the_queue_already_is_a_success_and_is_there_once(
+    queue: TransferQueue, redis_client: redis.Redis
+) -> None:
+    assert [queue.enqueue(7, trace=None) for _ in range(3)] == [True, True, True]
+    assert queued(redis_client) == ["7"]
+
+
+def test_a_redis_that_hangs_costs_one_request_its_timeout_and_not_those_after_it(
+    queue: TransferQueue, redis_proxy: TcpProxy, attempts: list[int]
+) -> None:
+    redis_proxy.hold()
+    assert [queue.enqueue(number, trace=None) for number in range(1, 20)] == [False] * 19
+    assert attempts == [1]
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_a_redis_that_refuses_is_asked_once_in_a_pause(
+    queue: TransferQueue, redis_proxy: TcpProxy, attempts: list[int], clock: Clock
+) -> None:
+    redis_proxy.refuse()
+    assert not any(queue.enqueue(number, trace=None) for number in (1, 2, 3))
+    clock.now_s += 10.0
+    assert not any(queue.enqueue(number, trace=None) for number in (4, 5, 6))
+    assert attempts == [1, 4]
+
+
+def test_after_the_pause_one_asks_and_its_success_is_everybodys(
+    queue: TransferQueue, redis_client: redis.Redis, redis_proxy: TcpProxy, attempts: list[int], clock: Clock
+) -> None:
+    redis_proxy.refuse()
+    assert not queue.enqueue(1, trace=None)
+    redis_proxy.refuse(refusing=False)
+    assert not queue.enqueue(2, trace=None)  # nobody knows yet
+    clock.now_s += 10.0
+    assert [queue.enqueue(number, trace=None) for number in (3, 4, 5)] == [True, True, True]
+    assert attempts == [1, 3, 4, 5]
+    assert queued(redis_client) == ["3", "4", "5"]
+
+
+def test_what_did_not_get_onto_the_queue_is_found_by_the_relay(
+    *,
+    books: Engine,
+    queue: TransferQueue,
+    redis_client: redis.Redis,
+    redis_proxy: TcpProxy,
+    relay: Relay,
+    make_worker: WorkerMaker,
+) -> None:
+    ids = accept(books, 5)
+    redis_proxy.refuse()
+    assert not any(queue.enqueue(number, trace=None) for number in ids)
+    assert queued(redis_client) == []
+    relay.run_once()
+    drain(make_worker())
+    assert_posted_once(books, ids)
+
+
+def test_an_enqueue_whose_reply_was_lost_is_there_once_however_often_it_is_repeated(
+    *,
+    books: Engine,
+    queue: TransferQueue,
+    redis_client: redis.Redis,
+    redis_proxy: TcpProxy,
+    relay: Relay,
+    clock: Clock,
+    make_worker: WorkerMaker,
+) -> None:
+    (number,) = accept(books, 1)
+    redis_proxy.lose_reply_to(lambda data: b"EVALSHA" in data)
+    assert not queue.enqueue(number, trace=None)
+    assert redis_proxy.cuts == 1
+    assert queued(redis_client) == [str(number)]
+    clock.now_s += 10.0
+    assert queue.enqueue(number, trace=None)
+    relay.run_once()
+    assert queued(redis_client) == [str(number)]
+    drain(make_worker())
+    assert_posted_once(books, [number])
+
+
+def test_an_enqueue_that_hung_and_went_through_later_is_there_once(
+    queue: TransferQueue, redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock
+) -> None:
+    redis_proxy.hold()
+    assert not queue.enqueue(7, trace=None)
+    redis_proxy.resume()
+    assert wait_for(lambda: queued(redis_client) == ["7"], PATIENCE_S)  # what was on its way arrives
+    clock.now_s += 10.0
+    assert queue.enqueue(7, trace=None)
+    assert queued(redis_client) == ["7"]
+
+
+def test_a_requeued_dead_letter_begins_anew_and_whoever_has_a_job_keeps_it(
+    queue: TransferQueue, redis_client: redis.Redis
+) -> None:
+    keys = RqKeys(redis_client)
+    keys.bury(7, generation=1, error="told to")
+    assert queue.enqueue(8, trace=None)
+    assert queue.enqueue_again([Due(7, None, 0), Due(8, None, 0)])
+    assert queued(redis_client) == ["8", "7"]
+    assert members(redis_client, FAILED) == {}
+    assert "dead" not in hash_of(redis_client, 7)
+    assert queue.enqueue_again([])
+
+
+def test_ping_tells_whether_redis_answers(queue: TransferQueue, redis_proxy: TcpProxy) -> None:
+    assert queue.ping()
+    redis_proxy.refuse()
+    assert not queue.ping()
+    redis_proxy.refuse(refusing=False)
+    assert queue.ping()
+
+
+def test_a_request_waits_for_redis_a_moment_and_sends_nothing_twice(redis_url: str) -> None:
+    with connect_redis(redis_url) as client:
+        options = client.connection_pool.connection_kwargs
+        assert options["socket_connect_timeout"] == CONNECT_TIMEOUT_S <= 0.5
+        assert options["socket_timeout"] == ANSWER_TIMEOUT_S <= 0.5
+        assert options["retry"].get_retries() == 0
+
+
+def test_nothing_on_the_queue_is_ever_unpickled(redis_client: redis.Redis) -> None:
+    """Whoever can write to Redis must not thereby run code here."""
+    assert transfers_queue(redis_client).serializer is JSONSerializer
