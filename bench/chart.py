@@ -5,8 +5,8 @@ from html import escape
 
 from bench.report import Line, spell
 
-WIDTH = 860
-LABEL_WIDTH, VALUE_WIDTH = 330, 130
+WIDTH = 920
+LABEL_WIDTH, VALUE_WIDTH = 390, 110
 BAR, ROW, HEAD, MARGIN = 18, 28, 40, 20
 TITLES = {"/s": "transfers per second (longer is better)", "ms": "milliseconds (shorter is better)"}
 

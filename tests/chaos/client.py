@@ -49,6 +49,13 @@ class Client(threading.Thread):
             call = self._draw(len(self.calls))
             self.calls.append(call)
             self._send_until_answered(call)
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def read(self, user: int, path: str) -> tuple[int, Any]:
         """Read something, on a new connection if the old one has died meanwhile."""
@@ -75,8 +82,7 @@ class Client(threading.Thread):
             response = self._connection.getresponse()
             return response.status, json.loads(response.read())
         except BaseException:
-            self._connection.close()
-            self._connection = None
+            self.close()
             raise
 
     def _send_until_answered(self, call: Call) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg2
 import redis
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, text
 
 from tests.books import check_books
 from tests.chaos.client import Call, Client
@@ -19,6 +19,10 @@ OPENING_CENTS = 50_000
 CLIENTS = 6
 # Longer than a lease (10 s) after the last kill, with room for a slow machine.
 SETTLE_TIMEOUT_S = 90.0
+_TRANSFERS_BY_KEY = text(
+    "SELECT coalesce(source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers FROM transfers"
+    " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
+)
 _PENDING = "SELECT count(*) FROM transfers WHERE status = 'pending'"
 
 
@@ -73,6 +77,7 @@ def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Repor
             client.join(SETTLE_TIMEOUT_S)
         report.settled_after_s = wait_until(lambda: _count_pending(stack) == 0, SETTLE_TIMEOUT_S, "all are final")
         _audit(stack, opening, clients, report)
+        opening.close()
     return report
 
 
@@ -129,7 +134,8 @@ def _audit(stack: Stack, reader: Client, clients: list[Client], report: Report) 
     engine = create_engine(stack.state()["postgres"]["url"].replace("postgresql", "postgresql+psycopg2"))
     try:
         check_books(engine)
-        _check_one_transfer_a_key(engine.raw_connection(), calls, report)
+        with engine.connect() as connection:
+            _check_one_transfer_a_key(connection, calls, report)
     except AssertionError as error:
         report.wrong.append(f"books: {error}")
     finally:
@@ -159,16 +165,12 @@ def _replay(call: Call, reader: Client, expected: dict[int, int], report: Report
         expected[call.body.get("destination_user_id", call.user)] += amount
 
 
-def _check_one_transfer_a_key(connection: object, calls: list[Call], report: Report) -> None:
+def _check_one_transfer_a_key(connection: Connection, calls: list[Call], report: Report) -> None:
     """No key has two transfers, and none has one whose client was told of a refusal."""
-    with connection.cursor() as cursor:  # type: ignore[attr-defined]
-        cursor.execute(
-            "SELECT coalesce(source, destination), idempotency_key, count(*), min(id) FROM transfers"
-            " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
-        )
-        found = {(user, key): (count, first) for user, key, count, first in cursor.fetchall()}
+    rows = connection.execute(_TRANSFERS_BY_KEY)
+    found = {(row.user_id, row.key): row.transfers for row in rows}
     for call in calls:
-        count, _ = found.get((call.user, call.key), (0, None))
+        count = found.get((call.user, call.key), 0)
         if count > 1:
             report.doubled.append(f"{call.key}: {count} transfers")
         if count and call.status not in {200, 202}:

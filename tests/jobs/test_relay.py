@@ -24,6 +24,7 @@ from jobs.relay import (
     RelayThread,
 )
 from jobs.rq_keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
+from jobs.worker import connect_worker_redis
 from models import attempts
 from models.attempts import Due, Seen
 from models.errors import Unavailable
@@ -539,7 +540,7 @@ def beats(monkeypatch: pytest.MonkeyPatch) -> Beats:
 
 @contextmanager
 def thread_of(url: str, engine: Engine) -> Iterator[RelayThread]:
-    with redis.Redis.from_url(url) as client, RelayThread(client, engine) as thread:
+    with connect_worker_redis(url) as client, RelayThread(client, engine) as thread:
         yield thread
 
 
@@ -547,6 +548,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     assert wait_for(condition, PATIENCE_S)
 
 
+@pytest.mark.usefixtures("redis_client")
 def test_one_relay_works_and_the_other_waits_until_it_stops(books: Engine, redis_url: str, beats: Beats) -> None:
     with thread_of(redis_url, books) as second:
         with thread_of(redis_url, books) as first:
@@ -601,11 +603,11 @@ def test_a_relay_survives_a_pass_that_fails(
         wait_until(lambda: queued(redis_client) == names(ids))
 
 
-@pytest.mark.usefixtures("beats")
 def test_a_relay_survives_redis_and_postgresql(
-    books: Engine, redis_client: redis.Redis, redis_proxy: TcpProxy, postgres_proxy: TcpProxy
+    *, books: Engine, redis_client: redis.Redis, redis_proxy: TcpProxy, postgres_proxy: TcpProxy, beats: Beats
 ) -> None:
     with bounded_engine(postgres_proxy.url) as engine, thread_of(redis_proxy.url, engine):
+        wait_until(lambda: len(beats.by) >= 2)  # connected to both
         for number, proxy in enumerate((redis_proxy, postgres_proxy)):
             with capture_logs() as logged:
                 proxy.refuse()
