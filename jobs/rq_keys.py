@@ -1,9 +1,9 @@
 """All that touches RQ's private keys: rq 3.0.0, pinned exactly.
 
-Each step of a job's life is one Lua call, so it happens whole or not at all, and a batch of jobs costs what one costs.
-The scripts keep to RQ's own keys and fields (``tests/jobs/test_rq_keys.py`` compares what is left behind with what
-stock RQ leaves), so that rq-dashboard, ``rq info`` and ``Job.fetch`` read our jobs like any others. Fields of our own
-in a job's hash, which RQ ignores:
+Each step of a job's life is one Lua call (``lua/``), so it happens whole or not at all, and a batch of jobs costs what
+one costs. The scripts keep to RQ's own keys and fields (``tests/jobs/test_rq_keys.py`` compares what is left behind
+with what stock RQ leaves), so that rq-dashboard, ``rq info`` and ``Job.fetch`` read our jobs like any others. Fields of
+our own in a job's hash, which RQ ignores:
 
 * ``lease``: the execution that holds the job; its member in the started registry is ``<job id>:<lease>``.
 * ``dead``: the transfer's generation that was booked as a dead letter. A job that carries it and stands on the queue
@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -53,255 +54,7 @@ SCHEDULED = f"rq:scheduled:{QUEUE_NAME}"
 DEAD = "dead"
 _TRANSFER_ID = re.compile(r"[1-9][0-9]{0,18}")
 
-# Everything that waits or lives in a list of ids is walked in slices: unpack() takes no more.
-_LUA_SLICES = """
-local function sliced(command, key, values)
-  for first = 1, #values, 4000 do
-    redis.call(command, key, unpack(values, first, math.min(first + 3999, #values)))
-  end
-end
-local function now()
-  local time = redis.call('TIME')
-  return time[1] + time[2] / 1000000
-end
-"""
-
-# KEYS queue queues scheduled failed finished started | ARGV now timeout result_ttl failure_ttl description, then
-# per job: id data meta lost; mode 'new' leaves any job that has a hash alone, 'lost' those that are alive.
-_ENQUEUE = (
-    _LUA_SLICES
-    + """
-local queue = string.match(KEYS[1], '[^:]+$')
-local pushed = {}
-local function is_alive(id, key)
-  local job = redis.call('HMGET', key, 'status', 'lease')
-  if job[1] == 'queued' then return redis.call('LPOS', KEYS[1], id) ~= false end
-  if job[1] ~= 'started' then return false end
-  if job[2] then return redis.call('ZSCORE', KEYS[6], id .. ':' .. job[2]) ~= false end
-  return redis.call('EXISTS', 'rq:executions:' .. id) == 1
-end
-for i = 7, #ARGV, 4 do
-  local id, key = ARGV[i], 'rq:job:' .. ARGV[i]
-  local exists = redis.call('EXISTS', key) == 1
-  if not exists or (ARGV[6] == 'lost' and not is_alive(id, key)) then
-    if exists then
-      redis.call('ZREM', KEYS[3], id)
-      redis.call('ZREM', KEYS[4], id)
-      redis.call('ZREM', KEYS[5], id)
-      redis.call('DEL', key, 'rq:results:' .. id)
-    end
-    redis.call('HSET', key, 'status', 'queued', 'origin', queue, 'data', ARGV[i + 1], 'description', ARGV[5],
-      'created_at', ARGV[1], 'enqueued_at', ARGV[1], 'timeout', ARGV[2], 'result_ttl', ARGV[3],
-      'failure_ttl', ARGV[4], 'started_at', '', 'ended_at', '', 'last_heartbeat', '', 'worker_name', '')
-    if ARGV[i + 2] ~= '' then redis.call('HSET', key, 'meta', ARGV[i + 2]) end
-    if ARGV[i + 3] ~= '0' then redis.call('HSET', key, 'lost', ARGV[i + 3]) end
-    pushed[#pushed + 1] = id
-  end
-end
-if #pushed > 0 then
-  redis.call('SADD', KEYS[2], KEYS[1])
-  sliced('RPUSH', KEYS[1], pushed)
-end
-return #pushed
-"""
-)
-
-# KEYS queue started worker | ARGV limit now lease_s worker lease alone_after
-_CLAIM = (
-    _LUA_SLICES
-    + """
-local limit, ids, dead, members = tonumber(ARGV[1]), {}, {}, {}
-local expires = now() + ARGV[3]
-local function put_back(popped, first)
-  for i = #popped, first, -1 do redis.call('LPUSH', KEYS[1], popped[i]) end
-end
-local full = false
-while #ids < limit and not full do
-  local popped = redis.call('LPOP', KEYS[1], limit - #ids)
-  if not popped then break end
-  for i, id in ipairs(popped) do
-    local key = 'rq:job:' .. id
-    local job = redis.call('HMGET', key, 'status', 'dead', 'lost')
-    if job[1] == 'queued' then
-      local alone = tonumber(job[3] or 0) >= tonumber(ARGV[6])
-      if alone and #ids > 0 then
-        put_back(popped, i)
-        full = true
-        break
-      end
-      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[2], 'last_heartbeat', ARGV[2],
-        'worker_name', ARGV[4], 'lease', ARGV[5])
-      ids[#ids + 1] = id
-      if job[2] then dead[#dead + 1] = id; dead[#dead + 1] = job[2] end
-      members[#members + 1] = expires
-      members[#members + 1] = id .. ':' .. ARGV[5]
-      if alone then
-        put_back(popped, i + 1)
-        full = true
-        break
-      end
-    end
-  end
-end
-if #ids > 0 then
-  sliced('ZADD', KEYS[2], members)
-  redis.call('HSET', KEYS[3], 'state', 'busy', 'current_job', ids[1])
-end
-return {ids, dead}
-"""
-)
-
-# KEYS started | ARGV lease_s lease id…
-_RENEW = (
-    _LUA_SLICES
-    + """
-local expires, held = now() + ARGV[1], 0
-for i = 3, #ARGV do
-  if redis.call('ZSCORE', KEYS[1], ARGV[i] .. ':' .. ARGV[2]) then
-    redis.call('ZADD', KEYS[1], expires, ARGV[i] .. ':' .. ARGV[2])
-    held = held + 1
-  end
-end
-return held
-"""
-)
-
-# KEYS started finished failed scheduled | ARGV now result_ttl lease id…
-_FINISH = (
-    _LUA_SLICES
-    + """
-local instant, ttl = now(), tonumber(ARGV[2])
-local leases, done, ids = {}, {}, {}
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', instant)
-for i = 4, #ARGV do
-  local id, key = ARGV[i], 'rq:job:' .. ARGV[i]
-  leases[#leases + 1] = id .. ':' .. ARGV[3]
-  ids[#ids + 1] = id
-  local job = redis.call('HMGET', key, 'status', 'lease', 'dead')
-  if job[1] then
-    if job[2] and job[2] ~= ARGV[3] then leases[#leases + 1] = id .. ':' .. job[2] end
-    redis.call('HSET', key, 'status', 'finished', 'ended_at', ARGV[1], 'last_heartbeat', ARGV[1])
-    if job[3] then redis.call('HDEL', key, 'dead') end
-    if job[3] or job[1] ~= 'started' then redis.call('EXPIRE', 'rq:results:' .. id, ttl) end
-    redis.call('EXPIRE', key, ttl)
-    done[#done + 1] = instant + ttl
-    done[#done + 1] = id
-  end
-end
-sliced('ZREM', KEYS[1], leases)
-sliced('ZREM', KEYS[3], ids)
-sliced('ZREM', KEYS[4], ids)
-if #done > 0 then sliced('ZADD', KEYS[2], done) end
-return #done / 2
-"""
-)
-
-# KEYS started queue | ARGV lease id…: back to where they were taken from, in their order.
-_HAND_BACK = """
-local given = 0
-for i = #ARGV, 2, -1 do
-  local id, key = ARGV[i], 'rq:job:' .. ARGV[i]
-  if redis.call('ZREM', KEYS[1], id .. ':' .. ARGV[1]) == 1 and redis.call('EXISTS', key) == 1 then
-    redis.call('HSET', key, 'status', 'queued')
-    redis.call('HDEL', key, 'lease')
-    redis.call('LPUSH', KEYS[2], id)
-    given = given + 1
-  end
-end
-return given
-"""
-
-# KEYS started scheduled | ARGV now lease, then per job: id due
-_POSTPONE = """
-local postponed = 0
-for i = 3, #ARGV, 2 do
-  local id, key = ARGV[i], 'rq:job:' .. ARGV[i]
-  if redis.call('ZREM', KEYS[1], id .. ':' .. ARGV[2]) == 1 and redis.call('EXISTS', key) == 1 then
-    redis.call('HSET', key, 'status', 'scheduled', 'ended_at', ARGV[1], 'last_heartbeat', ARGV[1])
-    redis.call('HDEL', key, 'lease')
-    redis.call('ZADD', KEYS[2], ARGV[i + 1], id)
-    postponed = postponed + 1
-  end
-end
-return postponed
-"""
-
-# KEYS started failed queue scheduled finished | ARGV now lease generation id, the hash's fields if there is none
-# (data meta description timeout result_ttl failure_ttl), and the result's fields. Without a lease: whatever holds it.
-_BURY = """
-local id, key = ARGV[4], 'rq:job:' .. ARGV[4]
-local held = redis.call('HGET', key, 'lease')
-if ARGV[2] ~= '' then
-  if redis.call('ZREM', KEYS[1], id .. ':' .. ARGV[2]) == 0 then return 0 end
-elseif held then
-  redis.call('ZREM', KEYS[1], id .. ':' .. held)
-end
-if redis.call('EXISTS', key) == 0 then
-  redis.call('HSET', key, 'origin', string.match(KEYS[3], '[^:]+$'), 'data', ARGV[5], 'description', ARGV[7],
-    'timeout', ARGV[8], 'result_ttl', ARGV[9], 'failure_ttl', ARGV[10], 'created_at', ARGV[1],
-    'enqueued_at', ARGV[1], 'started_at', '', 'worker_name', '')
-  if ARGV[6] ~= '' then redis.call('HSET', key, 'meta', ARGV[6]) end
-end
-redis.call('HSET', key, 'status', 'failed', 'ended_at', ARGV[1], 'last_heartbeat', ARGV[1], 'dead', ARGV[3])
-redis.call('HDEL', key, 'lease', 'lost')
-redis.call('PERSIST', key)
-redis.call('LREM', KEYS[3], 0, id)
-redis.call('ZREM', KEYS[4], id)
-redis.call('ZREM', KEYS[5], id)
-redis.call('ZADD', KEYS[2], '+inf', id)
-redis.call('XADD', 'rq:results:' .. id, 'MAXLEN', '~', 10, '*', unpack(ARGV, 11))
-return 1
-"""
-
-# KEYS started queue | ARGV limit max_lost: leases that have run out. Those of jobs that somebody else has finished or
-# taken since are only removed; the others go back to the front. Returns moved (id, lost)… and killers.
-_REAP = (
-    _LUA_SLICES
-    + """
-local instant, moved, killers = now(), {}, {}
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', instant, 'LIMIT', 0, ARGV[1])) do
-  local id, lease = string.match(member, '^(.-):(.*)$')
-  local key = 'rq:job:' .. (id or member)
-  local job = redis.call('HMGET', key, 'status', 'lease')
-  if not id or job[1] ~= 'started' or (job[2] and job[2] ~= lease) then
-    redis.call('ZREM', KEYS[1], member)
-  else
-    local lost = redis.call('HINCRBY', key, 'lost', 1)
-    if lost >= tonumber(ARGV[2]) then
-      -- It stays until PostgreSQL has it as failed; should that not come to pass, it is looked at again.
-      redis.call('ZADD', KEYS[1], instant + 5, member)
-      killers[#killers + 1] = id
-    else
-      redis.call('ZREM', KEYS[1], member)
-      redis.call('HSET', key, 'status', 'queued')
-      redis.call('HDEL', key, 'lease')
-      redis.call('LPUSH', KEYS[2], id)
-      moved[#moved + 1] = id
-      moved[#moved + 1] = lost
-    end
-  end
-end
-return {moved, killers}
-"""
-)
-
-# KEYS started | ARGV id…: those that no worker holds and no list is thought to have; and those said to be queued.
-_EXAMINE = """
-local gone, queued = {}, {}
-for _, id in ipairs(ARGV) do
-  local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'lease')
-  if job[1] == 'queued' then
-    queued[#queued + 1] = id
-  elseif job[1] ~= 'started' then
-    gone[#gone + 1] = id
-  elseif job[2] then
-    if not redis.call('ZSCORE', KEYS[1], id .. ':' .. job[2]) then gone[#gone + 1] = id end
-  elseif redis.call('EXISTS', 'rq:executions:' .. id) == 0 then
-    gone[#gone + 1] = id
-  end
-end
-return {gone, queued}
-"""
+_LUA = Path(__file__).parent / "lua"
 
 
 class Claim(NamedTuple):
@@ -333,15 +86,15 @@ class RqKeys:
 
     def __init__(self, connection: redis.Redis) -> None:
         self.connection = connection
-        self._enqueue: Script = connection.register_script(_ENQUEUE)
-        self._claim: Script = connection.register_script(_CLAIM)
-        self._renew: Script = connection.register_script(_RENEW)
-        self._finish: Script = connection.register_script(_FINISH)
-        self._hand_back: Script = connection.register_script(_HAND_BACK)
-        self._postpone: Script = connection.register_script(_POSTPONE)
-        self._bury: Script = connection.register_script(_BURY)
-        self._reap: Script = connection.register_script(_REAP)
-        self._examine: Script = connection.register_script(_EXAMINE)
+        self._enqueue: Script = connection.register_script(_script("enqueue"))
+        self._claim: Script = connection.register_script(_script("claim"))
+        self._renew: Script = connection.register_script(_script("renew"))
+        self._finish: Script = connection.register_script(_script("finish"))
+        self._hand_back: Script = connection.register_script(_script("hand_back"))
+        self._postpone: Script = connection.register_script(_script("postpone"))
+        self._bury: Script = connection.register_script(_script("bury"))
+        self._reap: Script = connection.register_script(_script("reap"))
+        self._examine: Script = connection.register_script(_script("examine"))
 
     def enqueue(self, jobs: Iterable[NewJob], *, lost: bool = False) -> int:
         """Put jobs on the queue and return how many were not there.
@@ -423,6 +176,11 @@ class RqKeys:
     def wait_for_jobs(self, timeout_s: int) -> None:
         """Return when a job waits, or when the time is over. Takes nothing: it moves the first to where it is."""
         self.connection.blmove(QUEUE, QUEUE, timeout_s, "LEFT", "LEFT")
+
+
+def _script(name: str) -> str:
+    """Read ``lua/<name>.lua``, with what all of them share before it."""
+    return "".join((_LUA / f"{part}.lua").read_text() for part in ("shared", name))
 
 
 def _now() -> str:
