@@ -107,10 +107,11 @@ def wait_until_booked(client: redis.Redis) -> float:
     while True:
         with client.pipeline(transaction=True) as both:
             both.llen(QUEUE)
+            both.llen(f"{QUEUE}:intermediate")  # where stock RQ keeps a job between the two
             both.zcard(STARTED)
             left = both.execute()
         now = time.monotonic()
-        if left == [0, 0]:
+        if left == [0, 0, 0]:
             return now
         if left != before:
             before, moved_at = left, now

@@ -489,6 +489,26 @@ def test_what_was_posted_before_the_database_went_away_stays_posted(
     assert_posted_once(books, ids[:3])
 
 
+def test_an_attempt_is_spent_only_by_a_try_that_began_after_the_counters_were_read(
+    books: Engine, settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was held up in the try before that may count what somebody else has counted already."""
+    (number,) = accept(books, 1)
+    find_seen = attempts.find_seen
+
+    def cure_and_find(engine: Engine, some: Sequence[int]) -> dict[int, Seen]:
+        with books.begin() as connection:
+            connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER test_fault"))
+        return find_seen(engine, some)
+
+    with fault_on(books, [number]):
+        monkeypatch.setattr(attempts, "find_seen", cure_and_find)
+        settled = settler.settle([number])
+    assert (settled.outcomes, settled.spent) == ({number: POSTED}, {})
+    assert (row_of(books, number).attempts, row_of(books, number).last_error) == (1, None)
+    assert_posted_once(books, [number])
+
+
 def test_attempts_that_run_out_make_a_dead_letter(books: Engine, settler: Settler) -> None:
     (poison,) = accept(books, 1)
     with fault_on(books, [poison]):
