@@ -11,6 +11,7 @@ import psycopg2.extensions
 from sqlalchemy import Engine, Executable, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.errors import Unavailable
 
@@ -108,12 +109,17 @@ def create_bounded_engine(
     return engine
 
 
-def _refuse_dead(connection: psycopg2.extensions.connection, *_: object) -> None:
+def _refuse_dead(connection: psycopg2.extensions.connection, record: ConnectionPoolEntry, *_: object) -> None:
     """Let the pool replace a connection whose server has hung up meanwhile.
 
     A server says nothing on an idle connection but goodbye. Found out here, before anything was sent, it costs a new
-    connection; found out later, it would leave in doubt what became of a commit.
+    connection; found out later, it would leave in doubt what became of a commit. A new connection is taken as it is:
+    the pool would not try a third one, and raise an error that says nothing of the database.
     """
+    is_new = not record.info
+    record.info["used"] = True
+    if is_new:
+        return
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
     if poller.poll(0):

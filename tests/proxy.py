@@ -22,7 +22,7 @@ class TcpProxy:
         self.url = ""
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._refusing = False
+        self._refusing = threading.Event()
         self._flowing = threading.Event()
         self._flowing.set()
         self._cut_after: Callable[[bytes], bool] | None = None
@@ -60,9 +60,11 @@ class TcpProxy:
 
     def refuse(self, *, refusing: bool = True) -> None:
         """Cut every connection, and every new one as soon as it is made."""
-        self._refusing = refusing
         if refusing:
+            self._refusing.set()
             self.break_all()
+        else:
+            self._refusing.clear()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -85,7 +87,7 @@ class TcpProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            if self._refusing:
+            if self._refusing.is_set():
                 _close(client)
                 continue
             try:
@@ -95,6 +97,9 @@ class TcpProxy:
                 continue
             with self._lock:
                 self._pairs.append((client, server))
+            if self._refusing.is_set():  # told so while this one was being accepted
+                self.break_all()
+                continue
             threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
