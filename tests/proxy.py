@@ -66,6 +66,10 @@ class TcpProxy:
         else:
             self._refusing.clear()
 
+    def refuse_new(self) -> None:
+        """Cut every new connection; those that are open stay."""
+        self._refusing.set()
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self

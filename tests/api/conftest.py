@@ -119,7 +119,7 @@ def lose_reply_and_refuse(proxy: TcpProxy, request: bytes) -> None:
         if request not in data:
             return False
         # Not refuse(): that would cut this very connection before the server has the request.
-        proxy._refusing = True
+        proxy.refuse_new()
         return True
 
     proxy.lose_reply_to(matches)

@@ -516,7 +516,7 @@ def test_when_the_outcome_cannot_be_looked_up_it_is_unknown_and_the_id_is_told(
 def test_an_unknown_outcome_may_be_that_nothing_moved(
     engine: Engine, history: History, proxied_orders: Orders, postgres_proxy: TcpProxy
 ) -> None:
-    refuse = never_arrives(is_commit, and_then=lambda: setattr(postgres_proxy, "_refusing", True))
+    refuse = never_arrives(is_commit, and_then=postgres_proxy.refuse_new)
     postgres_proxy.lose_reply_to(refuse)
     with pytest.raises(OutcomeUnknown) as unknown:
         proxied_orders.execute(transfer(1, 2, 30))
@@ -537,7 +537,7 @@ def test_an_acceptance_that_cannot_be_looked_up_is_unknown(
 
 def refuse_from_now_on(proxy: TcpProxy) -> bool:
     """Refuse new connections; the one that asks gets its request through, and no reply."""
-    proxy._refusing = True
+    proxy.refuse_new()
     return True
 
 
