@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.queue import TransferQueue
 from models import attempts
 from models.attempts import Due
-from models.errors import Unavailable
+from models.database import transaction
 from models.history import History, as_transfer
 from models.transfer import MAX_ID, Transfer
 
@@ -73,11 +71,8 @@ class DeadLetters:
 
     def _reopen(self, generations: dict[int, int], *, by: str) -> list[Due]:
         """Reopen in PostgreSQL, then enqueue. Should the second fail, the relay does it."""
-        try:
-            with self._engine.begin() as connection:
-                reopened = attempts.reopen(connection, generations)
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise Unavailable from error
+        with transaction(self._engine) as connection:
+            reopened = attempts.reopen(connection, generations)
         for due in reopened:
             _log.warning("dead letter requeued", job_id=str(due.id), by=by)
         self._queue.enqueue_again(reopened)

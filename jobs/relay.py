@@ -17,11 +17,10 @@ import structlog
 from redis.exceptions import LockError
 from redis.lock import Lock
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
-from models.database import first_line
+from models.database import first_line, transaction
 from models.errors import Unavailable
 
 LOCK_NAME = "wallet:relay"
@@ -78,13 +77,10 @@ class Relay:
         reaped = self._keys.reap(limit=MAX_REAPED)
         leases = {int(each): lost for each, lost in reaped.moved.items() if transfer_id_of(each)}
         killers = [int(each) for each in reaped.killers if transfer_id_of(each)]
-        try:
-            with self._engine.begin() as connection:
-                if leases:
-                    attempts.count_lost(connection, leases)
-                dead = attempts.fail_lost(connection, killers) if killers else {}
-        except DBAPIError as error:
-            raise Unavailable from error
+        with transaction(self._engine) as connection:
+            if leases:
+                attempts.count_lost(connection, leases)
+            dead = attempts.fail_lost(connection, killers) if killers else {}
         for transfer_id, spent in dead.items():
             _log.error("transfer kills its workers", job_id=str(transfer_id))
             self._keys.bury(transfer_id, generation=spent.generation, error="its worker died each time")

@@ -20,7 +20,7 @@ from jobs.retries import RetryPolicy
 from jobs.rq_keys import DEAD
 from models import attempts
 from models.attempts import Seen, Spent
-from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate
+from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
 from models.transfer import Status
@@ -89,11 +89,8 @@ class Settler:
         Raises:
             Unavailable: the database is away.
         """
-        try:
-            with self._engine.begin() as connection:
-                reopened = attempts.reopen(connection, generations)
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise Unavailable from error
+        with transaction(self._engine) as connection:
+            reopened = attempts.reopen(connection, generations)
         for due in reopened:
             _log.warning("dead letter requeued", job_id=str(due.id), by="rq")
 

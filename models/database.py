@@ -2,13 +2,14 @@
 
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import Engine, Executable, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -107,6 +108,20 @@ def create_bounded_engine(
     )
     event.listen(engine, "checkout", _refuse_dead)
     return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Connect and begin; commit at the end, roll back on the way out of an error.
+
+    Raises:
+        Unavailable: whatever goes wrong with the database, for callers to whom it is all the same.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (DBAPIError, PoolTimeoutError) as error:
+        raise Unavailable from error
 
 
 def _refuse_dead(connection: psycopg2.extensions.connection, record: ConnectionPoolEntry, *_: object) -> None:
