@@ -77,6 +77,8 @@ class Relay:
         reaped = self._keys.reap(limit=MAX_REAPED)
         leases = {int(each): lost for each, lost in reaped.moved.items() if transfer_id_of(each)}
         killers = [int(each) for each in reaped.killers if transfer_id_of(each)]
+        if not leases and not killers:
+            return len(reaped.moved)
         with transaction(self._engine) as connection:
             if leases:
                 attempts.count_lost(connection, leases)
