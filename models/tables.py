@@ -6,9 +6,11 @@ rows that one function alone writes while it holds the locks on all of their par
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -144,3 +147,24 @@ snowflake_nodes = Table(
     CheckConstraint("node BETWEEN 0 AND 1023", name="node_fits_10_bits"),
     comment="Who may issue ids as which node, and up to which instant.",
 )
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("started_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("finished_at", _timestamp),
+    Column("ok", Boolean),  # null while it is under way
+    Column("wallets", BigInteger, nullable=False, server_default=text("0")),  # how many were looked at
+    Column("entries", BigInteger, nullable=False, server_default=text("0")),
+    Column("transfers", BigInteger, nullable=False, server_default=text("0")),
+    Column("findings", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("cursor", JSONB(none_as_null=True)),  # where to go on
+    CheckConstraint("(finished_at IS NULL) = (ok IS NULL)", name="finished_has_verdict"),
+    CheckConstraint("(finished_at IS NULL) = (cursor IS NOT NULL)", name="under_way_has_cursor"),
+    CheckConstraint("wallets >= 0 AND entries >= 0 AND transfers >= 0", name="counts_not_negative"),
+    comment="What audits of the books came to, and where the one under way stands.",
+)
+
+# models/audits.py: there is one audit under way at most.
+Index("audits_under_way", text("(true)"), unique=True, _table=audits, postgresql_where=audits.c.finished_at.is_(None))

@@ -22,7 +22,7 @@ from config import Settings
 from models import migrations
 from models.database import create_bounded_engine
 from models.snowflake import NodeLease, Snowflake
-from models.tables import entries, transfers, wallets
+from models.tables import audits, entries, transfers, wallets
 from ops.servers import PostgresServer, RedisServer
 from tests.proxy import TcpProxy
 
@@ -65,11 +65,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _make_database(name: str, template: str) -> None:
+    _administer(f'CREATE DATABASE "{name}" OWNER wallet TEMPLATE "{template}"')
+
+
+def _administer(statement: str) -> None:
     connection = psycopg2.connect(os.environ[POSTGRES_ADMIN])
     try:
         connection.set_isolation_level(extensions.ISOLATION_LEVEL_AUTOCOMMIT)
         with connection.cursor() as cursor:
-            cursor.execute(f'CREATE DATABASE "{name}" OWNER wallet TEMPLATE "{template}"')
+            cursor.execute(statement)
     finally:
         connection.close()
 
@@ -96,6 +100,15 @@ def empty_database_url(worker_id: str) -> str:
     name = f"empty_{worker_id}"
     _make_database(name, "template0")
     return _database_url(name)
+
+
+@pytest.fixture
+def own_database_url(worker_id: str) -> Iterator[str]:
+    """A migrated database of this test's alone, whose very tables it may spoil."""
+    name = f"own_{worker_id}"
+    _make_database(name, TEMPLATE)
+    yield _database_url(name)
+    _administer(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +146,7 @@ def shared_engine(database_url: str) -> Iterator[Engine]:
 def engine(shared_engine: Engine) -> Engine:
     """An engine on empty tables, for tests that commit."""
     with shared_engine.begin() as connection:
-        for table in (entries, transfers, wallets):
+        for table in (audits, entries, transfers, wallets):
             connection.execute(delete(table))
     return shared_engine
 

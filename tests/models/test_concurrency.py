@@ -60,6 +60,9 @@ class Storm:
         self._popen.stdin.write("go\n")
         self._popen.stdin.flush()
 
+    def has_ended(self) -> bool:
+        return self._popen.poll() is not None
+
     def result(self) -> dict[str, Any]:
         output, _ = self._popen.communicate(timeout=PATIENCE_S * 3)
         assert self._popen.returncode == 0

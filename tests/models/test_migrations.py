@@ -177,6 +177,8 @@ RECEIVED: dict[str, Any] = {
 }  # fmt: skip
 DEPOSITED = RECEIVED | {"type": 1, "counterparty": None}
 WITHDRAWN = RECEIVED | {"type": 2, "counterparty": None, "amount": -5}
+AUDIT: dict[str, Any] = {"cursor": {}}
+AUDITED: dict[str, Any] = {"finished_at": NOW, "ok": True}
 
 FINE = [
     ("wallets", WALLET),
@@ -192,6 +194,8 @@ FINE = [
     ("entries", RECEIVED | {"amount": -5}),
     ("entries", DEPOSITED),
     ("entries", WITHDRAWN),
+    ("audits", AUDIT),
+    ("audits", AUDITED),
 ]
 WRONG = [
     ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
@@ -237,6 +241,13 @@ WRONG = [
     ("entries", RECEIVED | {"balance_after": -1}, "entries_balance_not_negative"),
     ("snowflake_nodes", {"node": 1024}, "snowflake_nodes_node_fits_10_bits"),
     ("snowflake_nodes", {"node": -1}, "snowflake_nodes_node_fits_10_bits"),
+    ("audits", AUDIT | {"ok": True}, "audits_finished_has_verdict"),
+    ("audits", AUDITED | {"ok": None}, "audits_finished_has_verdict"),
+    ("audits", AUDIT | {"cursor": None}, "audits_under_way_has_cursor"),
+    ("audits", AUDITED | {"cursor": {}}, "audits_under_way_has_cursor"),
+    ("audits", AUDIT | {"wallets": -1}, "audits_counts_not_negative"),
+    ("audits", AUDIT | {"entries": -1}, "audits_counts_not_negative"),
+    ("audits", AUDIT | {"transfers": -1}, "audits_counts_not_negative"),
 ]
 
 
@@ -280,6 +291,7 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
         ),
         ("entries", RECEIVED, RECEIVED | {"transfer_id": 2}, "entries_pkey"),
         ("snowflake_nodes", {"node": 5}, {"node": 5}, "snowflake_nodes_pkey"),
+        ("audits", AUDIT, AUDIT, "audits_under_way"),
     ],
 )
 def test_what_must_be_unique_is(
