@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     # Seconds between the attempts of a failing job: n delays make n + 1 attempts.
     retry_delays: Annotated[tuple[float, ...], NoDecode] = (1.0, 5.0, 25.0)
 
+    # Seconds from the beginning of one audit of the books to that of the next; 0: the workers audit nothing.
+    audit_interval_s: float = Field(default=300.0, ge=0, le=MAX_DELAY_S)
+
     # How many waiting jobs a worker takes at once.
     batch_size: int = Field(default=300, ge=1, le=2_000)
 

@@ -1,13 +1,15 @@
 """What comes in and what goes out. 64-bit ids go out as strings: JavaScript loses digits above 2^53."""
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from api.waiting import MAX_WAIT_S
+from models.audits import AuditResult
 from models.history import HistoryEntry
 from models.settlement import EntryType
 from models.transfer import MAX_CENTS, MAX_ID, Transfer
@@ -187,6 +189,55 @@ class RequeuedAllOut(_Answer):
     """How many dead letters were put back."""
 
     requeued: int
+
+
+class FindingOut(_Answer):
+    """An invariant that does not hold: how many break it, the ids of some of them, and more about one."""
+
+    invariant: str
+    count: int
+    ids: list[str]
+    detail: str
+
+
+class AuditedOut(_Answer):
+    """What an audit has looked at and found; ``ok`` and ``finished_at`` are null while it is under way."""
+
+    ok: bool | None
+    started_at: Instant | None
+    finished_at: Instant | None
+    checked: dict[str, int]
+    findings: list[FindingOut]
+
+    @classmethod
+    def of(cls, result: AuditResult) -> "AuditedOut":
+        """Show a result."""
+        return cls(**_audited(result))
+
+
+class AuditOut(AuditedOut):
+    """The last audit that was finished (all null if there was none), and the one under way."""
+
+    under_way: AuditedOut | None
+
+    @classmethod
+    def of_both(cls, last: AuditResult | None, under_way: AuditResult | None) -> "AuditOut":
+        """Show both."""
+        nothing = {"ok": None, "started_at": None, "finished_at": None, "checked": {}, "findings": []}
+        return cls(
+            **(nothing if last is None else _audited(last)),
+            under_way=None if under_way is None else AuditedOut.of(under_way),
+        )
+
+
+def _audited(result: AuditResult) -> dict[str, Any]:
+    return {
+        "ok": result.ok,
+        "started_at": result.started_at,
+        "finished_at": result.finished_at,
+        "checked": {"wallets": result.wallets, "entries": result.entries, "transfers": result.transfers},
+        "findings": [FindingOut(**asdict(finding)) for finding in result.findings],
+    }
 
 
 class TransactionOut(_Answer):

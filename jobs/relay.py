@@ -18,6 +18,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from sqlalchemy import Engine
 
+from jobs.auditor import Auditor
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
 from models.database import first_line, transaction
@@ -120,10 +121,14 @@ class Relay:
 
 
 class RelayThread:
-    """Runs the relay beside a worker while it holds the lock. Use it as a context manager."""
+    """Runs the relay beside a worker while it holds the lock, and in its pauses an auditor, if there is one.
 
-    def __init__(self, connection: redis.Redis, engine: Engine) -> None:
+    Use it as a context manager.
+    """
+
+    def __init__(self, connection: redis.Redis, engine: Engine, auditor: Auditor | None = None) -> None:
         self._relay = Relay(connection, engine)
+        self._auditor = auditor
         self._engine = engine
         self._lock = Lock(connection, LOCK_NAME, timeout=LOCK_TTL_S, blocking=False, thread_local=False)
         self._stop = threading.Event()
@@ -144,8 +149,11 @@ class RelayThread:
         while not self._stop.is_set():
             pause_s = PAUSE_S
             try:
-                if self._holds_lock() and self._relay.run_once():
-                    pause_s = 0.0
+                if self._holds_lock():
+                    if self._relay.run_once():
+                        pause_s = 0.0
+                    elif self._auditor is not None:
+                        self._auditor.run_once()
             except (redis.RedisError, Unavailable) as error:
                 _log.warning("pass broken off", cause=first_line(error))
             except Exception:  # noqa: BLE001 - a worker whose relay has died looks healthy, and what is lost stays lost

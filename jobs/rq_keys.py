@@ -173,6 +173,34 @@ class RqKeys:
         """Return the ids of all the jobs that wait."""
         return {int(each) for each in self.connection.lrange(QUEUE, 0, -1) if each.isdigit()}
 
+    def look_at(self, key: str, offset: int, limit: int) -> list[str]:
+        """Return a page of the queue's list or of a registry, as it stands. RQ's own reading would clean up."""
+        read: Any = self.connection.lrange if key == QUEUE else self.connection.zrange
+        return [_text(each) for each in read(key, offset, offset + limit - 1)]
+
+    def run_out(self, limit: int) -> list[str]:
+        """Return up to ``limit`` members of the started registry whose lease has run out."""
+        seconds, microseconds = self.connection.time()
+        expired: Any = self.connection.zrangebyscore(STARTED, "-inf", seconds + microseconds / 1e6, start=0, num=limit)
+        return [_text(each) for each in expired]
+
+    def find_present(self, key: str, members: Sequence[str]) -> list[str]:
+        """Return those of the members that stand in the queue's list or in a registry: few, for each is a walk."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for each in members:
+                pipeline.lpos(key, each) if key == QUEUE else pipeline.zscore(key, each)
+            return [each for each, place in zip(members, pipeline.execute(), strict=True) if place is not None]
+
+    def find_lost(self, ids: Sequence[int]) -> list[int]:
+        """Return those of the jobs that neither the list nor a worker has: few, for each is a walk along the list."""
+        with self.connection.pipeline(transaction=True) as moment:
+            self._examine(keys=[STARTED], args=list(ids), client=moment)
+            for each in ids:
+                moment.lpos(QUEUE, str(each))
+            (gone, queued), *places = moment.execute()
+        unheld = {int(each) for each in (*gone, *queued)}
+        return [each for each, place in zip(ids, places, strict=True) if each in unheld and place is None]
+
     def wait_for_jobs(self, timeout_s: int) -> None:
         """Return when a job waits, or when the time is over. Takes nothing: it moves the first to where it is."""
         self.connection.blmove(QUEUE, QUEUE, timeout_s, "LEFT", "LEFT")

@@ -25,6 +25,7 @@ from rq.worker_registration import register
 
 import logs
 from config import Settings
+from jobs.auditor import Auditor, make_audit_engine
 from jobs.queue import transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
@@ -261,8 +262,10 @@ def work(settings: Settings) -> None:
     worker = BatchWorker(
         connection, Settler(engine, RetryPolicy(settings.retry_delays)), batch_size=settings.batch_size
     )
-    with RelayThread(connect_worker_redis(url), make_engine(settings)):
+    relays, audits = connect_worker_redis(url), make_audit_engine(settings)
+    with RelayThread(relays, make_engine(settings), Auditor(audits, relays, interval_s=settings.audit_interval_s)):
         worker.work(logging_level=settings.log_level)
+    audits.dispose()
     engine.dispose()
 
 
