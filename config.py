@@ -5,10 +5,11 @@ the setting (:func:`load_settings`), instead of surfacing hours later in the mid
 """
 
 import ipaddress
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,8 +17,19 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 MAX_RETRIES = 20
 MAX_DELAY_S = 86_400.0
 
+_RATE = re.compile(r"([0-9]{1,9})/(second|minute|hour)(?:;burst=([0-9]{1,9}))?")
+_PERIOD_S = {"second": 1, "minute": 60, "hour": 3600}
+
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 S = TypeVar("S", bound=BaseSettings)
+
+
+class Rate(NamedTuple):
+    """So many requests in so many seconds, and so many at once."""
+
+    amount: int
+    period_s: int
+    burst: int
 
 
 class Settings(BaseSettings):
@@ -45,6 +57,13 @@ class Settings(BaseSettings):
     # How many waiting jobs a worker takes at once.
     batch_size: int = Field(default=300, ge=1, le=2_000)
 
+    # Of every user, for everything: <n>/<second|minute|hour>;burst=<m>; "off": no throttling of any kind.
+    rate_limit: Annotated[Rate | None, NoDecode] = Rate(100, 1, burst=200)
+    # Seconds that reads stay cached; 0 turns the cache off. All processes of a service must say the same.
+    cache_ttl: int = Field(default=300, ge=0, le=86_400)
+    # A Redis for the cache alone; empty: the queue's.
+    cache_redis_url: SecretStr | None = None
+
     # gunicorn. More than 8 busy threads a process did not help; the others are for callers who wait for a job.
     api_processes: int = Field(default=2, ge=1, le=64)
     api_threads: int = Field(default=16, ge=2, le=256)
@@ -71,6 +90,19 @@ class Settings(BaseSettings):
             raise ValueError(f"must be {bounds}")
         return value
 
+    @field_validator("rate_limit", mode="before")
+    @classmethod
+    def _parse_rate(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value == "off":
+            return None
+        found = _RATE.fullmatch(value)
+        amount, period, burst = found.groups() if found else ("0", "second", None)
+        if int(amount) < 1 or int(burst or amount) < 1:
+            raise ValueError("must be off, or like 100/second;burst=200, with at least 1 a second, minute or hour")
+        return Rate(int(amount), _PERIOD_S[period], int(burst or amount))
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: SecretStr) -> SecretStr:
@@ -78,10 +110,10 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL that begins with postgresql://")
         return value
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "cache_redis_url")
     @classmethod
-    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
         return value
 
@@ -102,6 +134,11 @@ class Settings(BaseSettings):
             "statement_timeout": self.statement_timeout_ms,
             "idle_in_transaction_session_timeout": self.idle_in_transaction_timeout_ms,
         }
+
+    @property
+    def longest_transaction_s(self) -> float:
+        """How long a posting can take from its last look at Redis to its commit: two statements, and a pause."""
+        return (2 * self.statement_timeout_ms + self.idle_in_transaction_timeout_ms) / 1000
 
     @cached_property
     def sqlalchemy_url(self) -> str:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import orjson
-from flask import Flask, Response
+from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api import access_log, dead_letters, errors, health, jobs, tracing, transfers, wallets
+from api import dead_letters, errors, health, jobs, limits, transfers, wallets
+from api.edge import Edge
 from api.services import EXTENSION, make_services
 from config import Settings
 
@@ -28,19 +29,11 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # A path is one thing under one name: no redirects, which a client would follow without its body.
     app.url_map.merge_slashes = False
-    app.extensions[EXTENSION] = make_services(settings)
-    access_log.install(app)
-    tracing.install(app)
+    made = app.extensions[EXTENSION] = make_services(settings)
+    app.wsgi_app = Edge(app.wsgi_app)  # type: ignore[method-assign]
     errors.install(app)
-    app.after_request(_no_store)
+    limits.install(app, made)
     app.cli.add_command(dead_letters.commands)
     for room in (wallets, transfers, jobs, dead_letters, health):
         app.register_blueprint(room.blueprint)
     return app
-
-
-def _no_store(response: Response) -> Response:
-    """Keep balances out of every cache on the way."""
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response

@@ -9,6 +9,7 @@ import structlog
 from flask import request
 
 from api.errors import ApiError
+from api.limits import limits
 from api.services import services
 from models.transfer import MAX_ID
 
@@ -18,12 +19,23 @@ _ADMIN_CHALLENGE = 'Basic realm="wallet-admin", charset="UTF-8"'
 
 
 def require_user() -> int:
-    """Return the id of the user who asks.
+    """Return the id of the user who asks, and take a token for it.
+
+    Raises:
+        ApiError: ``unauthorized``, ``rate_limited``.
+    """
+    user_id = identify_user()
+    limits().take(str(user_id))
+    return user_id
+
+
+def identify_user() -> int:
+    """Return the id of the user who asks, for a caller who takes the token himself.
 
     Raises:
         ApiError: ``unauthorized``.
     """
-    user_id = _user_id_of(request.headers.get("Authorization", ""))
+    user_id = _user_id_of(request.environ.get("HTTP_AUTHORIZATION", ""))
     if user_id is None:
         raise ApiError(
             "unauthorized", "Authorization must be a user id, a positive integer.", {"WWW-Authenticate": _CHALLENGE}
@@ -38,7 +50,7 @@ def require_admin() -> None:
     Raises:
         ApiError: ``forbidden`` for a user, ``unauthorized`` for anyone else.
     """
-    header = request.headers.get("Authorization", "")
+    header = request.environ.get("HTTP_AUTHORIZATION", "")
     if _is_admin(header):
         structlog.contextvars.bind_contextvars(admin=services().settings.admin_user)
         return
@@ -53,7 +65,7 @@ def require_user_or_admin() -> int | None:
     Raises:
         ApiError: ``unauthorized``.
     """
-    return None if _is_admin(request.headers.get("Authorization", "")) else require_user()
+    return None if _is_admin(request.environ.get("HTTP_AUTHORIZATION", "")) else require_user()
 
 
 def _user_id_of(header: str) -> int | None:

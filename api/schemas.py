@@ -208,7 +208,7 @@ class TransactionOut(_Answer):
         return cls(
             transaction_id=f"{entry.wallet_id}-{entry.seq}",
             transfer_id=entry.transfer_id,
-            type=entry.type.value,
+            type=entry.type,
             transaction_type=_TYPE_NAMES[entry.type],
             amount=entry.amount_cents,
             balance_after=entry.balance_after_cents,
@@ -229,10 +229,14 @@ class TransactionsOut(_Answer):
     next_cursor: str | None
 
 
-_TYPE_NAMES = {EntryType.DEPOSIT: "deposit", EntryType.WITHDRAWAL: "withdraw", EntryType.TRANSFER: "transfer"}
+_TYPE_NAMES: dict[int, str] = {
+    EntryType.DEPOSIT: "deposit",
+    EntryType.WITHDRAWAL: "withdraw",
+    EntryType.TRANSFER: "transfer",
+}
 
 
 def _describe(entry: HistoryEntry) -> str:
-    if entry.type is EntryType.TRANSFER:
+    if entry.type == EntryType.TRANSFER:
         return f"transfer {'to' if entry.amount_cents < 0 else 'from'} user {entry.counterparty}"
     return _TYPE_NAMES[entry.type]

@@ -6,13 +6,16 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
+from api.token_bucket import TAKE
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
-from jobs.queue import TransferQueue, connect_redis
+from jobs.queue import TransferQueue, connect_redis, make_cache
+from models.cache import READ, WalletCache
 from models.database import create_bounded_engine
 from models.history import History
 from models.orders import Orders
+from models.redis_line import RedisLine
 from models.snowflake import NodeLease, Snowflake
 
 EXTENSION = "wallet"
@@ -29,10 +32,17 @@ class Services:
     history: History
     queue: TransferQueue
     dead_letters: DeadLetters
+    cache: WalletCache
+    # To the queue's Redis, for the throttle, and for reads too if that is where they are cached.
+    line: RedisLine
+    shares_redis: bool
     waiting: WaitingRoom
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
+        self.cache.close()
+        self.line.close()
+        self.queue.close()
         self.snowflake.release()
         self.engine.dispose()
 
@@ -46,15 +56,19 @@ def make_services(settings: Settings) -> Services:
         application_name="wallet-api",
     )
     snowflake = Snowflake(NodeLease(engine))
+    cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
     return Services(
         settings=settings,
         engine=engine,
         snowflake=snowflake,
-        orders=Orders(engine, snowflake),
+        orders=Orders(engine, snowflake, cache),
         history=History(engine),
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
+        cache=cache,
+        line=RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ]),
+        shares_redis=settings.cache_redis_url is None,
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
     )

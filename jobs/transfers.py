@@ -16,10 +16,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config import Settings, load
+from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import DEAD
 from models import attempts
 from models.attempts import Seen, Spent
+from models.cache import Evictor, NobodyCaches
 from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
@@ -65,9 +67,24 @@ class _DatabaseAwayError(Exception):
 class Settler:
     """Settles batches on one database."""
 
-    def __init__(self, engine: Engine, policy: RetryPolicy, *, renew: Callable[[], object] = lambda: None) -> None:
-        """Connect to nothing yet; ``renew`` is called between the steps of a batch that takes long."""
+    def __init__(
+        self,
+        engine: Engine,
+        policy: RetryPolicy,
+        cache: Evictor | None = None,
+        *,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            engine: of the database.
+            policy: of retries.
+            cache: what others read these wallets through; None: nothing caches them.
+            renew: called between the steps of a batch that takes long.
+        """
         self._engine = engine
+        self._cache = cache or NobodyCaches()
         self._policy = policy
         self.renew = renew
 
@@ -162,10 +179,12 @@ class Settler:
         """
         try:
             with self._engine.begin() as connection:
-                posting = post(connection, ids, wait_for_locks=wait_for_locks)
+                posting = post(connection, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
         except (DBAPIError, PoolTimeoutError) as error:
             self._raise_if_away(error)
             raise
+        if not posting.kept:
+            self._cache.evict_again(posting.versions)
         self._take_over(posting, settled)
 
     def _take_over(self, posting: Posting, settled: Settled) -> None:
@@ -278,4 +297,5 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
 @functools.cache
 def _settler_of_this_process() -> Settler:
     settings = load(Settings)
-    return Settler(make_engine(settings), RetryPolicy(settings.retry_delays))
+    engine = make_engine(settings)
+    return Settler(engine, RetryPolicy(settings.retry_delays), make_cache(settings, engine))

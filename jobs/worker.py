@@ -25,7 +25,7 @@ from rq.worker_registration import register
 
 import logs
 from config import Settings
-from jobs.queue import transfers_queue
+from jobs.queue import make_cache, transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import Claim, RqKeys, new_lease, transfer_id_of
@@ -258,11 +258,13 @@ def work(settings: Settings) -> None:
     connection = connect_worker_redis(url)
     engine = make_engine(settings)
     _wait_for(connection)
-    worker = BatchWorker(
-        connection, Settler(engine, RetryPolicy(settings.retry_delays)), batch_size=settings.batch_size
-    )
-    with RelayThread(connect_worker_redis(url), make_engine(settings)):
+    cache = make_cache(settings, engine)
+    settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)
+    worker = BatchWorker(connection, settler, batch_size=settings.batch_size)
+    relay_engine = make_engine(settings)
+    with RelayThread(connect_worker_redis(url), relay_engine, make_cache(settings, relay_engine)):
         worker.work(logging_level=settings.log_level)
+    cache.close()
     engine.dispose()
 
 

@@ -166,7 +166,7 @@ def app(settings: Settings, engine: Engine, redis_client: redis.Redis) -> Iterat
     del engine, redis_client
     app = create_app(settings)
     yield app
-    app.extensions["wallet"].engine.dispose()
+    app.extensions["wallet"].close()
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def make_app(database_url: str, redis_url: str, settings: Settings, engine: Engi
 
     yield make
     for app in apps:
-        app.extensions["wallet"].engine.dispose()
+        app.extensions["wallet"].close()
 
 
 @pytest.fixture

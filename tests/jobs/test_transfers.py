@@ -65,9 +65,9 @@ def lock_timeouts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many transfers stood in each posting that gave up on a lock."""
     found: list[int] = []
 
-    def counting(connection: Connection, ids: Sequence[int], *, wait_for_locks: bool = True) -> Posting:
+    def counting(connection: Connection, ids: Sequence[int], **how: Any) -> Posting:
         try:
-            return post(connection, ids, wait_for_locks=wait_for_locks)
+            return post(connection, ids, **how)
         except DBAPIError as error:
             if sqlstate(error) == jobs.transfers.LOCK_NOT_AVAILABLE:
                 found.append(len(ids))
