@@ -63,21 +63,19 @@ HEADERS_OF_STATUS = {
     503: ("Retry-After",),
 }
 
+# Without examples, which Swagger UI would send along: one's second try would be a replay of the first.
 REQUEST_HEADERS: dict[str, Json] = {
     "Idempotency-Key": {
         "description": "The same key, call and body give the first answer again, and move nothing. Keys never expire.",
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
-        "example": "rent-november",
     },
     "X-Request-ID": {
         "description": "Taken over if it has 1 to 128 of the characters `A-Z a-z 0-9 . _ : / + = @ -`.",
         "schema": {"type": "string"},
-        "example": "checkout-17",
     },
     "traceparent": {
         "description": "W3C trace context, version 00: taken over if it is well-formed.",
         "schema": {"type": "string"},
-        "example": _TRACEPARENT,
     },
 }
 
