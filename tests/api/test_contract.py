@@ -100,7 +100,7 @@ def test_the_service_does_what_its_document_says(server: Gunicorn, credentials: 
             "--phases",
             "examples,coverage,fuzzing,stateful",
             "--max-examples",
-            str(hypothesis_settings().max_examples),
+            str(hypothesis_settings().max_examples // 2),
         ],
         env=inherited() | {"CREDENTIALS": str(credentials), "NO_COLOR": "1"},
         cwd=ROOT,
