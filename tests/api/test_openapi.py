@@ -1,5 +1,6 @@
 """The document says what the service does: all of its routes, and examples that fit their schemas."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -46,7 +47,7 @@ def test_the_document_is_openapi_3_1(document: Json) -> None:
 
 def test_every_route_is_in_the_document_and_the_other_way_round(app: Flask, document: Json) -> None:
     served = {
-        (rule.rule.replace("<", "{").replace(">", "}"), method)
+        (re.sub(r"<(\w+:)?(\w+)>", r"{\2}", rule.rule), method)
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint.partition(".")[0] not in UNDOCUMENTED_BLUEPRINTS
