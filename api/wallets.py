@@ -3,7 +3,6 @@
 from flask import Blueprint, Response
 
 from api import reads, tracing
-from api.errors import ApiError
 from api.identity import require_user
 from api.reads import Snapshot
 from api.replay import marked
@@ -39,36 +38,31 @@ def withdraw() -> Response:
 @blueprint.get("/api/wallet/balance/v1")
 def balance() -> Response:
     """Return the posted balance."""
-    return reads.answer(_balance_field, _load_balance)
+    return reads.answer(NoQuery, lambda _: "balance", _load_balance)
 
 
 @blueprint.get("/api/transactions/v1")
 def transactions() -> Response:
     """Return a page of the history, newest first."""
-    query = TransactionsQuery()
-
-    def field() -> str:
-        nonlocal query
-        query = read_query(TransactionsQuery)
-        if query.cursor is not None and query.page is not None:
-            raise ApiError("bad_input", "query: give a page or a cursor, not both")
-        return f"page:{query.type}:{query.page or 1}:{query.cursor or ''}:{query.page_size}"
-
-    return reads.answer(field, lambda user_id: _load_page(user_id, query))
+    return reads.answer(TransactionsQuery, _name_of_page, _load_page)
 
 
-def _balance_field() -> str:
-    read_query(NoQuery)
-    return "balance"
-
-
-def _load_balance(user_id: int) -> Snapshot:
+def _load_balance(user_id: int, _: NoQuery) -> Snapshot:
     found = services().history.get_balance(user_id)
     return Snapshot(found.version, BalanceOut(balance=found.cents))
 
 
+def _name_of_page(query: TransactionsQuery) -> str:
+    return f"page:{query.type}:{_number_of(query)}:{query.cursor or ''}:{query.page_size}"
+
+
+def _number_of(query: TransactionsQuery) -> int:
+    # A cursor goes before a page: it still says which row once others have arrived.
+    return 1 if query.cursor else query.page or 1
+
+
 def _load_page(user_id: int, query: TransactionsQuery) -> Snapshot:
-    number = query.page or 1
+    number = _number_of(query)
     page = services().history.get_page(
         user_id,
         EntryType(query.type) if query.type else None,
