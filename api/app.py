@@ -6,7 +6,7 @@ import orjson
 from flask import Flask, Response
 from flask.json.provider import JSONProvider
 
-from api import access_log, dead_letters, errors, health, jobs, tracing, transfers, wallets
+from api import access_log, dashboard, dead_letters, errors, health, jobs, tracing, transfers, wallets
 from api.services import EXTENSION, make_services
 from config import Settings
 
@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> Flask:
     app.cli.add_command(dead_letters.commands)
     for room in (wallets, transfers, jobs, dead_letters, health):
         app.register_blueprint(room.blueprint)
+    dashboard.install(app, settings)
     return app
 
 
