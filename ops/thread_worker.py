@@ -17,7 +17,8 @@ _log = structlog.get_logger("gunicorn")
 
 _HEAD = (
     "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-    "Cache-Control: no-store\r\nContent-Length: {length}\r\n\r\n"
+    "Cache-Control: no-store\r\nX-Request-ID: {trace_id}\r\ntraceparent: 00-{trace_id}-{span_id}-00\r\n"
+    "Content-Length: {length}\r\n\r\n"
 )
 
 
@@ -41,7 +42,8 @@ class ProblemThreadWorker(ThreadWorker):
                 "trace_id": trace_id,
             }
         )
+        head = _HEAD.format(length=len(body), trace_id=trace_id, span_id=secrets.token_hex(8))
         try:
-            util.write_nonblock(client, _HEAD.format(length=len(body)).encode() + body)
+            util.write_nonblock(client, head.encode() + body)
         except OSError:
             _log.debug("the client has gone")

@@ -24,6 +24,7 @@ from models.database import create_bounded_engine
 from models.snowflake import NodeLease, Snowflake
 from models.tables import entries, transfers, wallets
 from ops.servers import PostgresServer, RedisServer
+from tests.api.document import DocumentedClient
 from tests.proxy import TcpProxy
 
 # How the process that started the servers tells the others where they are.
@@ -165,6 +166,7 @@ def app(settings: Settings, engine: Engine, redis_client: redis.Redis) -> Iterat
     """The application on empty servers. The engine and the client are asked for to be emptied."""
     del engine, redis_client
     app = create_app(settings)
+    app.test_client_class = DocumentedClient
     yield app
     app.extensions["wallet"].engine.dispose()
 

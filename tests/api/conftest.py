@@ -13,6 +13,7 @@ from api.app import create_app
 from config import Settings
 from models.ledger import post
 from tests.api.calls import fund
+from tests.api.document import DocumentedClient
 from tests.proxy import TcpProxy
 
 
@@ -45,6 +46,7 @@ def make_app(database_url: str, redis_url: str, settings: Settings, engine: Engi
             "admin_password": settings.admin_password.get_secret_value(),
         }
         apps.append(create_app(Settings.model_validate(same | secrets | overrides)))
+        apps[-1].test_client_class = DocumentedClient
         return apps[-1]
 
     yield make

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
+
+from werkzeug.datastructures import Headers
 
 from tests.api.calls import Json, decode
+from tests.api.document import Exchange, check
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"
@@ -53,9 +57,12 @@ class Gunicorn:
         try:
             chunked = body is not None and not isinstance(body, bytes)
             sent = dict(headers or {}) | ({"Transfer-Encoding": "chunked"} if chunked else {})
-            connection.request(method, path, body, sent, encode_chunked=chunked)
+            pieces = [body] if isinstance(body, bytes) else list(body or ())
+            connection.request(method, path, iter(pieces) if chunked else body, sent, encode_chunked=chunked)
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            _check(method, path, sent, b"".join(pieces), answer)
+            return answer
         finally:
             connection.close()
 
@@ -80,6 +87,22 @@ class Gunicorn:
     def lines(self) -> list[str]:
         """Return the lines of the log so far, whole ones only."""
         return self.log.read_text().rpartition("\n")[0].splitlines()
+
+
+def _check(method: str, url: str, sent: Mapping[str, str], body: bytes, answer: Answer) -> None:
+    """Hold what was said against the document."""
+    path, _, query = url.partition("?")
+    exchange = Exchange(
+        method=method,
+        path=unquote(path),
+        query=query,
+        sent=Headers(sent),
+        body=body,
+        status=answer.status,
+        headers=Headers(answer.headers),
+        answer=answer.body,
+    )
+    check(exchange)
 
 
 def json_of(user: int) -> dict[str, str]:
