@@ -18,7 +18,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from jobs.rq_keys import QUEUE_NAME, QUEUES, RqKeys
+from jobs.rq_keys import QUEUE, QUEUE_NAME, QUEUES, RqKeys
 
 # What RQ raises about a job that is not there, or no longer.
 JOB_IS_GONE = (NoSuchJobError, InvalidJobOperation)
@@ -111,9 +111,9 @@ class ShownQueue(Queue):
 
     @classmethod
     def all(cls, connection: redis.Redis, *_args: Any, **_kwargs: Any) -> list[Queue]:
-        """Return the queues that have a name which can be shown."""
+        """Return the queues that have a name which can be shown; ours is one before anything was ever put on it."""
         found: list[Queue] = []
-        for key in _members(connection, QUEUES):
+        for key in sorted({QUEUE.encode(), *_members(connection, QUEUES)}):
             with suppress(ValueError):
                 found.append(cls.from_queue_key(key.decode(), connection))
         return found
@@ -181,7 +181,7 @@ class ShownWorker(Worker):
 
 
 def has_queue(connection: redis.Redis, name: str) -> bool:
-    """Whether this is a queue: ours is one before anything was ever put on it."""
+    """Whether this is a queue."""
     return bool(connection.sismember(QUEUES, f"rq:queue:{name}")) or name == QUEUE_NAME
 
 
