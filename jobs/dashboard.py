@@ -95,6 +95,11 @@ class ShownJob(Job):
         except Exception:  # noqa: BLE001 - whatever it is that RQ stumbles over, it is in the result
             return None
 
+    @property
+    def dependency_ids(self) -> Any:
+        """Return the jobs that this one waits for, as bytes: rq-dashboard decodes what RQ has since decoded itself."""
+        return [_job_id_of(each).encode() for each in _members(self.connection, self.dependencies_key)]
+
     def get_call_string(self) -> str | None:
         """Return the call, or the description if the call cannot be read."""
         try:

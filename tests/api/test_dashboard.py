@@ -162,6 +162,18 @@ def test_jobs_are_read_as_the_json_that_they_are(admin: FlaskClient) -> None:
     assert job_id in look(admin, f"/rq/0/view/job/{job_id}").decode()
 
 
+def test_a_job_names_those_that_it_waits_for(client: FlaskClient, redis_client: redis.Redis) -> None:
+    queue = stock_queue(redis_client)
+    first = queue.enqueue("f", job_id="first")
+    second = queue.enqueue("f", job_id="second", depends_on=first)
+    redis_client.sadd(second.dependencies_key, "gone", b"\xff")
+    shown = data(client, "job/second")
+    assert shown["status"] == "deferred"
+    statuses = dict(zip(shown["depends_on"], shown["depends_on_status"], strict=True))
+    assert statuses == {"first": "active", "gone": "expired", "\\xff": "expired"}
+    assert listed(client, "deferred") == ["second"]
+
+
 def test_workers_are_shown_while_they_are_busy(
     client: FlaskClient, redis_client: redis.Redis, busy_worker: SimpleWorker
 ) -> None:

@@ -59,8 +59,10 @@ def browser() -> Iterator[Browser]:
     """Chromium from this machine; module by module, since its event loop is in the way of others."""
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
-        reason = f"no {', '.join(NAMES)} on the PATH"
-        pytest.fail(reason) if os.environ.get(REQUIRED) == "1" else pytest.skip(reason)
+        reason = f"none of {', '.join(NAMES)} is on the PATH"
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{reason}, and {REQUIRED}=1")
+        pytest.skip(f"{reason} ({REQUIRED}=1 makes this a failure)")
     # Its sandbox cannot be had by root; the pages are our own.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:

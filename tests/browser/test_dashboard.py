@@ -1,6 +1,7 @@
 """rq-dashboard in a real browser: it works under its policy, and what a job holds is text."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -42,7 +43,13 @@ def hostile(server: Gunicorn, redis_client: redis.Redis) -> None:
     redis_client.hset("rq:job:busy", "status", "started")
     redis_client.sadd("rq:queues", f"rq:queue:{HOSTILE}")
     redis_client.sadd("rq:workers", f"rq:worker:{HOSTILE}")
-    worker = {"state": "busy", "queues": HOSTILE, "current_job": "busy", "version": HOSTILE, "python_version": HOSTILE}
+    worker: dict[Any, Any] = {
+        "state": "busy",
+        "queues": HOSTILE,
+        "current_job": "busy",
+        "version": HOSTILE,
+        "python_version": HOSTILE,
+    }
     redis_client.hset(f"rq:worker:{HOSTILE}", mapping=worker)
 
 
