@@ -6,7 +6,7 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api import dead_letters, docs, errors, health, jobs, limits, openapi, transfers, wallets
+from api import dashboard, dead_letters, docs, errors, health, jobs, limits, openapi, transfers, wallets
 from api.edge import Edge
 from api.services import EXTENSION, make_services
 from config import Settings
@@ -36,5 +36,6 @@ def create_app(settings: Settings) -> Flask:
     app.cli.add_command(dead_letters.commands)
     for room in (wallets, transfers, jobs, dead_letters, health, docs):
         app.register_blueprint(room.blueprint)
+    dashboard.install(app, settings)
     openapi.install(app)
     return app

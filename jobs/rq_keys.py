@@ -96,6 +96,7 @@ class RqKeys:
         self._bury: Script = connection.register_script(_script("bury"))
         self._reap: Script = connection.register_script(_script("reap"))
         self._examine: Script = connection.register_script(_script("examine"))
+        self._requeue: Script = connection.register_script(_script("requeue"))
 
     def enqueue(self, jobs: Iterable[NewJob], *, lost: bool = False) -> int:
         """Put jobs on the queue and return how many were not there.
@@ -159,6 +160,15 @@ class RqKeys:
         """Tell which of these jobs nobody has, and which say of themselves that they are queued."""
         gone, queued = self._examine(keys=[STARTED], args=list(ids))
         return [int(each) for each in gone], [int(each) for each in queued]
+
+    def requeue(self, ids: Sequence[str], *, queue_name: str = QUEUE_NAME) -> int:
+        """Put failed jobs back on their queue, and return how many; what is not failed is left alone.
+
+        RQ's own way takes a job out of the registry first and puts it on the queue later: killed in between, it is in
+        neither. It also reads and writes back all of the job, which it cannot if somebody else's serializer wrote it.
+        """
+        keys = [f"rq:failed:{queue_name}", f"rq:queue:{queue_name}", QUEUES]
+        return int(self._requeue(keys=keys, args=[_now(), *ids]))
 
     def queue_length(self) -> int:
         """Return how many jobs wait."""

@@ -18,7 +18,16 @@ from api.services import services_of
 from config import Settings, load_or_exit
 from ops.launch import PR_SET_PDEATHSIG
 
-LIBRARIES = ("flask", "orjson", "psycopg2", "pydantic", "redis", "rq", "sqlalchemy.dialects.postgresql.psycopg2")
+LIBRARIES = (
+    "flask",
+    "orjson",
+    "psycopg2",
+    "pydantic",
+    "redis",
+    "rq",
+    "rq_dashboard",
+    "sqlalchemy.dialects.postgresql.psycopg2",
+)
 
 settings = load_or_exit(Settings)
 
