@@ -3,10 +3,22 @@
 from typing import Any
 
 import orjson
-from flask import Flask, Response
+from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api import access_log, dead_letters, errors, health, jobs, tracing, transfers, wallets
+from api import (
+    access_log,
+    compression,
+    cors,
+    dead_letters,
+    errors,
+    headers,
+    health,
+    jobs,
+    tracing,
+    transfers,
+    wallets,
+)
 from api.services import EXTENSION, make_services
 from config import Settings
 
@@ -32,15 +44,10 @@ def create_app(settings: Settings) -> Flask:
     access_log.install(app)
     tracing.install(app)
     errors.install(app)
-    app.after_request(_no_store)
+    headers.install(app, settings)
+    cors.install(app, settings)
+    compression.install(app)
     app.cli.add_command(dead_letters.commands)
     for room in (wallets, transfers, jobs, dead_letters, health):
         app.register_blueprint(room.blueprint)
     return app
-
-
-def _no_store(response: Response) -> Response:
-    """Keep balances out of every cache on the way."""
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response

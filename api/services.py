@@ -6,6 +6,7 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
+from api.tokens import TokenVerifier, make_verifier
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
@@ -30,6 +31,8 @@ class Services:
     queue: TransferQueue
     dead_letters: DeadLetters
     waiting: WaitingRoom
+    # None in user-id mode.
+    tokens: TokenVerifier | None
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
@@ -57,6 +60,7 @@ def make_services(settings: Settings) -> Services:
         dead_letters=DeadLetters(engine, queue),
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
+        tokens=make_verifier(settings),
     )
 
 

@@ -4,7 +4,7 @@ from flask import Blueprint, Response
 
 from api import tracing
 from api.errors import ApiError
-from api.identity import require_user
+from api.identity import require_depositor, require_user
 from api.replay import marked
 from api.schemas import (
     AmountBody,
@@ -71,7 +71,7 @@ def transactions() -> TransactionsOut:
 
 
 def _move(call: str, kind: Kind) -> Response:
-    user_id = require_user()
+    user_id = require_depositor() if kind is Kind.DEPOSIT else require_user()
     read_query(NoQuery)
     body = read_body(AmountBody)
     receipt = services().orders.execute(
