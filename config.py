@@ -8,14 +8,26 @@ import ipaddress
 import re
 import sys
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MAX_RETRIES = 20
 MAX_DELAY_S = 86_400.0
+# RFC 7518, 3.2: an HMAC's key has at least the size of its hash.
+MIN_JWT_SECRET_BYTES = 32
+MAX_TRUSTED_PROXIES = 64
+MAX_CORS_ORIGINS = 64
+# What a browser sends as Origin, letter for letter: lower case, no default port, no path.
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+# RFC 6749, 3.3: scope-token.
+_SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"
+# What begins like this is a public or private key, which is no secret to sign with (or one that verifies nothing).
+_ASYMMETRIC_KEYS = ("-----BEGIN ", "ssh-", "ecdsa-")
 
 _RATE = re.compile(r"([0-9]{1,9})/(second|minute|hour)(?:;burst=([0-9]{1,9}))?")
 _PERIOD_S = {"second": 1, "minute": 60, "hour": 3600}
@@ -42,9 +54,20 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
-    auth_mode: Literal["user-id"] = "user-id"
+    auth_mode: Literal["user-id", "jwt"] = "user-id"
     # User-id mode believes whatever the caller says, so it listens on loopback only unless told otherwise.
     allow_user_id_mode: bool = False
+    # One of the two in jwt mode: a secret (HS256), or where an identity provider shows its public keys.
+    jwt_secret: SecretStr | None = None
+    jwt_jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    # Without it anyone with a token can make money.
+    deposit_scope: str | None = Field(default=None, pattern=_SCOPE)
+    # Whose word on where a request came from counts. By default nobody's.
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    # The web pages, by their origins, whose scripts may call the API. By default none but its own.
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     admin_user: str = Field(default="admin", min_length=1)
     # Empty: nobody is an administrator, every admin route answers 401.
     admin_password: SecretStr = SecretStr("")
@@ -77,10 +100,49 @@ class Settings(BaseSettings):
     demo_wallets: bool = False
     max_body_bytes: int = Field(default=16_384, ge=256, le=1_048_576)
 
-    @field_validator("retry_delays", mode="before")
+    @field_validator("retry_delays", "cors_origins", mode="before")
     @classmethod
-    def _split_delays(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _check_jwt_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secret = value.get_secret_value()
+            if len(secret.encode()) < MIN_JWT_SECRET_BYTES:
+                raise ValueError(f"must have at least {MIN_JWT_SECRET_BYTES} bytes")
+            if secret.startswith(_ASYMMETRIC_KEYS):
+                raise ValueError("must be a random secret; public keys come by JWT_JWKS_URL")
+        return value
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _check_jwks_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_safe_to_fetch_keys_from(value):
+            raise ValueError("must be a URL with https://, or with http:// on loopback, without user or password")
+        return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            networks = tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
+        except ValueError:
+            raise ValueError("must be addresses or networks (10.0.0.0/8) with commas between") from None
+        if len(networks) > MAX_TRUSTED_PROXIES:
+            raise ValueError(f"must be at most {MAX_TRUSTED_PROXIES} addresses or networks")
+        return networks
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > MAX_CORS_ORIGINS or not all(_is_origin(each) for each in value):
+            example = "https://app.example.org,http://localhost:3000"
+            raise ValueError(f"must be at most {MAX_CORS_ORIGINS} origins, spelled as browsers do: {example}")
+        return value
 
     @field_validator("retry_delays")
     @classmethod
@@ -118,13 +180,35 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _jwt_mode_has_one_key(self) -> Self:
+        if self.auth_mode == "jwt" and not self.jwt_secret and not self.jwt_jwks_url:
+            raise ValueError("AUTH_MODE=jwt needs a key: set JWT_SECRET, or JWT_JWKS_URL")
+        if self.jwt_secret and self.jwt_jwks_url:
+            raise ValueError("JWT_SECRET and JWT_JWKS_URL exclude each other: set the one that tokens are signed for")
+        if self.deposit_scope and self.auth_mode != "jwt":
+            raise ValueError("DEPOSIT_SCOPE needs AUTH_MODE=jwt: a user id carries no scopes")
+        return self
+
+    @model_validator(mode="after")
     def _user_id_mode_stays_at_home(self) -> Self:
-        if self.auth_mode == "user-id" and not self.allow_user_id_mode and not _is_loopback(self.host):
+        self.check_listening(self.host, called=f"HOST={self.host}")
+        return self
+
+    def check_listening(self, host: str, *, called: str) -> None:
+        """Make sure that listening on an address does not hand the wallets to the network.
+
+        Args:
+            host: the address, or ``localhost``.
+            called: what to call it in the message.
+
+        Raises:
+            ValueError: user-id mode would be reachable from elsewhere.
+        """
+        if self.auth_mode == "user-id" and not self.allow_user_id_mode and not _is_loopback(host):
             raise ValueError(
-                f"HOST={self.host} with AUTH_MODE=user-id would let anyone on the network be any user; "
+                f"{called} with AUTH_MODE=user-id would let anyone on the network be any user; "
                 "listen on 127.0.0.1, or set ALLOW_USER_ID_MODE=1 if a trusted proxy stands in front"
             )
-        return self
 
     @property
     def database_timeouts_ms(self) -> dict[str, int]:
@@ -201,3 +285,20 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_safe_to_fetch_keys_from(url: str) -> bool:
+    """Whether nobody on the way can put keys of their own in place of those at the URL."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if not host or "@" in parts.netloc or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+
+
+def _is_origin(text: str) -> bool:
+    default_port = ":443" if text.startswith("https:") else ":80"
+    return _ORIGIN.fullmatch(text) is not None and not text.endswith(default_port)

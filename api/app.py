@@ -6,7 +6,21 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api import dashboard, dead_letters, docs, errors, health, jobs, limits, openapi, transfers, wallets
+from api import (
+    compression,
+    cors,
+    dashboard,
+    dead_letters,
+    docs,
+    errors,
+    headers,
+    health,
+    jobs,
+    limits,
+    openapi,
+    transfers,
+    wallets,
+)
 from api.edge import Edge
 from api.services import EXTENSION, make_services
 from config import Settings
@@ -33,6 +47,9 @@ def create_app(settings: Settings) -> Flask:
     app.wsgi_app = Edge(app.wsgi_app)  # type: ignore[method-assign]
     errors.install(app)
     limits.install(app, made)
+    headers.install(app, settings)
+    cors.install(app, settings)
+    compression.install(app)
     app.cli.add_command(dead_letters.commands)
     for room in (wallets, transfers, jobs, dead_letters, health, docs):
         app.register_blueprint(room.blueprint)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from api import tracing
+from api.headers import DEFAULTS
 
 if TYPE_CHECKING:
     from flask import Request
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 # What the application leaves for this layer to find, in the request's environment.
 HEADERS = "wallet.headers"
 
-# Keeps balances out of every cache on the way, and answers from being taken for anything else.
-_NO_STORE = ("Cache-Control", "no-store")
-_ALWAYS = [("X-Content-Type-Options", "nosniff")]
 # Probes and scrapes come every few seconds for ever; they are worth a line only to whoever debugs them.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -43,9 +41,8 @@ class Edge:
         trace = tracing.begin(environ)
 
         def respond(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            if not any(name == "Cache-Control" for name, _ in headers):
-                headers.append(_NO_STORE)
-            headers += _ALWAYS
+            names = {name for name, _ in headers}
+            headers += [default for default in DEFAULTS if default[0] not in names]
             headers += environ.get(HEADERS, ())
             headers.append(("X-Request-ID", trace.request_id))
             headers.append(("traceparent", trace.traceparent))

@@ -1,5 +1,6 @@
 """Who asks too often is told to wait: a bucket per user for everything, one per address for bad credentials."""
 
+import ipaddress
 import math
 import time
 from typing import Any, NoReturn, cast
@@ -14,6 +15,7 @@ from api.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
 from models.redis_line import Command
 
 EXTENSION = "wallet-limits"
+_IPV4 = 4
 # Bad credentials from one address: a password may be mistyped, and cannot be guessed.
 AUTHENTICATION = Bucket("authentication", 10, 60, burst=20)
 
@@ -84,7 +86,7 @@ class Limits:
 
     def _authenticate(self, address: str, *, look: bool) -> None:
         if self._strategy is not None:
-            taken, _ = self._strategy.take(AUTHENTICATION, address, look=look)
+            taken, _ = self._strategy.take(AUTHENTICATION, _source(address), look=look)
             if not taken.allowed:
                 _refuse("There were too many bad credentials from your address.", taken)
 
@@ -110,6 +112,15 @@ def limits() -> Limits:
     """Return the running application's limits."""
     found: Limits = current_app.extensions[EXTENSION]
     return found
+
+
+def _source(address: str) -> str:
+    """Return whom an address stands for: of IPv6 everybody has at least 2^64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == _IPV4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _refuse(detail: str, taken: Taken) -> NoReturn:

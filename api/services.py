@@ -7,6 +7,7 @@ from flask import Flask, current_app
 from sqlalchemy import Engine
 
 from api.token_bucket import TAKE
+from api.tokens import TokenVerifier, make_verifier
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
@@ -37,6 +38,8 @@ class Services:
     line: RedisLine
     shares_redis: bool
     waiting: WaitingRoom
+    # None in user-id mode.
+    tokens: TokenVerifier | None
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
@@ -71,6 +74,7 @@ def make_services(settings: Settings) -> Services:
         shares_redis=settings.cache_redis_url is None,
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
+        tokens=make_verifier(settings),
     )
 
 

@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from api import reads, tracing
-from api.identity import require_user
+from api.identity import require_depositor, require_user
 from api.reads import Snapshot
 from api.replay import marked
 from api.schemas import (
@@ -82,7 +82,7 @@ def _load_page(user_id: int, query: TransactionsQuery) -> Snapshot:
 
 
 def _move(call: str, kind: Kind) -> Response:
-    user_id = require_user()
+    user_id = require_depositor() if kind is Kind.DEPOSIT else require_user()
     read_query(NoQuery)
     body = read_body(AmountBody)
     receipt = services().orders.execute(

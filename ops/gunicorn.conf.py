@@ -5,8 +5,10 @@ import ctypes
 import importlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
@@ -17,9 +19,13 @@ import logs
 from api.services import services_of
 from config import Settings, load_or_exit
 from ops.launch import PR_SET_PDEATHSIG
+from ops.supervisor import CONFIGURATION_STATUS
 
 LIBRARIES = (
     "flask",
+    "flask_compress",
+    "flask_cors",
+    "jwt",
     "orjson",
     "psycopg2",
     "pydantic",
@@ -41,6 +47,26 @@ class JsonLogger(Logger):
         logs.configure(settings.log_level, service="api")
         self.error_log.handlers.clear()
         self.error_log.propagate = True
+
+
+def when_ready(arbiter: Arbiter) -> None:
+    """Look at what is really listened on, before anyone is served: ``-b`` and inherited sockets overrule HOST."""
+    for listener in arbiter.LISTENERS:
+        if listener.sock.family == socket.AF_UNIX:
+            continue
+        host = listener.sock.getsockname()[0]
+        try:
+            settings.check_listening(host, called=f"listening on {host}")
+        except ValueError as error:
+            print(f"configuration error: {error}", file=sys.stderr)
+            sys.exit(CONFIGURATION_STATUS)
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Have the identity provider's keys before the first request, so that a reload makes nobody wait for them."""
+    app: Any = worker.wsgi
+    if (tokens := services_of(app).tokens) is not None:
+        tokens.prefetch()
 
 
 def post_fork(_arbiter: Arbiter, worker: Worker) -> None:
@@ -82,5 +108,11 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
+# By default gunicorn believes anyone on this machine about schemes and paths. What a proxy may say is TRUSTED_PROXIES'
+# business, and the application reads it itself (api/proxies.py).
+forwarded_allow_ips = ""
+proxy_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 # On by default: a socket that lets others on this machine steer the server.
 control_socket_disable = True
