@@ -7,7 +7,6 @@ each request for it passes :func:`_guard` first, which lets through only what ex
 
 import re
 import secrets
-from urllib.parse import urlsplit
 
 import redis
 import rq_dashboard
@@ -17,7 +16,7 @@ from rq_dashboard import web
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from api.dashboard_templates import DashboardLoader
-from api.errors import RETRY_AFTER_S, ApiError, problem_response
+from api.errors import RETRY_AFTER_S, problem_response
 from api.identity import require_admin
 from api.services import services
 from config import Settings
@@ -98,7 +97,6 @@ def _guard() -> None:
         return
     g.csp_nonce = secrets.token_urlsafe(16)
     require_admin()
-    _refuse_cross_site()
     if request.endpoint is None or request.endpoint in _FILES:
         return
     if request.endpoint not in _VIEWS and request.method in _SAFE_METHODS:
@@ -112,21 +110,6 @@ def _guard() -> None:
 
 def _is_ours() -> bool:
     return request.blueprint == _NAME or request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
-
-
-def _refuse_cross_site() -> None:
-    """Refuse a change that another site's page asks for: the browser would add the administrator's password to it.
-
-    Raises:
-        ApiError: ``forbidden``.
-    """
-    if request.method in _SAFE_METHODS:
-        return
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    # What is no browser sends neither; a proxy that ends TLS changes an origin's scheme, and not its host.
-    if site in {None, "same-origin", "none"} and (origin is None or urlsplit(origin).netloc == request.host):
-        return
-    raise ApiError("forbidden", "This can only be asked for from a page of this service.")
 
 
 def _check_arguments(arguments: dict[str, object]) -> None:

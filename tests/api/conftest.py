@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 
 from api.app import create_app
 from config import Settings
+from jobs.queue import make_cache
 from models.ledger import post
 from tests.api.calls import fund
 from tests.api.document import DocumentedClient
@@ -87,14 +88,17 @@ def books(engine: Engine) -> Callable[[], Books]:
 
 
 @pytest.fixture
-def settle(engine: Engine) -> Callable[[str], None]:
+def settle(engine: Engine, settings: Settings) -> Iterator[Callable[[str], None]]:
     """Post a transfer as a worker would."""
+
+    cache = make_cache(settings, engine)
 
     def settle(job_id: str) -> None:
         with engine.begin() as connection:
-            post(connection, [int(job_id)])
+            post(connection, [int(job_id)], evict=cache.evict)
 
-    return settle
+    yield settle
+    cache.close()
 
 
 @pytest.fixture

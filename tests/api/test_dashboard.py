@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from flask import Flask
 from flask.testing import FlaskClient
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
@@ -68,9 +69,9 @@ def listed(client: FlaskClient, registry: str, page: str = "8/asc/1") -> list[st
 
 
 def everything_in(client: redis.Redis) -> dict[str, tuple[bytes, bool]]:
-    """All that Redis holds, key by key."""
+    """All that RQ holds in Redis, key by key."""
     raw: Any = client
-    return {key.decode(): (raw.dump(key), raw.pttl(key) > 0) for key in raw.keys("*")}
+    return {key.decode(): (raw.dump(key), raw.pttl(key) > 0) for key in raw.keys("rq:*")}
 
 
 @pytest.fixture
@@ -90,9 +91,10 @@ def busy_worker(redis_client: redis.Redis) -> Iterator[SimpleWorker]:
 
 
 @pytest.fixture
-def work(engine: Engine, redis_client: redis.Redis) -> Callable[[], None]:
+def work(app: Flask, engine: Engine, redis_client: redis.Redis) -> Callable[[], None]:
     """Let a worker run whatever waits."""
-    worker = BatchWorker(redis_client, Settler(engine, RetryPolicy((60.0,))), batch_size=10)
+    settler = Settler(engine, RetryPolicy((60.0,)), app.extensions["wallet"].cache)
+    worker = BatchWorker(redis_client, settler, batch_size=10)
     worker.register_birth()  # type: ignore[no-untyped-call]
 
     def work() -> None:
@@ -110,7 +112,8 @@ def restore(engine: Engine, redis_client: redis.Redis) -> Callable[[], int]:
 @pytest.mark.parametrize(
     ("credentials", "code"), [(None, "unauthorized"), (1, "forbidden"), (basic("admin", "wrong"), "unauthorized")]
 )
-def test_nothing_is_there_for_anybody_else(client: FlaskClient, credentials: int | str | None, code: str) -> None:
+def test_nothing_is_there_for_anybody_else(make_app: AppMaker, credentials: int | str | None, code: str) -> None:
+    client = make_app(rate_limit="off").test_client()  # or the address would soon be told that it guesses too often
     for method, path in EVERYTHING:
         response = ask(client, method, path, user=credentials)
         problem(response, code)

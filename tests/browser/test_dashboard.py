@@ -11,6 +11,8 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
+from config import Settings
+from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import QUEUE_NAME, RqKeys
 from jobs.transfers import Settler
@@ -65,9 +67,10 @@ def dead(server: Gunicorn, engine: Engine, redis_client: redis.Redis) -> list[in
 
 
 @pytest.fixture
-def work(engine: Engine, redis_client: redis.Redis) -> Callable[[], None]:
+def work(engine: Engine, redis_client: redis.Redis, settings: Settings) -> Callable[[], None]:
     """Let a worker run whatever waits."""
-    worker = BatchWorker(redis_client, Settler(engine, RetryPolicy((60.0,))), batch_size=10)
+    settler = Settler(engine, RetryPolicy((60.0,)), make_cache(settings, engine))
+    worker = BatchWorker(redis_client, settler, batch_size=10)
     worker.register_birth()  # type: ignore[no-untyped-call]
 
     def work() -> None:
