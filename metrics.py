@@ -9,8 +9,7 @@ series but those of requests are there, at 0, from the start. A gauge that any p
 Redis is not kept but read when it is asked for (:class:`ScrapedGauge`, ``api/metrics.py``).
 """
 
-from bisect import bisect_left
-from collections import Counter as Tally
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 import config
 
+VERSION = "0.1.0"
 # Where the processes of one machine (or of one container) keep their values; None: each has its own in memory.
 FOLDER = config.load_or_exit(config.MetricsSettings).prometheus_multiproc_dir
 
@@ -180,10 +180,12 @@ audit_findings = ScrapedGauge("wallet_audit_findings", "What the last audit foun
 
 def observe_all(histogram: Histogram, values: Iterable[float]) -> None:
     """Observe many values at the price of a few: a worker settles thousands of transfers a second."""
-    seen = list(values)
+    seen, counted = sorted(values), 0
     if not seen:
         return
-    bounds: list[float] = histogram._upper_bounds  # noqa: SLF001 - there is no other way to add more than one
-    for bucket, count in Tally(bisect_left(bounds, value) for value in seen).items():
-        histogram._buckets[bucket].inc(count)  # noqa: SLF001
-    histogram._sum.inc(sum(seen))  # noqa: SLF001
+    for bound, bucket in zip(histogram._upper_bounds, histogram._buckets, strict=True):  # noqa: SLF001
+        upto = bisect_right(seen, bound)
+        if upto > counted:
+            bucket.inc(upto - counted)
+            counted = upto
+    histogram._sum.inc(sum(seen))  # noqa: SLF001 - there is no public way to observe more than one

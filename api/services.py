@@ -6,6 +6,8 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
+from api.counted_orders import CountedOrders
+from api.readings import Readings
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
@@ -30,6 +32,7 @@ class Services:
     queue: TransferQueue
     dead_letters: DeadLetters
     waiting: WaitingRoom
+    readings: Readings
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
@@ -51,12 +54,13 @@ def make_services(settings: Settings) -> Services:
         settings=settings,
         engine=engine,
         snowflake=snowflake,
-        orders=Orders(engine, snowflake),
+        orders=CountedOrders(engine, snowflake),
         history=History(engine),
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
+        readings=Readings(settings),
     )
 
 

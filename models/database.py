@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.errors import Unavailable
+from models.pool import CountedPool, count_lock_timeout
 
 CONNECT_TIMEOUT_S = 2.0
 POOL_TIMEOUT_S = 2.0
@@ -98,6 +99,7 @@ def create_bounded_engine(
     _wait_no_longer_than(silence_s)
     engine = create_engine(
         url,
+        poolclass=CountedPool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
@@ -107,6 +109,7 @@ def create_bounded_engine(
         connect_args={"options": options, "application_name": application_name},
     )
     event.listen(engine, "checkout", _refuse_dead)
+    event.listen(engine, "handle_error", count_lock_timeout)
     return engine
 
 
