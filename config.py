@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import DirectoryPath, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MAX_RETRIES = 20
@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     # Open wallets for users 1 and 2 in a new database, to try the service with.
     demo_wallets: bool = False
     max_body_bytes: int = Field(default=16_384, ge=256, le=1_048_576)
+    # Where a worker's own metrics can be read, beside the API's /metrics. Needed where they share no folder.
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
     @field_validator("retry_delays", "cors_origins", mode="before")
     @classmethod
@@ -229,6 +231,21 @@ class Settings(BaseSettings):
         """The database's URL in SQLAlchemy's spelling, with the driver named."""
         _, _, rest = self.database_url.get_secret_value().partition("://")
         return f"postgresql+psycopg2://{rest}"
+
+
+class MetricsSettings(BaseSettings):
+    """What prometheus-client reads by itself, to which an empty name is one like any other."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    prometheus_multiproc_dir: DirectoryPath | None = None
+
+    @field_validator("prometheus_multiproc_dir", mode="before")
+    @classmethod
+    def _check_folder(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("must name a folder, or not be set")
+        return value
 
 
 class StackSettings(BaseSettings):

@@ -17,6 +17,7 @@ from api import (
     health,
     jobs,
     limits,
+    metrics,
     openapi,
     transfers,
     wallets,
@@ -51,7 +52,7 @@ def create_app(settings: Settings) -> Flask:
     cors.install(app, settings)
     compression.install(app)
     app.cli.add_command(dead_letters.commands)
-    for room in (wallets, transfers, jobs, dead_letters, health, docs):
+    for room in (wallets, transfers, jobs, dead_letters, health, docs, metrics):
         app.register_blueprint(room.blueprint)
     dashboard.install(app, settings)
     openapi.install(app)

@@ -273,6 +273,18 @@ OPERATIONS: dict[str, Operation] = {
             ),
         },
     ),
+    "metrics.scrape": Operation(
+        tag="Service",
+        who=Who.ANYONE,
+        answers={
+            200: Answer(
+                {"type": "string"},
+                example="# HELP wallet_up Whether it answered just now.\n",
+                description="Prometheus text: what all processes of this machine have counted.",
+                media_type="text/plain",
+            )
+        },
+    ),
     "openapi.openapi": Operation(
         tag="Service",
         who=Who.ANYONE,

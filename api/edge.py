@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+import metrics
 from api import tracing
 from api.headers import DEFAULTS
 
@@ -64,6 +65,7 @@ def add_header(environ: dict[str, Any], name: str, value: str) -> None:
 def _tell(environ: dict[str, Any], status: int, seconds: float) -> None:
     request: Request | None = environ.get("werkzeug.request")
     route = request.url_rule.rule if request is not None and request.url_rule is not None else None
+    metrics.observe_request(environ["REQUEST_METHOD"], route, status, seconds)
     write = _log.debug if route in _QUIET and status < HTTPStatus.BAD_REQUEST else _log.info
     write(
         "request",

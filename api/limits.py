@@ -8,6 +8,7 @@ from typing import Any, NoReturn, cast
 from flask import Flask, current_app, request
 from flask_limiter import Limiter
 
+import metrics
 from api.edge import add_header
 from api.errors import ApiError
 from api.services import Services
@@ -65,6 +66,7 @@ class Limits:
         add_header(request.environ, "RateLimit-Policy", self._policy)
         add_header(request.environ, "RateLimit", f'"user";r={taken.left};t={-(-taken.full_us // 1_000_000)}')
         if not taken.allowed:
+            metrics.throttled["user"].inc()
             _refuse("You ask too often.", taken)
         return (replies[0], sent_at) if replies else None
 
@@ -88,6 +90,7 @@ class Limits:
         if self._strategy is not None:
             taken, _ = self._strategy.take(AUTHENTICATION, _source(address), look=look)
             if not taken.allowed:
+                metrics.throttled["authentication"].inc()
                 _refuse("There were too many bad credentials from your address.", taken)
 
 

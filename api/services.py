@@ -6,6 +6,8 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
+from api.counted_orders import CountedOrders
+from api.readings import Readings
 from api.token_bucket import TAKE
 from api.tokens import TokenVerifier, make_verifier
 from api.waiting import WaitingRoom
@@ -40,6 +42,7 @@ class Services:
     waiting: WaitingRoom
     # None in user-id mode.
     tokens: TokenVerifier | None
+    readings: Readings
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
@@ -65,7 +68,7 @@ def make_services(settings: Settings) -> Services:
         settings=settings,
         engine=engine,
         snowflake=snowflake,
-        orders=Orders(engine, snowflake, cache),
+        orders=CountedOrders(engine, snowflake, cache),
         history=History(engine),
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
@@ -75,6 +78,7 @@ def make_services(settings: Settings) -> Services:
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
         tokens=make_verifier(settings),
+        readings=Readings(settings),
     )
 
 

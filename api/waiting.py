@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import metrics
 from models.transfer import Transfer
 
 MAX_WAIT_S = 20.0
@@ -29,7 +30,10 @@ class WaitingRoom:
         """
         deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
         transfer = look()
-        if transfer.status.is_final or wait_s <= 0 or not self._seats.acquire(blocking=False):
+        if transfer.status.is_final or wait_s <= 0:
+            return transfer
+        if not self._seats.acquire(blocking=False):
+            metrics.shed["waiting"].inc()
             return transfer
         try:
             pause_s = _FIRST_PAUSE_S

@@ -18,11 +18,13 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from sqlalchemy import Engine
 
+import metrics
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
 from models.cache import WalletCache
 from models.database import first_line, transaction
 from models.errors import Unavailable
+from models.transfer import Kind, Status
 
 LOCK_NAME = "wallet:relay"
 # A relay that dies is followed by another after this many seconds.
@@ -78,7 +80,10 @@ class Relay:
             # An honest backlog is looked through a page a pass; where jobs are missing, faster.
             if not self._after or not restored:
                 break
+        metrics.relay_passes["ok"].inc()
+        metrics.relay_last_pass.set_to_current_time()
         if put_back:
+            metrics.relay_put_back.inc(put_back)
             _log.info("put back", jobs=put_back)
         return put_back
 
@@ -101,6 +106,7 @@ class Relay:
             if leases:
                 attempts.count_lost(connection, leases)
             dead = attempts.fail_lost(connection, killers) if killers else {}
+        metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(len(dead))
         for transfer_id, spent in dead.items():
             _log.error("transfer kills its workers", job_id=str(transfer_id))
             self._keys.bury(transfer_id, generation=spent.generation, error="its worker died each time")
@@ -168,8 +174,10 @@ class RelayThread:
                 if self._holds_lock() and self._relay.run_once():
                     pause_s = 0.0
             except (redis.RedisError, Unavailable) as error:
+                metrics.relay_passes["fault"].inc()
                 _log.warning("pass broken off", cause=first_line(error))
             except Exception:  # noqa: BLE001 - a worker whose relay has died looks healthy, and what is lost stays lost
+                metrics.relay_passes["fault"].inc()
                 _log.exception("pass broken off")
             self._stop.wait(pause_s)
         with suppress(redis.RedisError, LockError):

@@ -51,6 +51,7 @@ STARTED = f"rq:wip:{QUEUE_NAME}"
 FINISHED = f"rq:finished:{QUEUE_NAME}"
 FAILED = f"rq:failed:{QUEUE_NAME}"
 SCHEDULED = f"rq:scheduled:{QUEUE_NAME}"
+_REGISTRIES = {"started": STARTED, "failed": FAILED, "scheduled": SCHEDULED, "finished": FINISHED}
 # The field of a job's hash that marks a booked dead letter, see above.
 DEAD = "dead"
 _TRANSFER_ID = re.compile(r"[1-9][0-9]{0,18}")
@@ -169,6 +170,15 @@ class RqKeys:
         """
         keys = [f"rq:failed:{queue_name}", f"rq:queue:{queue_name}", QUEUES]
         return int(self._requeue(keys=keys, args=[_now(), *ids]))
+
+    def count(self) -> dict[str, int]:
+        """Return how many jobs are in each state, by what Redis counts anyway."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.llen(QUEUE)
+            for registry in _REGISTRIES.values():
+                pipeline.zcard(registry)
+            counts: list[int] = pipeline.execute()
+        return dict(zip(("queued", *_REGISTRIES), counts, strict=True))
 
     def queue_length(self) -> int:
         """Return how many jobs wait."""

@@ -6,6 +6,7 @@ alone, its neighbours are posted, and it alone spends an attempt.
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+import metrics
 from config import Settings, load
 from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
@@ -25,7 +27,8 @@ from models.cache import Evictor, NobodyCaches
 from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
-from models.transfer import Status
+from models.snowflake import instant_ms_of
+from models.transfer import Kind, Status
 
 LOCK_NOT_AVAILABLE = "55P03"
 _WORDS = {
@@ -190,6 +193,7 @@ class Settler:
     def _take_over(self, posting: Posting, settled: Settled) -> None:
         settled.outcomes |= {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
         settled.traces |= posting.traces
+        _count_decided(posting)
 
     def _spend(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], error: DBAPIError) -> None:
         """Spend an attempt of each; the last one makes a dead letter."""
@@ -206,6 +210,8 @@ class Settler:
             self._raise_if_away(failure)
             raise _DatabaseAwayError(first_line(failure)) from failure
         settled.spent |= spent
+        metrics.attempts_failed.inc(len(spent))
+        metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(sum(not each.next_attempt_at for each in spent.values()))
         for transfer_id, after in spent.items():
             _log.warning(
                 "attempt failed",
@@ -240,6 +246,18 @@ class Settler:
     def _raise_if_away(self, error: DBAPIError | PoolTimeoutError) -> None:
         if scope_of(error) is FaultScope.BATCH:
             raise _DatabaseAwayError(first_line(error)) from error
+
+
+def _count_decided(posting: Posting) -> None:
+    """Count what a commit has just made true, and not what was true before. Only transfers are jobs."""
+    now_ms = time.time() * 1000
+    posted = [each for each in posting.decided if posting.outcomes[each].status is Status.POSTED]
+    metrics.transfers[Kind.TRANSFER, Status.POSTED].inc(len(posted))
+    metrics.transfers[Kind.TRANSFER, Status.REJECTED].inc(len(posting.decided) - len(posted))
+    # An id tells when its transfer was accepted. By a clock that may be another machine's, and ahead.
+    metrics.observe_all(
+        metrics.transfer_settle_seconds, [max(0, now_ms - instant_ms_of(each)) / 1000 for each in posted]
+    )
 
 
 def make_engine(settings: Settings, *, pool_size: int = 1) -> Engine:

@@ -24,7 +24,9 @@ from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
 import logs
+import metrics
 from config import Settings
+from jobs.metrics_server import serve_metrics
 from jobs.queue import make_cache, transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
@@ -106,7 +108,10 @@ class BatchWorker(SimpleWorker):
             # What was posted is posted. The lease runs out, and the relay or the next worker books it.
             self._wait_after("redis", type(error).__name__)
         else:
-            self._log_batch(settled, time.perf_counter() - started_at)
+            duration_s = time.perf_counter() - started_at
+            metrics.batch_size.observe(len(claim.ids))
+            metrics.batch_seconds.observe(duration_s)
+            self._log_batch(settled, duration_s)
             if settled.fault is None:
                 self._pause_s = FIRST_PAUSE_S
             else:
@@ -257,6 +262,7 @@ def work(settings: Settings) -> None:
     url = settings.redis_url.get_secret_value()
     connection = connect_worker_redis(url)
     engine = make_engine(settings)
+    serve_metrics(settings.host, settings.metrics_port)
     _wait_for(connection)
     cache = make_cache(settings, engine)
     settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)

@@ -25,6 +25,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+import metrics
 from models.cache_pulse import BEAT_TIMEOUT_S, EPOCH, EVICTION_TIMEOUT_S, OPEN, Pulse, new_epoch
 from models.database import Session, Statement, read_rows, transaction
 from models.redis_line import Command, RedisLine, Script
@@ -130,7 +131,10 @@ class WalletCache:
 
     def question(self, wallet_id: int, field: str) -> Command | None:
         """Return the command that looks for something, None when the cache must not be asked now."""
-        if not self._ttl_s or not self.pulse.believes():
+        if not self._ttl_s:
+            return None
+        if not self.pulse.believes():
+            metrics.cache_reads["bypassed"].inc()
             return None
         return READ.call([EPOCH, f"{ENTRIES}{wallet_id}"], field, new_epoch())
 
@@ -142,10 +146,13 @@ class WalletCache:
             sent_at: when it was asked, by :func:`time.monotonic`.
         """
         if not self.pulse.believed(sent_at):
+            metrics.cache_reads["bypassed"].inc()
             return None
         if len(reply) == 1:
+            metrics.cache_reads["hit"].inc()
             payload: bytes = reply[0]
             return payload
+        metrics.cache_reads["miss"].inc()
         return Miss(reply[1], reply[2])
 
     def look(self, wallet_id: int, field: str) -> bytes | Miss | None:
@@ -171,8 +178,13 @@ class WalletCache:
             version: of the wallet, in the snapshot that was read.
             payload: what to find the next time.
         """
-        if len(payload) > MOST_BYTES or not self.pulse.has_room:
-            return False
+        is_stored = (
+            len(payload) <= MOST_BYTES and self.pulse.has_room and self._store(wallet_id, field, miss, version, payload)
+        )
+        metrics.cache_fills["stored" if is_stored else "refused"].inc()
+        return is_stored
+
+    def _store(self, wallet_id: int, field: str, miss: Miss, version: int, payload: bytes) -> bool:
         keys = [EPOCH, f"{ENTRIES}{wallet_id}", f"{FENCE}{wallet_id}"]
         latest_us = int(LATEST_FILL_S * 1_000_000)
         sent_at = time.monotonic()
@@ -191,17 +203,9 @@ class WalletCache:
         """Drop what is cached of wallets; return what could not be dropped and has to be kept: all, or nothing."""
         if not self._ttl_s or not versions:
             return {}
-        if self.pulse.is_away():
-            return versions
-        sent_at = time.monotonic()
-        try:
-            self._tell(versions)
-        except redis.ResponseError:
-            return versions  # out of memory, or still loading
-        except redis.RedisError:
-            self.pulse.failed(sent_at)
-            return versions
-        return {}
+        is_told = not self.pulse.is_away() and self._try_to_tell(versions)
+        metrics.cache_evictions["done" if is_told else "kept"].inc(len(versions))
+        return {} if is_told else versions
 
     def evict_again(self, versions: Mapping[int, int]) -> None:
         """Drop what is cached of wallets after the commit; what cannot be dropped is kept."""
@@ -220,7 +224,9 @@ class WalletCache:
             redis.RedisError: Redis is away.
             Unavailable: PostgreSQL is away.
         """
-        if not (kept := read_rows(self._engine, _KEPT, MOST_KEPT)):
+        kept = read_rows(self._engine, _KEPT, MOST_KEPT)
+        metrics.cache_kept_evictions.set(len(kept))
+        if not kept:
             return True
         versions = dict(kept)
         self._tell(versions)
@@ -238,6 +244,17 @@ class WalletCache:
         self.pulse.close()
         self.line.close()
         self._writing.close()
+
+    def _try_to_tell(self, versions: Mapping[int, int]) -> bool:
+        sent_at = time.monotonic()
+        try:
+            self._tell(versions)
+        except redis.ResponseError:
+            return False  # out of memory, or still loading
+        except redis.RedisError:
+            self.pulse.failed(sent_at)
+            return False
+        return True
 
     def _tell(self, versions: Mapping[int, int]) -> None:
         pairs = [number for pair in versions.items() for number in pair]

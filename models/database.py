@@ -14,12 +14,15 @@ from typing import Any, Self, TypeVar
 
 import psycopg2
 import psycopg2.extensions
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+import metrics
 from models.errors import Unavailable
+from models.pool import CountedPool, count_lock_timeout
 
 CONNECT_TIMEOUT_S = 2.0
 POOL_TIMEOUT_S = 2.0
@@ -105,6 +108,7 @@ def create_bounded_engine(
     _wait_no_longer_than(silence_s)
     engine = create_engine(
         url,
+        poolclass=CountedPool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
@@ -114,6 +118,7 @@ def create_bounded_engine(
         connect_args={"options": options, "application_name": application_name},
     )
     event.listen(engine, "checkout", _refuse_dead)
+    event.listen(engine, "handle_error", count_lock_timeout)
     return engine
 
 
@@ -215,6 +220,8 @@ class Session:
     ) -> None:
         self._shelf.put_back(self._line)
         if isinstance(error, psycopg2.Error):
+            if isinstance(error, LockNotAvailable):
+                metrics.db_lock_timeouts.inc()
             raise self._shelf.translated(error, is_lost=bool(self._line.driver.closed)) from error
 
     def begin(self) -> None:
@@ -308,8 +315,9 @@ class _Shelf:
 
     def take(self) -> _Line:
         """Return a connection that nobody else has, waiting for one at most :data:`POOL_TIMEOUT_S`."""
-        if not self._seats.acquire(timeout=POOL_TIMEOUT_S):
-            raise PoolTimeoutError(f"none of {self.size} connections came free within {POOL_TIMEOUT_S} s")
+        if not self._seats.acquire(blocking=False):
+            metrics.db_pool_waits.inc()
+            self._wait_for_seat()
         try:
             while self._idle:
                 with suppress(IndexError):  # somebody was faster
@@ -321,6 +329,10 @@ class _Shelf:
         except BaseException:
             self._seats.release()
             raise
+
+    def _wait_for_seat(self) -> None:
+        if not self._seats.acquire(timeout=POOL_TIMEOUT_S):
+            raise PoolTimeoutError(f"none of {self.size} connections came free within {POOL_TIMEOUT_S} s")
 
     def put_back(self, line: _Line) -> None:
         """Let others use a connection, or do away with it if it is of no more use."""

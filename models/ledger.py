@@ -75,13 +75,15 @@ class Outcome(NamedTuple):
 class Posting:
     """What one call of :func:`post` did, before its commit.
 
-    ``outcomes`` has every transfer that exists, those that were final before too; ``wallets`` those that changed;
-    ``traces`` the W3C traceparents of those that were decided now; ``kept`` evictions that have to be done later.
+    ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
+    ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``kept``
+    evictions that have to be done later.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     wallets: dict[int, Wallet] = field(default_factory=dict)
     traces: dict[int, str] = field(default_factory=dict)
+    decided: list[int] = field(default_factory=list)
     kept: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -112,6 +114,7 @@ def post(
     rows = _all(connection, _LOCK_TRANSFERS + locking, _array(transfer_ids))
     posting = post_locked(connection, [Pending._make(row[:4]) for row in rows], locking, evict)
     posting.traces = {row.id: row.trace for row in rows if row.trace and row.id in posting.outcomes}
+    posting.decided = list(posting.outcomes)
     if missing := [transfer_id for transfer_id in transfer_ids if transfer_id not in posting.outcomes]:
         for transfer_id, status, reason in _all(connection, _FIND_OUTCOMES, _array(missing)):
             posting.outcomes[transfer_id] = Outcome(Status(status), reason)

@@ -16,6 +16,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 import logs
+import metrics_files
 from api.services import services_of
 from config import Settings, load_or_exit
 from ops.launch import PR_SET_PDEATHSIG
@@ -85,6 +86,11 @@ def worker_exit(_arbiter: Arbiter, worker: Worker) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:  # it got as far as loading it
         services_of(app).close()
+
+
+def child_exit(_arbiter: Arbiter, _worker: Worker) -> None:
+    """Add what an ended worker process has counted to what those before it have."""
+    metrics_files.tidy()
 
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"

@@ -10,6 +10,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ PORT_TIMEOUT_S = 3.0
 LOCK = "run/lock"
 STATE = "run/stack.json"
 ADMIN_FILE = "secrets/admin_password"
+# Where all our processes keep what they count, so that the API can show it.
+METRICS = "run/metrics"
 
 
 class Stack:
@@ -92,6 +95,9 @@ class Stack:
         for log in (self.home / "logs").glob("*.log"):
             processes.rotate_log(log)
         (self.home / STATE).unlink(missing_ok=True)
+        # What an earlier run has counted belongs to it.
+        shutil.rmtree(self.home / METRICS, ignore_errors=True)
+        (self.home / METRICS).mkdir()
         self._check_port()
         self._start_servers()
         self._prepare_database()
@@ -209,6 +215,7 @@ class Stack:
             "PORT": str(self._settings.port),
             "ADMIN_USER": self._settings.admin_user,
             "ADMIN_PASSWORD": self._admin_password(),
+            "PROMETHEUS_MULTIPROC_DIR": str(self.home / METRICS),
             "PYTHONUNBUFFERED": "1",  # a log line is one write, not a part of a block
             "PYTHONUTF8": "1",
         }

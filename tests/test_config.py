@@ -25,6 +25,7 @@ BOUNDS = {
     "STATEMENT_TIMEOUT_MS": (10, 60_000),
     "IDLE_IN_TRANSACTION_TIMEOUT_MS": (100, 30_000),
     "MAX_BODY_BYTES": (256, 1_048_576),
+    "METRICS_PORT": (1, 65_535),
 }
 STACK_BOUNDS = {"PORT": (1, 65_535), "WORKERS": (0, 64)}
 CASES = [(Settings, name, bounds) for name, bounds in BOUNDS.items()] + [

@@ -41,6 +41,8 @@ class Gunicorn:
 
     port: int
     log: Path
+    # Of the master.
+    pid: int
 
     def ask(
         self,
@@ -136,7 +138,7 @@ def gunicorn(log: Path, **environment: str) -> Iterator[Gunicorn]:
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Gunicorn(listener.getsockname()[1], log)
+            yield Gunicorn(listener.getsockname()[1], log, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             try:

@@ -61,6 +61,7 @@ def test_a_setting_that_is_not_given_keeps_the_services_own_default() -> None:
     assert unconditional == {
         "ALLOW_USER_ID_MODE": "${ALLOW_USER_ID_MODE:-1}",
         "DEMO_WALLETS": "${DEMO_WALLETS:-1}",
+        "METRICS_PORT": "${METRICS_PORT:-9101}",
     }
 
 
@@ -252,6 +253,7 @@ def secrets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise _Became(program, arguments, environment)
 
     monkeypatch.setattr(secret_files, "FOLDER", tmp_path)
+    monkeypatch.setattr(entry, "METRICS", tmp_path / "metrics")
     monkeypatch.setattr(os, "execvpe", become)
     for name in ("DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
@@ -271,6 +273,24 @@ def test_the_entry_becomes_the_program_with_the_secrets_in_its_environment(
     assert environment["ADMIN_PASSWORD"] == "from the file"
     assert environment["DATABASE_URL"] == "postgresql://wallet:p@postgres:5432/wallet"
     assert environment["REDIS_URL"] == "redis://elsewhere"
+
+
+@pytest.mark.usefixtures("groups")
+def test_a_container_counts_anew_with_each_start_unless_it_is_told_where(
+    secrets_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    for _ in range(2):
+        with pytest.raises(_Became) as became:
+            entry.main(["python", "worker.py"])
+        folder = Path(became.value.args[2]["PROMETHEUS_MULTIPROC_DIR"])
+        assert folder == secrets_folder / "metrics"
+        assert list(folder.iterdir()) == []
+        (folder / "counter_1.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    with pytest.raises(_Became):
+        entry.main(["python", "worker.py"])
+    assert (folder / "counter_1.db").exists()
 
 
 @pytest.mark.usefixtures("secrets_folder")

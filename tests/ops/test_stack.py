@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ops.processes import process_identity, wait_for
+from tests.samples import Samples
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.stack
@@ -87,6 +88,12 @@ def get(run: Run, path: str) -> tuple[int, Any]:
         return answer.status, json.loads(answer.read())
 
 
+def scrape(run: Run) -> Samples:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+        connection.request("GET", "/metrics")
+        return Samples.of(connection.getresponse().read())
+
+
 @pytest.fixture
 def runs() -> Iterator[list[Run]]:
     started: list[Run] = []
@@ -128,6 +135,27 @@ def test_what_is_killed_comes_back_alone(tmp_path: Path, runs: list[Run]) -> Non
     assert run.state()["postgres"] == before["postgres"]
     assert run.state()["redis"]["url"] == before["redis"]["url"]
     assert run.finish() == 0
+
+
+def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Path, runs: list[Run]) -> None:
+    def relay_passes(run: Run) -> float:
+        return scrape(run).value("wallet_relay_passes_total", result="ok")
+
+    runs.append(run := Run(tmp_path))
+    worker = run.wait_until_up()["workers"][0]["pid"]
+    for _ in range(3):
+        assert get(run, "/healthz")[0] == 200
+    assert wait_for(lambda: relay_passes(run) >= 2, 30)
+    before = scrape(run)
+    os.kill(worker, signal.SIGKILL)
+    assert wait_for(lambda: worker not in run.pids(), 5)
+    assert wait_for(lambda: relay_passes(run) > before.value("wallet_relay_passes_total", result="ok"), 30)
+    assert list(scrape(run).fallen_since(before)) == []
+    assert run.finish() == 0
+    runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
+    again.wait_until_up()
+    assert scrape(again).sum("wallet_http_request_duration_seconds_count", route="/healthz") == 0
+    assert again.finish() == 0
 
 
 def test_a_second_run_is_refused_and_the_first_one_stays(tmp_path: Path, runs: list[Run]) -> None:
