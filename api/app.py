@@ -7,6 +7,7 @@ from flask import Flask, Response
 from flask.json.provider import JSONProvider
 
 from api import access_log, dead_letters, errors, health, jobs, tracing, transfers, wallets
+from api.commands import entry
 from api.services import EXTENSION, make_services
 from config import Settings
 
@@ -34,6 +35,7 @@ def create_app(settings: Settings) -> Flask:
     errors.install(app)
     app.after_request(_no_store)
     app.cli.add_command(dead_letters.commands)
+    entry.install(app)
     for room in (wallets, transfers, jobs, dead_letters, health):
         app.register_blueprint(room.blueprint)
     return app

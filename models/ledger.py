@@ -27,6 +27,7 @@ _FIND_WALLETS = "SELECT id FROM wallets WHERE id = ANY (%s::bigint[])"
 _OPEN_WALLETS = """
 INSERT INTO wallets (id) SELECT * FROM unnest(%s::bigint[]) ORDER BY 1 ON CONFLICT DO NOTHING
 """
+_OPEN_NEW_WALLETS = _OPEN_WALLETS + " RETURNING id"
 _FIND_OUTCOMES = "SELECT id, status, reason FROM transfers WHERE id = ANY (%s::bigint[])"
 # One statement writes a whole batch. Its timestamp is taken while the locks are held, so a wallet's entries are in
 # order of time as well as of seq.
@@ -105,6 +106,18 @@ def post_locked(connection: Connection, batch: Sequence[Pending], locking: str =
     settlement = settle(batch, wallets)
     _write(connection, settlement)
     return Posting({decision.transfer_id: _outcome(decision) for decision in settlement.decisions}, settlement.wallets)
+
+
+def open_wallets(connection: Connection, wallet_ids: Iterable[int]) -> set[int]:
+    """Open wallets without money, and return those that were not there.
+
+    An insert that meets another one waits for it like for a lock. So whoever opens many, and posts into them
+    afterwards, opens all of them first, in id order from one call to the next, while it holds no other lock.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: a technical fault; the transaction must be rolled back.
+    """
+    return {row.id for row in _all(connection, _OPEN_NEW_WALLETS, _array(sorted(wallet_ids)))}
 
 
 def _lock_wallets(connection: Connection, batch: Sequence[Pending], locking: str) -> dict[int, Wallet]:
