@@ -7,6 +7,7 @@ import click
 from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
+from api.commands.parameters import Key
 from api.services import services
 from models import import_file
 from models.import_file import FileRefused
@@ -32,7 +33,7 @@ MAX_ID_LENGTH = 200
 )
 @click.argument("file", type=click.File("rb"))
 @click.option("--dry-run", is_flag=True, help="Check the file and the wallets there are, and write nothing.")
-@click.option("--import-id", help="What makes a repetition one; by default the rows do.")
+@click.option("--import-id", type=Key(MAX_ID_LENGTH), help="What makes a repetition one; by default the rows do.")
 @with_appcontext
 @concludes
 def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
@@ -41,8 +42,6 @@ def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
     Each balance becomes a deposit in the ledger. The whole file is checked first. A user who has a wallet already is
     a reason to refuse all of it. Run again with the same file, it says that it was done, and moves nothing.
     """
-    if import_id is not None and not 1 <= len(import_id) <= MAX_ID_LENGTH:
-        raise click.BadParameter(f"must have 1 to {MAX_ID_LENGTH} characters", param_hint="--import-id")
     try:
         openings = import_file.read(file)
     except FileRefused as error:

@@ -16,10 +16,10 @@ from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of
+from api.commands.parameters import ID
 from api.schemas import TransactionOut
 from api.services import services
 from models.statements import Statement, Statements
-from models.transfer import MAX_ID
 
 DAY = click.DateTime(["%Y-%m-%d"])
 # A spreadsheet takes a cell that begins like this for a formula. Numbers are not text, and stay as they are.
@@ -38,7 +38,7 @@ OPENING, CLOSING = "opening_balance", "closing_balance"
         "Exit status: 0 written whole; 1 no such wallet, or a fault (a file is then as it was before); 2 wrong usage.",
     ),
 )
-@click.option("--user", "user_id", type=click.IntRange(1, MAX_ID), required=True, help="Whose wallet.")
+@click.option("--user", "user_id", type=ID, required=True, help="Whose wallet.")
 @click.option(
     "--from",
     "first_day",

@@ -10,10 +10,11 @@ from flask.cli import AppGroup
 
 from api.commands.conclusion import concludes, examples, told
 from api.commands.layout import facts_of, show_facts
+from api.commands.parameters import ID
 from api.schemas import JobOut
 from api.services import services
 from models.errors import TransferNotFound, Unavailable
-from models.transfer import MAX_ID, Status, Transfer
+from models.transfer import Status, Transfer
 
 # Between two looks: at first what an idle worker needs, then what nobody notices.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -33,7 +34,7 @@ commands = AppGroup("transfers", help="Look at a transfer of any kind, or wait f
         "Exit status: 0 shown; 1 no such transfer, or a fault; 2 wrong usage.",
     ),
 )
-@click.argument("job_id", type=click.IntRange(1, MAX_ID))
+@click.argument("job_id", type=ID)
 @click.option("--json", "as_json", is_flag=True, help="The JSON object that GET /api/jobs/v1/JOB_ID answers.")
 @concludes
 def show_command(job_id: int, *, as_json: bool) -> None:
@@ -54,7 +55,7 @@ def show_command(job_id: int, *, as_json: bool) -> None:
         "Exit status: 0 posted; 1 rejected or failed; 2 not final in time, no such transfer, or wrong usage.",
     ),
 )
-@click.argument("job_id", type=click.IntRange(1, MAX_ID))
+@click.argument("job_id", type=ID)
 @click.option(
     "--timeout",
     "timeout_s",
@@ -100,7 +101,7 @@ def _changes(job_id: int, timeout_s: float) -> Iterator[Transfer]:
                 seen, pause_s = transfer, FIRST_PAUSE_S
                 continue
         left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        if not left_s > 0:  # as it never is when somebody asks for nan seconds
             return
         time.sleep(min(pause_s, left_s))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

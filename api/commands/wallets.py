@@ -6,13 +6,13 @@ from flask.cli import AppGroup
 
 from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of, show_facts, show_table
+from api.commands.parameters import CENTS, ID, Key
 from api.schemas import MAX_PAGE_SIZE, TransactionOut, WalletOut
 from api.services import services
 from api.validation import MAX_KEY_LENGTH
 from models.import_file import Opening
 from models.imports import Imports
 from models.statements import Statements
-from models.transfer import MAX_CENTS, MAX_ID
 
 # Opening a user's wallet happens once, unless somebody gives it another name.
 OPENING_KEY = "wallets open"
@@ -30,19 +30,20 @@ commands = AppGroup("wallets", help="Open a wallet, look at one.")
         "Exit status: 0 open now, or opened by the same command before; 1 refused, or a fault; 2 wrong usage.",
     ),
 )
-@click.argument("user_id", type=click.IntRange(1, MAX_ID))
+@click.argument("user_id", type=ID)
+@click.option("--amount", type=CENTS, default=0, show_default=True, help="Cents to deposit at once.")
 @click.option(
-    "--amount", type=click.IntRange(0, MAX_CENTS), default=0, show_default=True, help="Cents to deposit at once."
+    "--idempotency-key",
+    type=Key(MAX_KEY_LENGTH),
+    default=OPENING_KEY,
+    help="What makes a repetition one; there is a default.",
 )
-@click.option("--idempotency-key", default=OPENING_KEY, help="What makes a repetition one; there is a default.")
 @concludes
 def open_command(user_id: int, amount: int, idempotency_key: str) -> None:
     """Open a wallet for USER_ID, with money in it: a deposit in the ledger, like any other.
 
     A user who has a wallet is refused, and nothing moves. To repeat the command is safe: it moves nothing twice.
     """
-    if not 1 <= len(idempotency_key) <= MAX_KEY_LENGTH:
-        raise click.BadParameter(f"must have 1 to {MAX_KEY_LENGTH} characters", param_hint="--idempotency-key")
     imports = Imports(services().engine, services().snowflake)
     opened = imports.run([Opening(user_id, amount)], key=idempotency_key)
     click.echo(
@@ -60,7 +61,7 @@ def open_command(user_id: int, amount: int, idempotency_key: str) -> None:
         "Exit status: 0 shown; 1 no such wallet, or a fault; 2 wrong usage.",
     ),
 )
-@click.argument("user_id", type=click.IntRange(1, MAX_ID))
+@click.argument("user_id", type=ID)
 @click.option(
     "--entries",
     type=click.IntRange(0, MAX_PAGE_SIZE),
