@@ -115,7 +115,11 @@ def _connections(facts: Row[Any], wanted: int) -> Finding:
 def _books(engine: Engine) -> list[Finding]:
     if (readiness := migrations.readiness(engine)) != "ok":
         return [Finding("migrations", Level.FAIL, readiness, "python -m ops.prepare")]
-    found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1))[0]
+    try:
+        found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1))[0]
+    except Unavailable as error:
+        remedy = "see that DATABASE_URL's role owns the tables, and what PostgreSQL logs"
+        return [Finding("books", Level.FAIL, first_line(error), remedy)]
     return [
         Finding("migrations", Level.OK, f"at {migrations.NEWEST}"),
         _free_nodes(found.free_nodes),

@@ -91,7 +91,7 @@ def test_a_statement_that_breaks_off_leaves_the_file_as_it_was(
     reads = 0
 
     def break_the_second_slice(
-        _conn: object, cursor: object, statement: str, parameters: object, *_: object
+        _conn: object, _cursor: object, statement: str, parameters: object, *_: object
     ) -> tuple[str, object]:
         nonlocal reads
         reads += "seq <" in statement
