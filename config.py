@@ -5,6 +5,8 @@ the setting (:func:`load_settings`), instead of surfacing hours later in the mid
 """
 
 import ipaddress
+import json
+import os
 import re
 import sys
 from functools import cached_property
@@ -31,6 +33,11 @@ _ASYMMETRIC_KEYS = ("-----BEGIN ", "ssh-", "ecdsa-")
 
 _RATE = re.compile(r"([0-9]{1,9})/(second|minute|hour)(?:;burst=([0-9]{1,9}))?")
 _PERIOD_S = {"second": 1, "minute": 60, "hour": 3600}
+
+# Where a local stack says what is up, below its WALLET_HOME.
+STACK_STATE = Path("run/stack.json")
+# Settings with which nothing can be reached, for commands that only tell what they are.
+NOWHERE = {"database_url": "postgresql://nowhere", "redis_url": "redis://nowhere"}
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 S = TypeVar("S", bound=BaseSettings)
@@ -172,14 +179,14 @@ class Settings(BaseSettings):
     def _check_database_url(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must be a URL that begins with postgresql://")
-        return value
+        return _with_sound_port(value)
 
     @field_validator("redis_url", "cache_redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
-        return value
+        return _with_sound_port(value) if value else value
 
     @model_validator(mode="after")
     def _jwt_mode_has_one_key(self) -> Self:
@@ -288,6 +295,69 @@ def load_or_exit(kind: type[S]) -> S:
         return load(kind)
     except ConfigurationError as error:
         sys.exit(_complain(str(error)))
+
+
+def load_for_command_or_exit(*, only_help: bool = False) -> Settings:
+    """:func:`load_or_exit` for ``flask …``: URLs that nobody gave are those of the service that runs here.
+
+    Never for the API or a worker: what a service works on must not depend on what else runs where it is started.
+
+    Args:
+        only_help: nothing is going to be reached, so URLs need not be known.
+    """
+    try:
+        return load(Settings, **(NOWHERE if only_help else _urls_of_local_stack()))
+    except ConfigurationError as error:
+        sys.exit(_complain(str(error)))
+
+
+def _urls_of_local_stack() -> dict[str, str]:
+    """Return the URLs that are missing in the environment.
+
+    One that is given and one that is found must be of the same service: a queue that belongs to other books would be
+    told of transfers that those who work on it do not know.
+
+    Raises:
+        ConfigurationError: nothing runs here, or on other servers.
+    """
+    stack = load(StackSettings)
+    given = {name: getattr(stack, name) for name in NOWHERE}
+    missing = [name for name, url in given.items() if url is None]
+    if not missing:
+        return {}
+    path = stack.wallet_home / STACK_STATE
+    lacking = f"{missing[0].upper()}: not set, and"
+    if not path.exists():
+        raise ConfigurationError(f"{lacking} nothing runs in WALLET_HOME={stack.wallet_home} (start it by: make run)")
+    found = _read_stack_state(path)
+    if any(url is not None and url.get_secret_value() != found[name] for name, url in given.items()):
+        raise ConfigurationError(f"{lacking} what runs in WALLET_HOME={stack.wallet_home} uses other servers")
+    return {name: found[name] for name in missing}
+
+
+def _read_stack_state(path: Path) -> dict[str, str]:
+    """Return the URLs that a running stack has written down, if nobody else can have read or written them.
+
+    Raises:
+        ConfigurationError: the file is not its owner's alone, or is not what a stack writes.
+    """
+    try:
+        status = path.stat()
+        if status.st_mode & 0o077 or os.getuid() not in {0, status.st_uid}:
+            raise ConfigurationError(f"DATABASE_URL: not set, and {path} is not private (mend it by: chmod 600 {path})")
+        state = json.loads(path.read_text())
+        return {"database_url": str(state["postgres"]["url"]), "redis_url": str(state["redis"]["url"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigurationError(f"DATABASE_URL: not set, and {path} cannot be read") from None
+
+
+def _with_sound_port(url: SecretStr) -> SecretStr:
+    """Find out here, by name, what a driver would only find out when it is made."""
+    try:
+        _ = urlsplit(url.get_secret_value()).port
+    except ValueError:  # what it says has a part of the URL in it
+        raise ValueError("must be a URL whose port is a number from 0 to 65535") from None
+    return url
 
 
 def _complain(message: str) -> int:

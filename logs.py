@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -26,14 +26,16 @@ class _Process:
 _process = _Process()
 
 
-def configure(level: LogLevel, *, service: str) -> None:
-    """Send every log line of this process to standard output as JSON, an uncaught exception included.
+def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) -> None:
+    """Send every log line of this process to a stream as JSON, an uncaught exception included.
 
     Args:
         level: the least level that is written.
         service: which kind of process this is; stands in every line.
+        stream: standard output, unless that is wanted for something else.
     """
     _process.service = service
+    stream = stream or sys.stdout
 
     def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
@@ -50,10 +52,10 @@ def configure(level: LogLevel, *, service: str) -> None:
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps, default=str)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # One write a line: lines of several processes share a file, and must not interleave.
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=structlog.BytesLoggerFactory(stream.buffer),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

@@ -22,6 +22,7 @@ from api import (
     transfers,
     wallets,
 )
+from api.commands import entry
 from api.edge import Edge
 from api.services import EXTENSION, make_services
 from config import Settings
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> Flask:
     cors.install(app, settings)
     compression.install(app)
     app.cli.add_command(dead_letters.commands)
+    entry.install(app)
     for room in (wallets, transfers, jobs, dead_letters, health, docs, metrics):
         app.register_blueprint(room.blueprint)
     dashboard.install(app, settings)

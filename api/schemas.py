@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from api.waiting import MAX_WAIT_S
 from models.history import HistoryEntry
 from models.settlement import EntryType
+from models.statements import WalletView
 from models.transfer import MAX_CENTS, MAX_ID, Status, Transfer
 
 MAX_PAGE_SIZE = 100
@@ -269,6 +270,27 @@ class TransactionOut(_Answer):
             counterparty_user_id=entry.counterparty,
             desc=_describe(entry),
             created_at=entry.created_at,
+        )
+
+
+class WalletOut(_Answer):
+    """A wallet for administrators: ``version`` counts its entries, of which the newest come first."""
+
+    user_id: IdOut
+    balance: int
+    version: int
+    opened_at: Instant
+    transactions: list[TransactionOut]
+
+    @classmethod
+    def of(cls, wallet: WalletView) -> "WalletOut":
+        """Show a wallet."""
+        return cls(
+            user_id=wallet.wallet_id,
+            balance=wallet.balance_cents,
+            version=wallet.version,
+            opened_at=wallet.opened_at,
+            transactions=[TransactionOut.of(entry) for entry in wallet.newest],
         )
 
 

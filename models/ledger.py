@@ -34,6 +34,7 @@ _OPEN_WALLET = Statement("open_wallet", ("bigint",), "INSERT INTO wallets (id) V
 _LOCK_WALLET = Statement(
     "lock_wallet", ("bigint",), "SELECT id, balance, version FROM wallets WHERE id = $1 FOR NO KEY UPDATE"
 )
+_OPEN_NEW_WALLETS = _OPEN_WALLETS + " RETURNING id"
 _FIND_OUTCOMES = "SELECT id, status, reason FROM transfers WHERE id = ANY (%s::bigint[])"
 # One statement writes a whole batch. Its timestamp is taken while the locks are held, so a wallet's entries are in
 # order of time as well as of seq.
@@ -162,6 +163,18 @@ def post_alone(session: Session, transfer: Pending, wallets: dict[int, Wallet], 
         then = f"{keeping(posting.kept)};COMMIT" if posting.kept else "COMMIT"
         session.run(_WRITE, *_parameters(settlement), then=then)
     return posting
+
+
+def open_wallets(connection: Connection, wallet_ids: Iterable[int]) -> set[int]:
+    """Open wallets without money, and return those that were not there.
+
+    An insert that meets another one waits for it like for a lock. So whoever opens many, and posts into them
+    afterwards, opens all of them first, in id order from one call to the next, while it holds no other lock.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: a technical fault; the transaction must be rolled back.
+    """
+    return {row.id for row in _all(connection, _OPEN_NEW_WALLETS, _array(sorted(wallet_ids)))}
 
 
 def _lock_wallets(connection: Connection, batch: Sequence[Pending], locking: str) -> dict[int, Wallet]:

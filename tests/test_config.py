@@ -109,6 +109,8 @@ def test_beyond_each_bound_one_line_names_the_setting(
     [
         ("DATABASE_URL", "mysql://u:hunter2@localhost/d"),
         ("DATABASE_URL", "hunter2"),
+        ("DATABASE_URL", "postgresql://u:hunter2@localhost:port/d"),
+        ("REDIS_URL", "redis://:hunter2@localhost:65536"),
         ("REDIS_URL", "http://:hunter2@localhost"),
         ("AUTH_MODE", "magic"),
         ("TRANSPORT", "pigeon"),

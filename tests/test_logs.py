@@ -38,6 +38,24 @@ def test_an_event_of_ours_is_one_object_with_its_facts() -> None:
     assert line == {"event": "posted", "job_id": "1", "cents": 67, "level": "info", "service": "test"}
 
 
+def test_a_command_writes_its_log_where_its_answer_is_not() -> None:
+    code = """
+        import sys
+        logs.configure('INFO', service='command', stream=sys.stderr)
+        structlog.get_logger().info('ours')
+        logging.getLogger('library').warning('theirs')
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", PREAMBLE.format(level="INFO") + textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout == b""
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["ours", "theirs"]
+
+
 def test_a_librarys_event_has_the_same_form_and_names_its_logger() -> None:
     (line,) = run("logging.getLogger('library.part').warning('%s of %d', 'one', 2)")
     assert line.pop("time").endswith("Z")
