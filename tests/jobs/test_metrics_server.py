@@ -130,6 +130,15 @@ def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_client(
         assert worker.wait(PATIENCE_S) == 0
 
 
+def test_a_worker_that_begins_folds_what_the_dead_have_left(start: Start, port: int, tmp_path: Path) -> None:
+    first = start(port)
+    assert wait_for(lambda: bool(list(tmp_path.glob(f"metrics/*_{first.pid}.db"))), PATIENCE_S)
+    first.kill()
+    first.wait()
+    start(port)
+    assert wait_for(lambda: not list(tmp_path.glob(f"metrics/*_{first.pid}.db")), PATIENCE_S)
+
+
 def test_a_silent_client_holds_up_the_next_one_for_a_bounded_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_server._Handler, "timeout", 0.05)
     with MetricsServer("127.0.0.1", port) as server, silent_client(port):
