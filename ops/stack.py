@@ -157,6 +157,7 @@ class Stack:
 
     def _announce(self) -> None:
         self.say(f"ready: {self._api_url()}")
+        self.say(f"  rq-dashboard    {self._api_url()}/rq/")
         self.say(f"  what is up      {self.home / STATE} (with the URLs of PostgreSQL and Redis)")
         if self._settings.admin_password is None:
             self.say(f"  administrator   {self._settings.admin_user}, password in {self.home / ADMIN_FILE}")
