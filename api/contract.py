@@ -155,7 +155,8 @@ OPERATIONS: dict[str, Operation] = {
         body=AmountBody,
         body_example={"amount": 67},
         moves_money=True,
-        problems=("balance_overflow",),
+        # Forbidden: by a token without the scope that deposits need.
+        problems=("forbidden", "balance_overflow"),
         answers={
             200: Answer(
                 MoneyOut, example={"balance": 10067, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",)

@@ -37,12 +37,12 @@ class Undocumented(AssertionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A request and its response, however they travelled."""
+    """A request and its response, however they travelled. Names of headers are in lower case."""
 
     method: str
     path: str
     query: str = ""
-    sent: Mapping[str, str] = field(default_factory=Headers)
+    sent: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     status: int
     headers: Mapping[str, str]
@@ -66,14 +66,19 @@ class DocumentedClient(FlaskClient):
                 method=environ["REQUEST_METHOD"],
                 path=environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
                 query=environ["QUERY_STRING"],
-                sent=response.request.headers,
+                sent=lowered(response.request.headers),
                 body=environ["wsgi.input"].read(),
                 status=response.status_code,
-                headers=response.headers,
+                headers=lowered(response.headers),
                 answer=response.data,
             )
         )
         return response
+
+
+def lowered(headers: Mapping[str, str] | Headers) -> dict[str, str]:
+    """Return headers with their names in lower case, whatever is in them."""
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def check(exchange: Exchange) -> None:
@@ -120,7 +125,7 @@ class _Operation:
         wrong = next(self._faults(exchange, path), None)
         if wrong and not 400 <= exchange.status < 500:
             raise Undocumented(f"{wrong}, but it was not refused: {exchange}")
-        if self._needs_credentials and exchange.status < 400 and "Authorization" not in exchange.sent:
+        if self._needs_credentials and exchange.status < 400 and "authorization" not in exchange.sent:
             raise Undocumented(f"served without credentials: {exchange}")
         if exchange.status not in self._answers:
             raise Undocumented(f"a status that is not in the document: {exchange}")
@@ -136,9 +141,9 @@ class _Operation:
             yield "query: a parameter is repeated"
         given += [("query", name, value) for name, value in query]
         given += [
-            (kind, name, exchange.sent[name])
+            (kind, name, exchange.sent[name.lower()])
             for kind, name in self._parameters
-            if kind == "header" and name in exchange.sent
+            if kind == "header" and name.lower() in exchange.sent
         ]
         for kind, name, value in given:
             validator = self._parameters.get((kind, name))
@@ -147,14 +152,18 @@ class _Operation:
             elif not validator.is_valid(_read(value, self._kinds[name])):
                 yield f"{kind}: {name} is wrong"
         if self._body:
-            if parse_options_header(exchange.sent.get("Content-Type"))[0].lower() != "application/json":
-                yield "the media type is another"
-            try:
-                body = json.loads(exchange.body)
-            except (ValueError, RecursionError):
-                yield "the body is not JSON"
-            else:
-                yield from (f"body: {error.message}" for error in self._body.iter_errors(body))
+            yield from self._faults_of_body(exchange, self._body)
+
+    @staticmethod
+    def _faults_of_body(exchange: Exchange, validator: Draft202012Validator) -> Iterator[str]:
+        if parse_options_header(exchange.sent.get("content-type"))[0].lower() != "application/json":
+            yield "the media type is another"
+        try:
+            body = json.loads(exchange.body)
+        except (ValueError, RecursionError):
+            yield "the body is not JSON"
+        else:
+            yield from (f"body: {error.message}" for error in validator.iter_errors(body))
 
 
 def _read(value: str, kind: str | None) -> object:
@@ -170,7 +179,7 @@ def _check_refusal(exchange: Exchange, statuses: set[int]) -> None:
     """Check an answer where no operation is."""
     if exchange.status not in statuses:
         raise Undocumented(f"there is no such operation: {exchange}")
-    if exchange.status == 405 and "Allow" not in exchange.headers:
+    if exchange.status == 405 and "allow" not in exchange.headers:
         raise Undocumented(f"Allow is missing: {exchange}")
     _check_content(
         exchange, {"application/problem+json": _validator(_document(), _document()["components"]["schemas"]["Problem"])}
@@ -179,7 +188,7 @@ def _check_refusal(exchange: Exchange, statuses: set[int]) -> None:
 
 def _check_headers(exchange: Exchange, headers: Mapping[str, Json]) -> None:
     for name, header in headers.items():
-        value = exchange.headers.get(name)
+        value = exchange.headers.get(name.lower())
         if value is None:
             if header["required"]:
                 raise Undocumented(f"{name} is missing: {exchange}")
@@ -188,10 +197,10 @@ def _check_headers(exchange: Exchange, headers: Mapping[str, Json]) -> None:
 
 
 def _check_content(exchange: Exchange, contents: Mapping[str, Draft202012Validator]) -> None:
-    kind = parse_options_header(exchange.headers.get("Content-Type"))[0]
+    kind = parse_options_header(exchange.headers.get("content-type"))[0]
     if kind not in contents:
         raise Undocumented(f"a media type that is not in the document: {exchange}")
-    if exchange.method == "HEAD":
+    if exchange.method == "HEAD" or "content-encoding" in exchange.headers:
         return
     answer = json.loads(exchange.answer) if kind.endswith("json") else exchange.answer.decode()
     try:

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from werkzeug.datastructures import Headers
-
 from tests.api.calls import Json, decode
-from tests.api.document import Exchange, check
+from tests.api.document import Exchange, check, lowered
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"
@@ -96,10 +94,10 @@ def _check(method: str, url: str, sent: Mapping[str, str], body: bytes, answer: 
         method=method,
         path=unquote(path),
         query=query,
-        sent=Headers(sent),
+        sent=lowered(sent),
         body=body,
         status=answer.status,
-        headers=Headers(answer.headers),
+        headers=answer.headers,
         answer=answer.body,
     )
     check(exchange)

@@ -1,6 +1,8 @@
 """The document says what the service does: all of its routes, and examples that fit their schemas."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.contract import LINKS, OPERATIONS, TAGS, UNDOCUMENTED_BLUEPRINTS
 from api.errors import PROBLEMS
-from api.openapi import documented_routes
+from api.openapi import documented_routes, make_document
+from api.services import EXTENSION
 from tests.api.calls import ADMIN, Json, answer, ask, get, problem
 
 DOCUMENT = "/openapi.json"
@@ -44,7 +47,7 @@ def test_the_document_is_openapi_3_1(document: Json) -> None:
 
 def test_every_route_is_in_the_document_and_the_other_way_round(app: Flask, document: Json) -> None:
     served = {
-        (rule.rule.replace("<", "{").replace(">", "}"), method)
+        (re.sub(r"<(\w+:)?(\w+)>", r"{\2}", rule.rule), method)
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint.partition(".")[0] not in UNDOCUMENTED_BLUEPRINTS
@@ -127,11 +130,29 @@ def test_ids_are_strings_in_every_answer(document: Json) -> None:
                     assert set(kinds) <= {"string", "null"}, (name, field)
 
 
-def test_users_sign_in_by_their_id(document: Json) -> None:
-    assert document["components"]["securitySchemes"] == {
-        "user": document["components"]["securitySchemes"]["user"] | {"type": "apiKey", "name": "Authorization"},
-        "admin": document["components"]["securitySchemes"]["admin"] | {"type": "http", "scheme": "basic"},
-    }
+@pytest.mark.parametrize(
+    ("mode", "scheme"),
+    [
+        ("user-id", {"type": "apiKey", "in": "header", "name": "Authorization"}),
+        ("jwt", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}),
+    ],
+)
+def test_the_document_says_how_to_sign_in(app: Flask, mode: str, scheme: Json) -> None:
+    services = app.extensions[EXTENSION]
+    app.extensions[EXTENSION] = replace(services, settings=services.settings.model_copy(update={"auth_mode": mode}))
+    schemes = make_document(app)["components"]["securitySchemes"]
+    assert {name: schemes["user"].get(name) for name in scheme} == scheme
+    assert (schemes["admin"]["type"], schemes["admin"]["scheme"]) == ("http", "basic")
+
+
+def test_every_operation_says_who_may_call_it(document: Json) -> None:
+    callers = {op["operationId"]: [next(iter(each)) for each in op["security"]] for _, _, op in operations(document)}
+    assert callers["deposit"] == callers["transactions"] == ["user"]
+    assert callers["requeue_all"] == ["admin"]
+    assert callers["job"] == ["user", "admin"]
+    assert callers["healthz"] == callers["openapi"] == []
+    for _, _, operation in operations(document):
+        assert ("401" in operation["responses"]) == bool(operation["security"])
 
 
 def test_the_document_is_for_everyone_and_always_the_same(client: FlaskClient) -> None:
