@@ -82,13 +82,13 @@ class Client(threading.Thread):
         try:
             self._connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = self._connection.getresponse()
-            answer = response.status, json.loads(response.read())
-            if not self._keeps_alive:
-                self.close()
-            return answer
+            return response.status, json.loads(response.read())
         except BaseException:
             self.close()
             raise
+        finally:
+            if not self._keeps_alive:
+                self.close()
 
     def _send_until_answered(self, call: Call) -> None:
         while True:

@@ -109,7 +109,6 @@ def trouble(stack: Stack, clients: list[Client], report: Report) -> None:
     dropped = sum(count for answer, count in answers.items() if isinstance(answer, str))
     assert dropped < answers.total() / 100, answers
     assert {answer for answer in answers if isinstance(answer, int)} <= {200, 202, 422, 503}
-    print(answers)
     report.faults += {"reload": ROUNDS, "restart": ROUNDS, "stop": 1}
     stop_and_start(stack, clients)
     wait_for_answers(clients, 200)
