@@ -54,6 +54,12 @@ class ProblemThreadWorker(ThreadWorker):
         else:
             super().handle_exit(sig, frame)
 
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Leave in a hurry: nobody waits for a job any longer, for Python ends no process before its threads."""
+        if self.booted:
+            self._tell_application(within_s=0.0, is_replaced=False)
+        super().handle_quit(sig, frame)
+
     def notify(self) -> None:
         """Give the sign of life that every round of the loop begins with, and see whether this is the last round."""
         super().notify()
@@ -99,9 +105,12 @@ class ProblemThreadWorker(ThreadWorker):
             listener.close()
         for connection in self.pending_conns:  # on which nothing was ever sent
             connection.timeout = min(connection.timeout or 0.0, time.monotonic() + LINGER_S)
+        self._tell_application(within_s=LINGER_S, is_replaced=is_replaced)
+
+    def _tell_application(self, *, within_s: float, is_replaced: bool) -> None:
         # By name, and not by an import: what the master has loaded of the application, a reload could not renew.
         app: Any = self.wsgi
-        app.extensions["wallet"].leave(within_s=LINGER_S, is_replaced=is_replaced)
+        app.extensions["wallet"].leave(within_s=within_s, is_replaced=is_replaced)
 
     def _accept_waiting(self, listener: socket.socket) -> None:
         """Take in whoever stands before the door already: to them it looks as if they were inside."""

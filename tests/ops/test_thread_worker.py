@@ -99,9 +99,7 @@ def test_a_stop_does_not_wait_for_a_reload_that_does_not_end(start: Callable[...
 
 def test_a_stop_answers_whoever_waits_for_a_job_or_is_connected(start: Callable[..., Any]) -> None:
     with start(API_PROCESSES="1") as server, ThreadPoolExecutor() as pool:
-        server.move(DEPOSIT, {"amount": 10_000})
-        server.move(DEPOSIT, {"amount": 10_000}, user=2)
-        job_id = server.move(TRANSFER_LATER, MOVES[TRANSFER_LATER]).json["job_id"]
+        job_id = hand_in(server)
         kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         assert ask(kept, "/readyz") == (200, "ready", "keep-alive")
         waiter = pool.submit(server.get, f"{JOBS}/{job_id}?wait=20")
@@ -115,6 +113,24 @@ def test_a_stop_answers_whoever_waits_for_a_job_or_is_connected(start: Callable[
         assert (answer.status, answer.json["status"]) == (200, "pending")
         assert server.process.wait(30) == 0
     assert count(server, "Traceback") == 0
+
+
+def test_a_forced_stop_waits_for_nobody(start: Callable[..., Any]) -> None:
+    with start(API_PROCESSES="1", GRACEFUL_TIMEOUT_S="60") as server, ThreadPoolExecutor() as pool:
+        waiter = pool.submit(server.get, f"{JOBS}/{hand_in(server)}?wait=20")
+        wait_for(lambda: count(server, '"/api/transfer/v2"') == 1)
+        assert server.get(BALANCE).status == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(15) == 0  # or it has waited for the waiter
+        waiter.exception()
+    assert count(server, "Traceback") == 0
+
+
+def hand_in(server: Gunicorn) -> str:
+    """Hand in a transfer that nobody will post, and return its job's id."""
+    for user in (1, 2):
+        server.move(DEPOSIT, {"amount": 10_000}, user=user)
+    return str(server.move(TRANSFER_LATER, MOVES[TRANSFER_LATER]).json["job_id"])
 
 
 def ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str, str | None]:
