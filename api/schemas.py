@@ -150,7 +150,7 @@ class HealthOut(_Answer):
 class ReadinessOut(_Answer):
     """Whether the service can work, and how each thing that it depends on is doing."""
 
-    status: Literal["ready", "degraded", "unready"]
+    status: Literal["ready", "degraded", "unready", "stopping"]
     dependencies: dict[str, str]
 
 

@@ -1,6 +1,7 @@
 """What the views call: made once per process, handed to them through the application."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app
@@ -43,6 +44,17 @@ class Services:
     # None in user-id mode.
     tokens: TokenVerifier | None
     readings: Readings
+    # Set once the process has been told to stop, with nobody to take its place.
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def leave(self, *, within_s: float, is_replaced: bool) -> None:
+        """Prepare for the end of this process: no request is to wait longer than this, and probes are told.
+
+        Not when it is replaced by others that are ready: then the service is, whoever still answers for it.
+        """
+        self.waiting.close(within_s=within_s)
+        if not is_replaced:
+            self.stopping.set()
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""

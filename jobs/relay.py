@@ -18,6 +18,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from sqlalchemy import Engine
 
+import logs
 import metrics
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
@@ -108,7 +109,8 @@ class Relay:
             dead = attempts.fail_lost(connection, killers) if killers else {}
         metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(len(dead))
         for transfer_id, spent in dead.items():
-            _log.error("transfer kills its workers", job_id=str(transfer_id))
+            trace_id = logs.trace_id_of(spent.trace)
+            _log.error("transfer kills its workers", job_id=str(transfer_id), trace_id=trace_id)
             self._keys.bury(transfer_id, generation=spent.generation, error="its worker died each time")
         if settled := [each for each in killers if each not in dead]:
             self._book_settled(settled)

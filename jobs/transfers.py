@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+import logs
 import metrics
 from config import Settings, load
 from jobs.queue import make_cache
@@ -112,7 +113,7 @@ class Settler:
         with transaction(self._engine) as connection:
             reopened = attempts.reopen(connection, generations)
         for due in reopened:
-            _log.warning("dead letter requeued", job_id=str(due.id), by="rq")
+            _log.warning("dead letter requeued", job_id=str(due.id), trace_id=logs.trace_id_of(due.trace), by="rq")
 
     def _settle(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen] | None) -> None:
         """Post a batch, or narrow down what is wrong with it: the whole, then its parts, then each alone.
@@ -216,9 +217,11 @@ class Settler:
             _log.warning(
                 "attempt failed",
                 job_id=str(transfer_id),
+                trace_id=logs.trace_id_of(after.trace),
                 attempts=after.attempts,
                 cause=first_line(error),
                 next_attempt_at=after.next_attempt_at,
+                is_dead=after.next_attempt_at is None,
             )
 
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
@@ -308,7 +311,8 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
     if status is Status.FAILED:
         generation = spent.generation if spent else settled.dead.get(transfer_id, 0)
         raise TransferFailedError(generation)
-    _log.info("transfer settled", job_id=str(transfer_id), status=status)
+    trace_id = logs.trace_id_of(settled.traces.get(transfer_id))
+    _log.info("transfer settled", job_id=str(transfer_id), trace_id=trace_id, status=status)
     return status
 
 

@@ -49,6 +49,8 @@ WORKER_TTL_S = 30
 ANSWER_TIMEOUT_S = 5.0
 # After a fault of the database or of Redis: short at first, because most are over at once.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+# How many jobs a log line names, of those that were handed back.
+MAX_NAMED = 10
 
 _log = structlog.get_logger("worker")
 
@@ -210,6 +212,7 @@ class BatchWorker(SimpleWorker):
         accounted_for = {*settled.outcomes, *settled.undone, *settled.spent}
         for job_id in claim.ids:
             if transfer_id_of(job_id) not in accounted_for:
+                _log.error("job of no transfer", job_id=str(job_id))
                 self._bury(claim, job_id, 0, "there is no such transfer")
 
     def _bury(self, claim: Claim, job_id: int | str, generation: int, error: str) -> None:
@@ -236,6 +239,7 @@ class BatchWorker(SimpleWorker):
             rejected=_count(settled.outcomes, Status.REJECTED),
             spent=len(settled.spent),
             undone=len(settled.undone),
+            undone_job_ids=[str(each) for each in settled.undone[:MAX_NAMED]],
             duration_ms=round(duration_s * 1000, 3),
         )
 

@@ -37,6 +37,9 @@ POSTGRES_SETTINGS = {
     "logging_collector": "off",
     "log_destination": "stderr",
     "log_line_prefix": "%p %e ",
+    # Neither the statement that failed nor the row that it was about: idempotency keys stand in both.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
     "log_timezone": "UTC",
     "timezone": "UTC",
     "lc_messages": "C",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import config
 from ops import processes
+from ops.log_files import rotate_log
 from ops.processes import Child, Command, Spec, StackError
 from ops.servers import PostgresServer, RedisServer
 from ops.stopping import StopRequests
@@ -51,7 +52,7 @@ class Stack:
         self._workers: list[Child] = []
         # Everything that can be wrong with a setting comes out here, before anything is started.
         self._service = config.load(config.Settings, **self._placeholders())
-        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state)
+        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._rotate_logs)
 
     def run(self) -> None:
         """Start everything, keep it alive until told to stop, stop everything.
@@ -92,8 +93,6 @@ class Stack:
         processes.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
 
     def _start(self) -> None:
-        for log in (self.home / "logs").glob("*.log"):
-            processes.rotate_log(log)
         (self.home / STATE).unlink(missing_ok=True)
         # What an earlier run has counted belongs to it.
         shutil.rmtree(self.home / METRICS, ignore_errors=True)
@@ -108,6 +107,11 @@ class Stack:
         self._supervisor.add_layer([self._api])
         self.write_state()
         self._announce()
+
+    def _rotate_logs(self) -> None:
+        for log in (self.home / "logs").glob("*.log"):
+            with suppress(OSError):  # a full disk: another time
+                rotate_log(log)
 
     def _start_servers(self) -> None:
         if self._settings.database_url is None:

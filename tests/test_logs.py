@@ -69,6 +69,38 @@ def test_an_uncaught_exception_is_one_line_and_the_exit_status_stays_1() -> None
     assert "in fall" in line["exception"]
 
 
+def test_an_uncaught_exception_in_a_thread_is_one_line_that_names_the_thread() -> None:
+    (line,) = run(
+        """
+        def fall():
+            raise RuntimeError("boom")
+        thread = threading.Thread(target=fall, name="relay")
+        thread.start()
+        thread.join()
+        """
+    )
+    assert (line["level"], line["logger"]) == ("critical", "uncaught")
+    assert line["event"] == "thread relay dies of an exception"
+    assert line["exception"].endswith("RuntimeError: boom")
+
+
+def test_a_thread_that_ends_itself_is_no_error() -> None:
+    assert run("thread = threading.Thread(target=lambda: exit(1)); thread.start(); thread.join()") == []
+
+
+def test_an_exception_in_a_finalizer_is_one_line() -> None:
+    (line,) = run(
+        """
+        class Holder:
+            def __del__(self):
+                raise RuntimeError("boom")
+        Holder()
+        """
+    )
+    assert (line["level"], line["logger"]) == ("error", "uncaught")
+    assert line["exception"].endswith("RuntimeError: boom")
+
+
 @pytest.mark.parametrize("write", ["structlog.get_logger().exception", "logging.getLogger('library').exception"])
 def test_a_caught_exception_is_one_line_with_its_traceback(write: str) -> None:
     (line,) = run(f"try:\n    1 / 0\nexcept ZeroDivisionError:\n    {write}('failed')")

@@ -41,8 +41,8 @@ class Gunicorn:
 
     port: int
     log: Path
-    # Of the master.
-    pid: int
+    # The master.
+    process: subprocess.Popen[bytes]
 
     def ask(
         self,
@@ -116,7 +116,7 @@ def encode(body: Json) -> bytes:
 
 
 @contextmanager
-def gunicorn(log: Path, **environment: str) -> Iterator[Gunicorn]:
+def gunicorn(log: Path, root: Path = ROOT, /, **environment: str) -> Iterator[Gunicorn]:
     """Run the server on a socket of ours, so that no port is ever guessed: requests wait there until it is up."""
     with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as output:
         command = [
@@ -124,21 +124,21 @@ def gunicorn(log: Path, **environment: str) -> Iterator[Gunicorn]:
             "-m",
             "gunicorn",
             "-c",
-            str(CONFIGURATION),
+            "ops/gunicorn.conf.py",
             "-b",
             f"fd://{listener.fileno()}",
             "wsgi:app",
         ]
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             env={key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}} | environment,
             pass_fds=[listener.fileno()],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Gunicorn(listener.getsockname()[1], log, process.pid)
+            yield Gunicorn(listener.getsockname()[1], log, process)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
