@@ -71,10 +71,10 @@ class Settings(BaseSettings):
             raise ValueError(f"must be {bounds}")
         return value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "owner_database_url", check_fields=False)
     @classmethod
-    def _check_database_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must be a URL that begins with postgresql://")
         return value
 
@@ -106,8 +106,19 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database's URL in SQLAlchemy's spelling, with the driver named."""
-        _, _, rest = self.database_url.get_secret_value().partition("://")
-        return f"postgresql+psycopg2://{rest}"
+        return _name_driver(self.database_url)
+
+
+class PrepareSettings(Settings):
+    """What makes a database ready (ops/prepare.py) reads besides."""
+
+    # The owner of the tables, where the service itself is not: only this URL migrates, and only here is it known.
+    owner_database_url: SecretStr | None = None
+
+    @cached_property
+    def owner_sqlalchemy_url(self) -> str:
+        """Who migrates: the owner's URL, or the service's own where there is only one role."""
+        return _name_driver(self.owner_database_url or self.database_url)
 
 
 class StackSettings(BaseSettings):
@@ -120,9 +131,16 @@ class StackSettings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     workers: int = Field(default=2, ge=0, le=64)
     database_url: SecretStr | None = None
+    owner_database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     admin_user: str = Field(default="admin", min_length=1)
     admin_password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _owner_comes_with_a_service(self) -> Self:
+        if self.owner_database_url and not self.database_url:
+            raise ValueError("OWNER_DATABASE_URL needs DATABASE_URL: the owner migrates what the service connects to")
+        return self
 
 
 class ConfigurationError(Exception):
@@ -155,6 +173,11 @@ def load_or_exit(kind: type[S]) -> S:
 def _complain(message: str) -> int:
     print(f"configuration error: {message}", file=sys.stderr)
     return 2
+
+
+def _name_driver(url: SecretStr) -> str:
+    _, _, rest = url.get_secret_value().partition("://")
+    return f"postgresql+psycopg2://{rest}"
 
 
 def _is_loopback(host: str) -> bool:
