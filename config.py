@@ -174,10 +174,10 @@ class Settings(BaseSettings):
             raise ValueError("must be off, or like 100/second;burst=200, with at least 1 a second, minute or hour")
         return Rate(int(amount), _PERIOD_S[period], int(burst or amount))
 
-    @field_validator("database_url")
+    @field_validator("database_url", "owner_database_url", check_fields=False)
     @classmethod
-    def _check_database_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must be a URL that begins with postgresql://")
         return _with_sound_port(value)
 
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
-        return _with_sound_port(value) if value else value
+        return _with_sound_port(value)
 
     @model_validator(mode="after")
     def _jwt_mode_has_one_key(self) -> Self:
@@ -236,8 +236,19 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database's URL in SQLAlchemy's spelling, with the driver named."""
-        _, _, rest = self.database_url.get_secret_value().partition("://")
-        return f"postgresql+psycopg2://{rest}"
+        return _name_driver(self.database_url)
+
+
+class PrepareSettings(Settings):
+    """What makes a database ready (ops/prepare.py) reads besides."""
+
+    # The owner of the tables, where the service itself is not: only this URL migrates, and only here is it known.
+    owner_database_url: SecretStr | None = None
+
+    @cached_property
+    def owner_sqlalchemy_url(self) -> str:
+        """Who migrates: the owner's URL, or the service's own where there is only one role."""
+        return _name_driver(self.owner_database_url or self.database_url)
 
 
 class MetricsSettings(BaseSettings):
@@ -265,9 +276,16 @@ class StackSettings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     workers: int = Field(default=2, ge=0, le=64)
     database_url: SecretStr | None = None
+    owner_database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     admin_user: str = Field(default="admin", min_length=1)
     admin_password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _owner_comes_with_a_service(self) -> Self:
+        if self.owner_database_url and not self.database_url:
+            raise ValueError("OWNER_DATABASE_URL needs DATABASE_URL: the owner migrates what the service connects to")
+        return self
 
 
 class ConfigurationError(Exception):
@@ -351,10 +369,10 @@ def _read_stack_state(path: Path) -> dict[str, str]:
         raise ConfigurationError(f"DATABASE_URL: not set, and {path} cannot be read") from None
 
 
-def _with_sound_port(url: SecretStr) -> SecretStr:
+def _with_sound_port(url: SecretStr | None) -> SecretStr | None:
     """Find out here, by name, what a driver would only find out when it is made."""
     try:
-        _ = urlsplit(url.get_secret_value()).port
+        _ = urlsplit(url.get_secret_value()).port if url else None
     except ValueError:  # what it says has a part of the URL in it
         raise ValueError("must be a URL whose port is a number from 0 to 65535") from None
     return url
@@ -363,6 +381,11 @@ def _with_sound_port(url: SecretStr) -> SecretStr:
 def _complain(message: str) -> int:
     print(f"configuration error: {message}", file=sys.stderr)
     return 2
+
+
+def _name_driver(url: SecretStr) -> str:
+    _, _, rest = url.get_secret_value().partition("://")
+    return f"postgresql+psycopg2://{rest}"
 
 
 def _is_loopback(host: str) -> bool:

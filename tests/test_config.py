@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from config import ConfigurationError, Settings, StackSettings, load, load_or_exit
+from config import ConfigurationError, PrepareSettings, Settings, StackSettings, load, load_or_exit
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"DATABASE_URL": "postgresql://u:hunter2@localhost/d", "REDIS_URL": "redis://:hunter2@localhost"}
@@ -41,7 +41,7 @@ class Environment:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._patch = patch
-        for kind in (Settings, StackSettings):
+        for kind in (PrepareSettings, StackSettings):
             for name in kind.model_fields:
                 patch.delenv(name.upper(), raising=False)
         self.set(**NEEDED)

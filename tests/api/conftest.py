@@ -34,7 +34,7 @@ class AppMaker(Protocol):
 
 
 @pytest.fixture
-def make_app(database_url: str, redis_url: str, settings: Settings, engine: Engine) -> Iterator[AppMaker]:
+def make_app(service_database_url: str, redis_url: str, settings: Settings, engine: Engine) -> Iterator[AppMaker]:
     """A maker of applications on empty tables that differ from ``app`` in the settings given."""
     del engine  # asked for to be emptied
     apps: list[Flask] = []
@@ -42,7 +42,7 @@ def make_app(database_url: str, redis_url: str, settings: Settings, engine: Engi
     def make(**overrides: object) -> Flask:
         same = settings.model_dump(exclude={"database_url", "redis_url", "admin_password"})
         secrets = {
-            "database_url": database_url,
+            "database_url": service_database_url,
             "redis_url": redis_url,
             "admin_password": settings.admin_password.get_secret_value(),
         }

@@ -40,9 +40,9 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture(scope="module")
-def postgres(database_url: str) -> Iterator[TcpProxy]:
+def postgres(service_database_url: str) -> Iterator[TcpProxy]:
     """What stands between the server and PostgreSQL."""
-    with TcpProxy.before(database_url) as proxy:
+    with TcpProxy.before(service_database_url) as proxy:
         yield proxy
 
 
