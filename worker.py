@@ -2,6 +2,7 @@
 
 import config
 import logs
+import metrics_files
 from jobs.worker import work
 
 
@@ -9,6 +10,8 @@ def main() -> None:
     """Work until told to stop."""
     settings = config.load_or_exit(config.Settings)
     logs.configure(settings.log_level, service="worker")
+    # Here and not only when they are read: a worker that keeps dying would leave ever more files behind.
+    metrics_files.tidy()
     work(settings)
 
 

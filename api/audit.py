@@ -1,12 +1,14 @@
-"""The audit of the books, for administrators: over HTTP its last result, and as ``flask audit`` one at once."""
+"""The audit of the books, for administrators: over HTTP what the last one found, and as ``flask audit`` one at once."""
 
 import sys
 
 import click
-import redis
 from flask import Blueprint
 from flask.cli import with_appcontext
+from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
+from api.commands.conclusion import concludes, examples, told
 from api.identity import require_admin
 from api.schemas import AuditedOut, AuditOut, NoQuery
 from api.services import services
@@ -14,14 +16,14 @@ from api.validation import answers, read_query
 from jobs.auditor import MAX_SLICE, make_checks
 from jobs.queue import connect_redis
 from models import audits
-from models.audit import Progress, run_whole
+from models.audit import run_whole
 from models.audits import AuditResult
 from models.errors import WalletServiceError
 
 # Exit statuses of the command.
 CLEAN, BROKEN, COULD_NOT_RUN = 0, 1, 2
-# Nobody's request waits for the command's answers from Redis.
-ANSWER_TIMEOUT_S = 5.0
+# Nobody waits for a command as for a request.
+REDIS_ANSWER_TIMEOUT_S = 5.0
 
 blueprint = Blueprint("audit", __name__)
 
@@ -29,48 +31,62 @@ blueprint = Blueprint("audit", __name__)
 @blueprint.get("/api/audit/v1")
 @answers
 def audit() -> AuditOut:
-    """Return what the last audit came to, and how far the one under way is."""
+    """Return what the last audit of the books found, and how far the one under way is."""
     require_admin()
     read_query(NoQuery)
     engine = services().engine
     return AuditOut.of_both(audits.find_last(engine), audits.find_under_way(engine))
 
 
-@click.command("audit")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as GET /api/audit/v1 shows it.")
+@click.command(
+    "audit",
+    epilog=examples(
+        "Examples:",
+        "  flask audit",
+        "  flask audit --json | jq .findings",
+        "",
+        "Exit status: 0 nothing is wrong; 1 something is; 2 it could not be found out.",
+    ),
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as GET /api/audit/v1 shows an audit.")
 @with_appcontext
-def audit_command(*, as_json: bool) -> None:
-    """Audit the books and the queue now, and record the result.
+@concludes
+def command(*, as_json: bool) -> None:
+    """Audit all of the books and the queue now: a line for each invariant that is broken, with ids.
 
-    Ends with status 0 if all is right, 1 if something is not, 2 if that could not be found out.
+    It changes nothing, takes no locks, and may run while the service works. Its result is recorded like any audit's.
     """
     try:
         result = _audit_now()
-    except (WalletServiceError, redis.RedisError) as error:
-        click.echo(f"the audit could not be finished: {error}", err=True)
+    except (WalletServiceError, SQLAlchemyError, RedisError) as error:
+        click.echo(f"Error: not audited: {told(error)}", err=True)
         sys.exit(COULD_NOT_RUN)
     if as_json:
         click.echo(AuditedOut.of(result).model_dump_json())
     else:
-        for found in result.findings:
-            click.echo("\t".join((found.invariant, str(found.count), ",".join(found.ids), found.detail)))
-        click.echo(f"{result.wallets} wallets, {result.entries} entries, {result.transfers} transfers: {_verdict(result)}")
-    sys.exit(CLEAN if result.ok else BROKEN)
-
-
-def _verdict(result: AuditResult) -> str:
-    return "all is right" if result.ok else f"{len(result.findings)} invariants are broken"
+        for each in result.findings:
+            click.echo("\t".join((each.invariant, str(each.count), ",".join(each.ids), each.detail)))
+        seen = f"{result.wallets} wallets, {result.entries} entries, {result.transfers} transfers"
+        click.echo(f"{seen}: {len(result.findings)} invariants broken", err=True)
+    sys.exit(BROKEN if result.findings else CLEAN)
 
 
 def _audit_now() -> AuditResult:
-    """Run an audit in the foreground and record it.
+    """Run an audit in the foreground, and record it.
 
     Raises:
         Unavailable: PostgreSQL is away.
         redis.RedisError: Redis is away.
     """
     settings, engine = services().settings, services().engine
-    with connect_redis(settings.redis_url.get_secret_value(), answer_timeout_s=ANSWER_TIMEOUT_S) as connection:
-        progress = _run_with_bar(make_checks(engine, connection))
-    audits.finish(engine, progress)
-    return audits.result_of(progress)
+    url = settings.redis_url.get_secret_value()
+    with (
+        connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as connection,
+        click.progressbar(
+            length=audits.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
+        ) as bar,
+    ):
+        for progress, done in run_whole(make_checks(engine, connection), limit=MAX_SLICE):
+            bar.update(sum(count for what, count in done.checked.items() if what != "wallets"))
+            last = progress
+    return audits.record(engine, last)

@@ -6,6 +6,7 @@ alone, its neighbours are posted, and it alone spends an attempt.
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,15 +16,20 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+import logs
+import metrics
 from config import Settings, load
+from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import DEAD
 from models import attempts
 from models.attempts import Seen, Spent
+from models.cache import Evictor, NobodyCaches
 from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
-from models.transfer import Status
+from models.snowflake import instant_ms_of
+from models.transfer import Kind, Status
 
 LOCK_NOT_AVAILABLE = "55P03"
 _WORDS = {
@@ -65,9 +71,24 @@ class _DatabaseAwayError(Exception):
 class Settler:
     """Settles batches on one database."""
 
-    def __init__(self, engine: Engine, policy: RetryPolicy, *, renew: Callable[[], object] = lambda: None) -> None:
-        """Connect to nothing yet; ``renew`` is called between the steps of a batch that takes long."""
+    def __init__(
+        self,
+        engine: Engine,
+        policy: RetryPolicy,
+        cache: Evictor | None = None,
+        *,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            engine: of the database.
+            policy: of retries.
+            cache: what others read these wallets through; None: nothing caches them.
+            renew: called between the steps of a batch that takes long.
+        """
         self._engine = engine
+        self._cache = cache or NobodyCaches()
         self._policy = policy
         self.renew = renew
 
@@ -92,7 +113,7 @@ class Settler:
         with transaction(self._engine) as connection:
             reopened = attempts.reopen(connection, generations)
         for due in reopened:
-            _log.warning("dead letter requeued", job_id=str(due.id), by="rq")
+            _log.warning("dead letter requeued", job_id=str(due.id), trace_id=logs.trace_id_of(due.trace), by="rq")
 
     def _settle(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen] | None) -> None:
         """Post a batch, or narrow down what is wrong with it: the whole, then its parts, then each alone.
@@ -162,15 +183,18 @@ class Settler:
         """
         try:
             with self._engine.begin() as connection:
-                posting = post(connection, ids, wait_for_locks=wait_for_locks)
+                posting = post(connection, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
         except (DBAPIError, PoolTimeoutError) as error:
             self._raise_if_away(error)
             raise
+        if not posting.kept:
+            self._cache.evict_again(posting.versions)
         self._take_over(posting, settled)
 
     def _take_over(self, posting: Posting, settled: Settled) -> None:
         settled.outcomes |= {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
         settled.traces |= posting.traces
+        _count_decided(posting)
 
     def _spend(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], error: DBAPIError) -> None:
         """Spend an attempt of each; the last one makes a dead letter."""
@@ -187,13 +211,17 @@ class Settler:
             self._raise_if_away(failure)
             raise _DatabaseAwayError(first_line(failure)) from failure
         settled.spent |= spent
+        metrics.attempts_failed.inc(len(spent))
+        metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(sum(not each.next_attempt_at for each in spent.values()))
         for transfer_id, after in spent.items():
             _log.warning(
                 "attempt failed",
                 job_id=str(transfer_id),
+                trace_id=logs.trace_id_of(after.trace),
                 attempts=after.attempts,
                 cause=first_line(error),
                 next_attempt_at=after.next_attempt_at,
+                is_dead=after.next_attempt_at is None,
             )
 
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
@@ -221,6 +249,18 @@ class Settler:
     def _raise_if_away(self, error: DBAPIError | PoolTimeoutError) -> None:
         if scope_of(error) is FaultScope.BATCH:
             raise _DatabaseAwayError(first_line(error)) from error
+
+
+def _count_decided(posting: Posting) -> None:
+    """Count what a commit has just made true, and not what was true before. Only transfers are jobs."""
+    now_ms = time.time() * 1000
+    posted = [each for each in posting.decided if posting.outcomes[each].status is Status.POSTED]
+    metrics.transfers[Kind.TRANSFER, Status.POSTED].inc(len(posted))
+    metrics.transfers[Kind.TRANSFER, Status.REJECTED].inc(len(posting.decided) - len(posted))
+    # An id tells when its transfer was accepted. By a clock that may be another machine's, and ahead.
+    metrics.observe_all(
+        metrics.transfer_settle_seconds, [max(0, now_ms - instant_ms_of(each)) / 1000 for each in posted]
+    )
 
 
 def make_engine(settings: Settings, *, pool_size: int = 1) -> Engine:
@@ -271,11 +311,13 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
     if status is Status.FAILED:
         generation = spent.generation if spent else settled.dead.get(transfer_id, 0)
         raise TransferFailedError(generation)
-    _log.info("transfer settled", job_id=str(transfer_id), status=status)
+    trace_id = logs.trace_id_of(settled.traces.get(transfer_id))
+    _log.info("transfer settled", job_id=str(transfer_id), trace_id=trace_id, status=status)
     return status
 
 
 @functools.cache
 def _settler_of_this_process() -> Settler:
     settings = load(Settings)
-    return Settler(make_engine(settings), RetryPolicy(settings.retry_delays))
+    engine = make_engine(settings)
+    return Settler(engine, RetryPolicy(settings.retry_delays), make_cache(settings, engine))

@@ -24,9 +24,11 @@ from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
 import logs
+import metrics
 from config import Settings
 from jobs.auditor import Auditor, make_audit_engine
-from jobs.queue import transfers_queue
+from jobs.metrics_server import serve_metrics
+from jobs.queue import make_cache, transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import Claim, RqKeys, new_lease, transfer_id_of
@@ -48,6 +50,8 @@ WORKER_TTL_S = 30
 ANSWER_TIMEOUT_S = 5.0
 # After a fault of the database or of Redis: short at first, because most are over at once.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+# How many jobs a log line names, of those that were handed back.
+MAX_NAMED = 10
 
 _log = structlog.get_logger("worker")
 
@@ -107,7 +111,10 @@ class BatchWorker(SimpleWorker):
             # What was posted is posted. The lease runs out, and the relay or the next worker books it.
             self._wait_after("redis", type(error).__name__)
         else:
-            self._log_batch(settled, time.perf_counter() - started_at)
+            duration_s = time.perf_counter() - started_at
+            metrics.batch_size.observe(len(claim.ids))
+            metrics.batch_seconds.observe(duration_s)
+            self._log_batch(settled, duration_s)
             if settled.fault is None:
                 self._pause_s = FIRST_PAUSE_S
             else:
@@ -206,6 +213,7 @@ class BatchWorker(SimpleWorker):
         accounted_for = {*settled.outcomes, *settled.undone, *settled.spent}
         for job_id in claim.ids:
             if transfer_id_of(job_id) not in accounted_for:
+                _log.error("job of no transfer", job_id=str(job_id))
                 self._bury(claim, job_id, 0, "there is no such transfer")
 
     def _bury(self, claim: Claim, job_id: int | str, generation: int, error: str) -> None:
@@ -232,6 +240,7 @@ class BatchWorker(SimpleWorker):
             rejected=_count(settled.outcomes, Status.REJECTED),
             spent=len(settled.spent),
             undone=len(settled.undone),
+            undone_job_ids=[str(each) for each in settled.undone[:MAX_NAMED]],
             duration_ms=round(duration_s * 1000, 3),
         )
 
@@ -258,14 +267,21 @@ def work(settings: Settings) -> None:
     url = settings.redis_url.get_secret_value()
     connection = connect_worker_redis(url)
     engine = make_engine(settings)
+    serve_metrics(settings.host, settings.metrics_port)
     _wait_for(connection)
-    worker = BatchWorker(
-        connection, Settler(engine, RetryPolicy(settings.retry_delays)), batch_size=settings.batch_size
+    cache = make_cache(settings, engine)
+    settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)
+    worker = BatchWorker(connection, settler, batch_size=settings.batch_size)
+    relay_redis, relay_engine, audit_engine = (
+        connect_worker_redis(url),
+        make_engine(settings),
+        make_audit_engine(settings),
     )
-    relays, audits = connect_worker_redis(url), make_audit_engine(settings)
-    with RelayThread(relays, make_engine(settings), Auditor(audits, relays, interval_s=settings.audit_interval_s)):
+    auditor = Auditor(audit_engine, relay_redis, interval_s=settings.audit_interval_s)
+    with RelayThread(relay_redis, relay_engine, make_cache(settings, relay_engine), auditor):
         worker.work(logging_level=settings.log_level)
-    audits.dispose()
+    audit_engine.dispose()
+    cache.close()
     engine.dispose()
 
 

@@ -61,7 +61,7 @@ class Check(Protocol):
 class Progress:
     """Where an audit stands, and what it has found: all that it takes to go on.
 
-    ``id``: its row in the table; None if it has none. ``check``: which is next; None when all are done.
+    ``id``: its row in the table; None if it has none, yet. ``check``: which is next; None when all are done.
     """
 
     started_at: datetime

@@ -87,23 +87,29 @@ def save(engine: Engine, progress: Progress) -> bool:
         return saved.first() is not None
 
 
-def finish(engine: Engine, progress: Progress) -> bool:
-    """Record what an audit came to, and forget the oldest; return False if somebody else has ended it.
+def finish(engine: Engine, progress: Progress) -> AuditResult | None:
+    """Record what an audit came to, and forget the oldest; return None if somebody else has ended it.
 
     Raises:
         Unavailable: the database cannot be reached.
     """
-    ended = {"cursor": None, "finished_at": func.now(), "ok": not progress.findings} | _columns(progress)
+    own = update(audits).where(audits.c.id == progress.id, audits.c.finished_at.is_(None))
     with transaction(engine) as connection:
-        if progress.id is None:
-            written = insert(audits).values(started_at=progress.started_at, **ended).returning(audits.c.id)
-        else:
-            own = update(audits).where(audits.c.id == progress.id, audits.c.finished_at.is_(None))
-            written = own.values(**ended).returning(audits.c.id)  # type: ignore[assignment]
-        is_written = connection.execute(written).first() is not None
+        row = connection.execute(own.values(**_ended(progress)).returning(audits)).first()
         kept = select(audits.c.id).where(audits.c.finished_at.is_not(None)).order_by(audits.c.id.desc()).limit(KEPT)
         connection.execute(delete(audits).where(audits.c.finished_at.is_not(None), audits.c.id.not_in(kept)))
-    return is_written
+    return None if row is None else _result(row)
+
+
+def record(engine: Engine, progress: Progress) -> AuditResult:
+    """Record an audit of which nothing was recorded before: one that was run in the foreground.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+    """
+    new = insert(audits).values(started_at=progress.started_at, **_ended(progress))
+    with transaction(engine) as connection:
+        return _result(connection.execute(new.returning(audits)).one())
 
 
 def estimate_work(engine: Engine) -> int:
@@ -122,6 +128,10 @@ def _cursor(check: str | None, position: Position) -> dict[str, Any]:
 def _columns(progress: Progress) -> dict[str, Any]:
     counts = {name: progress.checked.get(name, 0) for name in _COUNTED}
     return {"findings": [asdict(finding) for finding in progress.findings.values()], **counts}
+
+
+def _ended(progress: Progress) -> dict[str, Any]:
+    return {"cursor": None, "finished_at": func.now(), "ok": not progress.findings} | _columns(progress)
 
 
 def _progress(row: Row[Any], first_check: str) -> Progress:

@@ -93,13 +93,19 @@ def encode(instant_ms: int, node: int, sequence: int) -> int:
 
 def decode(snowflake_id: int) -> Parts:
     """Take an id apart."""
-    instant_ms = (snowflake_id >> _INSTANT_SHIFT) + EPOCH_MS
-    return Parts(instant_ms, snowflake_id >> _SEQUENCE_BITS & _NODE_MASK, snowflake_id & _SEQUENCE_MASK)
+    return Parts(
+        instant_ms_of(snowflake_id), snowflake_id >> _SEQUENCE_BITS & _NODE_MASK, snowflake_id & _SEQUENCE_MASK
+    )
 
 
 def instant_of(snowflake_id: int) -> datetime:
     """Return when an id was issued, to the millisecond, in UTC."""
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=decode(snowflake_id).instant_ms)
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=instant_ms_of(snowflake_id))
+
+
+def instant_ms_of(snowflake_id: int) -> int:
+    """Return when an id was issued, in Unix milliseconds."""
+    return (snowflake_id >> _INSTANT_SHIFT) + EPOCH_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

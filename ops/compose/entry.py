@@ -4,26 +4,34 @@
 
 With ``--prepare`` the database is made ready first. What the environment says already wins over the files, and without
 any files it is all there is: so the image also runs where something other than compose hands in DATABASE_URL and
-its like.
+its like. What the container's processes count is kept in a folder that is new with each start.
 """
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from ops.compose import secret_files
 
 PREPARE = "--prepare"
+METRICS = Path("/tmp/metrics")  # noqa: S108 - in a container of our own
 
 
 def main(arguments: list[str]) -> int:
     """Never returns, unless the database cannot be prepared: then its exit status."""
     environment = secret_files.settings(secret_files.FOLDER) | os.environ
+    if "PROMETHEUS_MULTIPROC_DIR" not in environment:
+        shutil.rmtree(METRICS, ignore_errors=True)
+        METRICS.mkdir(mode=0o700)
+        environment["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS)
     if arguments[0] == PREPARE:
         _, *arguments = arguments
         status = subprocess.run([sys.executable, "-m", "ops.prepare"], env=environment, check=False).returncode
         if status != 0:
             return status
+    environment.pop("OWNER_DATABASE_URL", None)  # who serves does not know the owner
     # In the same process, so that signals reach the service.
     return os.execvpe(arguments[0], arguments, environment)  # noqa: S606
 

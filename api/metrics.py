@@ -1,0 +1,20 @@
+"""Metrics in Prometheus's text format: those of all processes that share this one's folder, and of what is behind them.
+
+Open to whoever reaches the API, as its probes are: no id, no amount and no secret is in them.
+"""
+
+from flask import Blueprint, Response
+
+import metrics_files
+from api.schemas import NoQuery
+from api.services import services
+from api.validation import read_query
+
+blueprint = Blueprint("metrics", __name__)
+
+
+@blueprint.get("/metrics")
+def scrape() -> Response:
+    """Answer 200 within a bounded time, whatever is down."""
+    read_query(NoQuery)
+    return Response(metrics_files.exposition(services().readings), content_type=metrics_files.CONTENT_TYPE)

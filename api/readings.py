@@ -1,0 +1,186 @@
+"""What is read from PostgreSQL and Redis when somebody asks for /metrics.
+
+A scrape must neither hang nor fail, whatever hangs and fails behind it. So each of the two is read in a thread of its
+own, one reading at a time and at most one in a second, however many ask; and who asks waits a bounded time. What could
+not be read by then is left out, and ``wallet_up`` says 0.
+"""
+
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import redis
+import structlog
+from prometheus_client import Metric
+from sqlalchemy import Engine
+
+import metrics
+from config import Settings
+from jobs.queue import connect_redis
+from jobs.rq_keys import RqKeys
+from models import vitals
+from models.database import create_bounded_engine, first_line
+from models.errors import Unavailable
+from models.migrations import NEWEST
+
+# A reading is good for this long.
+FRESH_S = 1.0
+# Who asks for metrics waits no longer for both.
+PATIENCE_S = 1.0
+# Of each statement, in PostgreSQL. A server too slow for that has other worries than to be counted.
+STATEMENT_TIMEOUT_MS = 500
+# The kinds of processes that have connections, and those of other names.
+SERVICES = ("api", "worker")
+OTHER_SERVICE = "other"
+
+_log = structlog.get_logger("metrics")
+
+Reading = list[Metric]
+
+
+class Unreadable(Exception):
+    """It does not answer."""
+
+
+class Reader:
+    """The newest reading of one dependency."""
+
+    def __init__(self, read: Callable[[], Reading], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``read`` raises :class:`Unreadable`. Nothing is read yet."""
+        self._read = read
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._is_reading = False
+        self._latest: Reading | None = None
+        self._old_at = clock()
+
+    def begin(self) -> None:
+        """Begin to read, unless that is under way, or was done just now."""
+        with self._changed:
+            if self._is_reading or self._clock() < self._old_at:
+                return
+            self._is_reading = True
+        threading.Thread(target=self._run, name="reading", daemon=True).start()
+
+    def find(self, deadline: float) -> Reading | None:
+        """Return the reading as soon as it is there, None if it failed or is not there by the deadline."""
+        with self._changed:
+            is_there = self._changed.wait_for(lambda: not self._is_reading, max(0.0, deadline - self._clock()))
+            return self._latest if is_there else None
+
+    def _run(self) -> None:
+        latest: Reading | None = None
+        try:
+            latest = self._read()
+        except Unreadable as error:
+            _log.debug("not read", cause=first_line(error))
+        except Exception:  # noqa: BLE001 - a defect of ours must not pass for silence
+            _log.exception("not read")
+        finally:
+            with self._changed:
+                self._latest, self._is_reading, self._old_at = latest, False, self._clock() + FRESH_S
+                self._changed.notify_all()
+
+
+class Readings:
+    """Both of them: a collector of prometheus-client's. Making it connects to nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        engine = create_bounded_engine(
+            settings.sqlalchemy_url,
+            timeouts_ms=settings.database_timeouts_ms | {"statement_timeout": STATEMENT_TIMEOUT_MS},
+            # Its own, so that a service whose connections are all taken can say so.
+            pool_size=1,
+            application_name=vitals.OBSERVER,
+        )
+        keys = RqKeys(connect_redis(settings.redis_url.get_secret_value()))
+        self._readers = {"postgres": Reader(lambda: read_postgres(engine)), "redis": Reader(lambda: read_redis(keys))}
+
+    def collect(self) -> Iterable[Metric]:
+        """Read both at once."""
+        deadline = time.monotonic() + PATIENCE_S
+        for reader in self._readers.values():
+            reader.begin()
+        found = {name: reader.find(deadline) for name, reader in self._readers.items()}
+        yield metrics.up.by({(name,): reading is not None for name, reading in found.items()})
+        yield metrics.build_info.by({(metrics.VERSION, platform.python_version(), NEWEST or ""): 1})
+        for reading in found.values():
+            yield from reading or ()
+
+
+def read_postgres(engine: Engine) -> Reading:
+    """Read what PostgreSQL knows; what it cannot tell (not migrated yet, too slow) is left out.
+
+    Raises:
+        Unreadable: it does not answer.
+    """
+    try:
+        reading = _read_sessions(engine)
+        for read in (_read_backlog, _read_leases, _read_audit):
+            reading += _read_if_possible(read, engine)
+    except Unavailable as error:
+        raise Unreadable from error
+    finally:
+        engine.dispose()  # no connection stands about between two scrapes
+    return reading
+
+
+def _read_if_possible(read: Callable[[Engine], Reading], engine: Engine) -> Reading:
+    try:
+        return read(engine)
+    except Unavailable as error:
+        _log.warning("not read", cause=first_line(error))
+        return []
+
+
+def read_redis(keys: RqKeys) -> Reading:
+    """Read what Redis knows.
+
+    Raises:
+        Unreadable: it does not answer.
+    """
+    try:
+        counts = keys.count()
+    except redis.RedisError as error:
+        raise Unreadable from error
+    return [metrics.jobs.by({(state,): count for state, count in counts.items()})]
+
+
+def _read_sessions(engine: Engine) -> Reading:
+    sessions = vitals.find_sessions(engine)
+    states = (vitals.IN_USE, vitals.IDLE)
+    connections: dict[tuple[str, ...], float] = {
+        (service, state): 0 for service in (*SERVICES, OTHER_SERVICE) for state in states
+    }
+    for (service, state), count in sessions.connections.items():
+        connections[service if service in SERVICES else OTHER_SERVICE, state] += count
+    return [metrics.db_pool_connections.by(connections), metrics.db_lock_waits.of(sessions.lock_waits)]
+
+
+def _read_backlog(engine: Engine) -> Reading:
+    backlog = vitals.find_backlog(engine)
+    return [
+        metrics.pending_transfers.of(backlog.pending),
+        metrics.oldest_pending.of(backlog.oldest_pending_s),
+        metrics.dead_letters.of(backlog.dead_letters),
+    ]
+
+
+def _read_leases(engine: Engine) -> Reading:
+    leases = vitals.find_leases(engine)
+    reading: Reading = [metrics.snowflake_leases.of(leases.held)]
+    if leases.first_ends_in_s is not None:
+        reading.append(metrics.snowflake_lease.of(leases.first_ends_in_s))
+    return reading
+
+
+def _read_audit(engine: Engine) -> Reading:
+    audit = vitals.find_last_audit(engine)
+    if audit is None:
+        return []
+    return [
+        metrics.audit_ok.of(audit.findings == 0),
+        metrics.audit_finished.of(audit.finished_at.timestamp()),
+        metrics.audit_findings.of(audit.findings),
+    ]

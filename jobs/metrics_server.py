@@ -1,0 +1,65 @@
+"""A worker's own /metrics, where no API process shares its folder: one request at a time, on a thread of its own."""
+
+import socket
+import socketserver
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+
+import structlog
+
+import metrics_files
+
+# A client that neither asks nor reads holds up the next one for this long.
+CLIENT_TIMEOUT_S = 5.0
+
+_log = structlog.get_logger("metrics")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = CLIENT_TIMEOUT_S
+
+    def do_GET(self) -> None:
+        """Answer what the processes of this folder have counted."""
+        if self.path != "/metrics":
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        body = metrics_files.exposition()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", metrics_files.CONTENT_TYPE)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing: it comes every few seconds for ever."""
+
+
+class MetricsServer(socketserver.TCPServer):
+    """Listens when it is made."""
+
+    allow_reuse_address = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Leave a client that has gone or that never asked to itself."""
+        del request, client_address
+        _log.debug("not answered", exc_info=True)
+
+
+def serve_metrics(host: str, port: int | None) -> None:
+    """Serve them until the process ends; nothing happens without a port.
+
+    A port that is taken is no reason not to work: of several workers of one folder the first shows what all count.
+    """
+    if port is None:
+        return
+    try:
+        server = MetricsServer(host, port)
+    except OSError as error:
+        _log.warning("metrics are not served", port=port, cause=error.strerror)
+        return
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

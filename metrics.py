@@ -1,0 +1,191 @@
+"""What is measured: every metric of the service by its name, for all rooms to count with.
+
+prometheus-client decides when it is imported how it keeps values: with PROMETHEUS_MULTIPROC_DIR in a file of each
+process, which outlives it and which any other process can read; without it in memory, for tests and commands. So that
+variable is read here, too, and a wrong one stops the start.
+
+No label holds an id, a path, or anything else that a client chose: their values are few and known beforehand, and all
+series but those of requests are there, at 0, from the start. A gauge that any process can read from PostgreSQL or
+Redis is not kept but read when it is asked for (:class:`ScrapedGauge`, ``api/metrics.py``).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+
+import config
+
+VERSION = "0.1.0"
+# Where the processes of one machine (or of one container) keep their values; None: each has its own in memory.
+FOLDER = config.load_or_exit(config.MetricsSettings).prometheus_multiproc_dir
+
+# Otherwise a second series for each, which only one of the two ways to keep values has.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+registry = CollectorRegistry()
+
+# From a read out of the cache to a wait for a lock. Each costs a series for every kind of request.
+_REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+# Up to the backlog of a bad hour.
+_SETTLE_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3600.0)
+_BATCH_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_BATCH_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 2_000)
+
+# A method is the client's own word.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Labels for whatever else a client thinks of.
+OTHER_METHOD = "other"
+NO_ROUTE = "none"
+
+
+def _counters(name: str, text: str, label: str, values: Sequence[str]) -> dict[str, Counter]:
+    """Make a counter for each value of its label."""
+    counter = Counter(name, text, [label], registry=registry)
+    return {value: counter.labels(value) for value in values}
+
+
+def _histogram(name: str, text: str, bounds: Sequence[float]) -> Histogram:
+    return Histogram(name, text, buckets=bounds, registry=registry)
+
+
+# --- requests
+
+_requests = Histogram(
+    "wallet_http_request_duration_seconds",
+    "Requests answered, by the URL rule.",
+    ["method", "route", "status"],
+    buckets=_REQUEST_BOUNDS_S,
+    registry=registry,
+)
+_request: dict[tuple[str, str | None, int], Histogram] = {}
+
+
+def observe_request(method: str, route: str | None, status: int, seconds: float) -> None:
+    """Count a request that was answered.
+
+    Args:
+        method: as the client spelled it.
+        route: the URL rule, never the path; None when none matched.
+        status: of the answer.
+        seconds: from its first line to its answer.
+    """
+    try:
+        child = _request[method, route, status]
+    except KeyError:
+        child = _request_of(method, route, status)
+    child.observe(seconds)
+
+
+def _request_of(method: str, route: str | None, status: int) -> Histogram:
+    if method not in METHODS:  # and not kept, for there is no end to them
+        return _requests.labels(OTHER_METHOD, route or NO_ROUTE, status)
+    child = _request[method, route, status] = _requests.labels(method, route or NO_ROUTE, status)
+    return child
+
+
+# --- transfers
+
+_transfers = Counter("wallet_transfers", "Transfers by their outcome.", ["kind", "outcome"], registry=registry)
+# ``posted``, ``rejected``, ``failed``: their status now; ``accepted``: recorded for a job; ``refused``: never recorded.
+_OUTCOMES = [
+    *product(("deposit", "withdrawal"), ("posted", "refused")),
+    *product(("transfer",), ("posted", "rejected", "failed", "accepted", "refused")),
+]
+transfers = {(kind, outcome): _transfers.labels(kind, outcome) for kind, outcome in _OUTCOMES}
+transfer_settle_seconds = _histogram(
+    "wallet_transfer_settle_seconds", "From accepting a transfer to posting it by a job.", _SETTLE_BOUNDS_S
+)
+
+# --- workers
+
+batch_size = _histogram("wallet_batch_size", "Jobs that a worker claimed at once.", _BATCH_BOUNDS)
+batch_seconds = _histogram("wallet_batch_seconds", "From a claim to its booking.", _BATCH_BOUNDS_S)
+attempts_failed = Counter("wallet_attempts_failed", "Attempts that transfers have spent in vain.", registry=registry)
+relay_passes = _counters("wallet_relay_passes", "Passes of the relay.", "result", ("ok", "fault"))
+relay_put_back = Counter("wallet_relay_put_back", "Jobs that the relay put back on the queue.", registry=registry)
+relay_last_pass = Gauge(
+    "wallet_relay_last_pass_timestamp_seconds",
+    "When the relay last ended a pass without a fault.",
+    registry=registry,
+    multiprocess_mode="max",
+)
+
+# --- the cache
+
+cache_reads = _counters("wallet_cache_reads", "Reads that asked the cache.", "result", ("hit", "miss", "bypassed"))
+cache_fills = _counters("wallet_cache_fills", "Values offered to the cache.", "result", ("stored", "refused"))
+cache_evictions = _counters(
+    "wallet_cache_evictions", "Evictions: done, or kept in PostgreSQL for later.", "result", ("done", "kept")
+)
+cache_kept_evictions = Gauge(
+    "wallet_cache_kept_evictions",
+    "Evictions that waited to be done when the relay last looked.",
+    registry=registry,
+    multiprocess_mode="livemostrecent",
+)
+
+# --- refusals
+
+throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication"))
+# ``requests``: answered 503 without being tried; ``waiting``: a long poll answered at once, as all seats were taken.
+shed = _counters("wallet_shed", "What was turned away under load.", "where", ("requests", "waiting"))
+
+# --- the way to PostgreSQL
+
+db_pool_waits = Counter("wallet_db_pool_waits", "Times that no pooled connection was free.", registry=registry)
+db_lock_timeouts = Counter("wallet_db_lock_timeouts", "Statements that gave up on a lock.", registry=registry)
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapedGauge:
+    """A gauge that is read when it is asked for, and is left out when it cannot be read."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+
+    def of(self, value: float) -> GaugeMetricFamily:
+        """Give it its value."""
+        return GaugeMetricFamily(self.name, self.text, value=value)
+
+    def by(self, values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
+        """Give it its values, by its labels'."""
+        family = GaugeMetricFamily(self.name, self.text, labels=self.labels)
+        for labels, value in values.items():
+            family.add_metric(labels, value)
+        return family
+
+
+up = ScrapedGauge("wallet_up", "Whether it answered just now.", ("dependency",))
+build_info = ScrapedGauge("wallet_build_info", "What runs here.", ("version", "python", "schema"))
+jobs = ScrapedGauge("wallet_jobs", "RQ's jobs.", ("state",))
+pending_transfers = ScrapedGauge("wallet_pending_transfers", "Pending transfers, counted up to 100000.")
+oldest_pending = ScrapedGauge("wallet_oldest_pending_seconds", "Age of the oldest pending transfer, 0 without one.")
+dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")
+db_pool_connections = ScrapedGauge(
+    "wallet_db_pool_connections", "Connections that processes have to PostgreSQL.", ("service", "state")
+)
+db_lock_waits = ScrapedGauge("wallet_db_lock_waits", "Sessions that wait for a lock.")
+snowflake_lease = ScrapedGauge(
+    "wallet_snowflake_lease_seconds", "Until the first lease of a node id ends. An idle process lets its own run out."
+)
+snowflake_leases = ScrapedGauge("wallet_snowflake_leases", "Node ids that are leased, of 1024.")
+audit_ok = ScrapedGauge("wallet_audit_ok", "Whether the last audit found nothing.")
+audit_finished = ScrapedGauge("wallet_audit_finished_timestamp_seconds", "When the last audit ended.")
+audit_findings = ScrapedGauge("wallet_audit_findings", "What the last audit found wrong.")
+
+
+def observe_all(histogram: Histogram, values: Iterable[float]) -> None:
+    """Observe many values at the price of a few: a worker settles thousands of transfers a second."""
+    seen, counted = sorted(values), 0
+    if not seen:
+        return
+    for bound, bucket in zip(histogram._upper_bounds, histogram._buckets, strict=True):  # noqa: SLF001
+        upto = bisect_right(seen, bound)
+        if upto > counted:
+            bucket.inc(upto - counted)
+            counted = upto
+    histogram._sum.inc(sum(seen))  # noqa: SLF001 - there is no public way to observe more than one

@@ -1,0 +1,109 @@
+"""What PostgreSQL tells of the whole service at a glance, for whoever watches it. Each is one bounded statement."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Engine, text
+
+from models import audits
+from models.database import fetch_all
+
+# Beyond that a backlog is merely large, and counting it would be a load of its own.
+MAX_COUNTED = 100_000
+# What our processes call themselves begins with this (``application_name``); and what asks all of this is called.
+NAME_PREFIX = "wallet-"
+OBSERVER = "wallet-metrics"
+IN_USE, IDLE = "in_use", "idle"
+
+
+class Sessions(NamedTuple):
+    """Connections by the kind of process that has them and whether they are in use; how many wait for a lock."""
+
+    connections: dict[tuple[str, str], int]
+    lock_waits: int
+
+
+class Backlog(NamedTuple):
+    """Transfers that are not settled, each count up to :data:`MAX_COUNTED`; the age is 0 when none is pending."""
+
+    pending: int
+    oldest_pending_s: float
+    dead_letters: int
+
+
+class Leases(NamedTuple):
+    """Node ids that are leased now, and the seconds until the first of them is not; None when there are none."""
+
+    held: int
+    first_ends_in_s: float | None
+
+
+class LastAudit(NamedTuple):
+    """How the last audit of the books ended."""
+
+    finished_at: datetime
+    findings: int
+
+
+# A session between two statements of a transaction is in use.
+_SESSIONS = text("""
+SELECT application_name, state = 'idle' AS is_idle, count(*) AS connections,
+    count(*) FILTER (WHERE wait_event_type = 'Lock') AS lock_waits
+FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' GROUP BY 1, 2
+""")
+_BACKLOG = text("""
+SELECT (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'pending' LIMIT :most) AS counted) AS pending,
+    (SELECT extract(epoch FROM clock_timestamp() - created_at) FROM transfers
+     WHERE status = 'pending' ORDER BY id LIMIT 1) AS oldest_pending_s,
+    (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) AS counted) AS dead_letters
+""").bindparams(most=MAX_COUNTED)
+_LEASES = text("""
+SELECT count(*) AS held, extract(epoch FROM min(expires_at) - clock_timestamp()) AS first_ends_in_s
+FROM snowflake_nodes WHERE holder IS NOT NULL AND expires_at > clock_timestamp()
+""")
+
+
+def find_sessions(engine: Engine) -> Sessions:
+    """Count the sessions of this database, those of our processes by their names.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+    """
+    rows = fetch_all(engine, _SESSIONS)
+    ours = [row for row in rows if row.application_name.startswith(NAME_PREFIX) and row.application_name != OBSERVER]
+    connections = {
+        (row.application_name.removeprefix(NAME_PREFIX), IDLE if row.is_idle else IN_USE): row.connections
+        for row in ours
+    }
+    return Sessions(connections, sum(row.lock_waits for row in rows))
+
+
+def find_backlog(engine: Engine) -> Backlog:
+    """Count what is pending and what has failed: a look at two partial indexes, not at the table.
+
+    Raises:
+        Unavailable: the database cannot be reached, or is not migrated.
+    """
+    (row,) = fetch_all(engine, _BACKLOG)
+    # A server whose clock was set back has rows of the future.
+    return Backlog(row.pending, max(0.0, float(row.oldest_pending_s or 0)), row.dead_letters)
+
+
+def find_leases(engine: Engine) -> Leases:
+    """Count the leases of Snowflake nodes.
+
+    Raises:
+        Unavailable: the database cannot be reached, or is not migrated.
+    """
+    (row,) = fetch_all(engine, _LEASES)
+    return Leases(row.held, None if row.first_ends_in_s is None else float(row.first_ends_in_s))
+
+
+def find_last_audit(engine: Engine) -> LastAudit | None:
+    """Return how the last audit ended, None when there has been none.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+    """
+    last = audits.find_last(engine)
+    return None if last is None or last.finished_at is None else LastAudit(last.finished_at, len(last.findings))
