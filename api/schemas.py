@@ -278,7 +278,7 @@ class AuditOut(AuditedOut):
     @classmethod
     def of_both(cls, last: AuditResult | None, under_way: AuditResult | None) -> "AuditOut":
         """Show both."""
-        nothing = {"ok": None, "started_at": None, "finished_at": None, "checked": {}, "findings": []}
+        nothing: dict[str, Any] = {"ok": None, "started_at": None, "finished_at": None, "checked": {}, "findings": []}
         return cls(
             **(nothing if last is None else _audited(last)),
             under_way=None if under_way is None else AuditedOut.of(under_way),
