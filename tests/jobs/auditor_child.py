@@ -1,0 +1,26 @@
+"""A process that audits in small slices, until it is killed: python -m tests.jobs.auditor_child <database> <redis>."""
+
+import signal
+import sys
+import time
+
+import redis
+
+import jobs.auditor
+from jobs.auditor import Auditor
+from tests.models.ordering import PATIENCE_S, bounded_engine
+
+
+def main() -> None:
+    """Audit slowly: a slice of two every few milliseconds, each of them saved."""
+    signal.alarm(int(PATIENCE_S))
+    jobs.auditor.MAX_SLICE, jobs.auditor.SAVE_S, jobs.auditor.REST = 2, 0.0, 0.0
+    with bounded_engine(sys.argv[1]) as engine, redis.Redis.from_url(sys.argv[2]) as client:
+        auditor = Auditor(engine, client, interval_s=300.0)
+        while True:
+            auditor.run_once()
+            time.sleep(0.005)
+
+
+if __name__ == "__main__":
+    main()
