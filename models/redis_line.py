@@ -119,7 +119,8 @@ class RedisLine:
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    packed = b"".join([pack_command(command) for command in commands])
+    # (The stub of hiredis means tuples of any length.)
+    packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]
     connection.send_packed_command([packed], check_health=False)
     replies = []
     for _ in commands:
