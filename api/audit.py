@@ -52,7 +52,7 @@ def audit() -> AuditOut:
 @with_appcontext
 @concludes
 def command(*, as_json: bool) -> None:
-    """Audit all of the books and the queue now: a line for each invariant that is broken, with ids.
+    """Audit all of the books, queue and cache now: a line for each invariant that is broken, with ids.
 
     It changes nothing, takes no locks, and may run while the service works. Its result is recorded like any audit's.
     """
@@ -80,13 +80,16 @@ def _audit_now() -> AuditResult:
     """
     settings, engine = services().settings, services().engine
     url = settings.redis_url.get_secret_value()
+    cache_url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
     with (
-        connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as connection,
+        connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as queue,
+        connect_redis(cache_url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache,
         click.progressbar(
             length=audits.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as bar,
     ):
-        for progress, done in run_whole(make_checks(engine, connection), limit=MAX_SLICE):
+        checks = make_checks(engine, queue, cache if settings.cache_ttl else None)
+        for progress, done in run_whole(checks, limit=MAX_SLICE):
             bar.update(sum(count for what, count in done.checked.items() if what != "wallets"))
             last = progress
     return audits.record(engine, last)

@@ -1,4 +1,4 @@
-"""The auditor: proves books and queue right again and again, a slice at a time, in the pauses of the relay.
+"""The auditor: proves books, queue and cache right again and again, a slice at a time, in the pauses of the relay.
 
 The relay's lock makes it one auditor at a time. Should there be two for a moment, each goes on from the same record,
 and the record is that of whoever saves last; neither can find what is not there.
@@ -17,6 +17,7 @@ from jobs.rq_keys import RqKeys
 from models import audits
 from models.audit import Check, Finding, Progress, run_slice
 from models.audit_books import BooksCheck
+from models.audit_cache import CacheCheck
 from models.database import create_bounded_engine, first_line
 from models.errors import Unavailable
 
@@ -36,12 +37,16 @@ LOOK_S = 30.0
 _log = structlog.get_logger("audit")
 
 
-def make_checks(engine: Engine, connection: redis.Redis) -> list[Check]:
+def make_checks(engine: Engine, queue: redis.Redis, cache: redis.Redis | None = None) -> list[Check]:
     """Return all that an audit consists of, in this order.
 
-    Here is where a check of the cache against the books joins in: a :class:`models.audit.Check` beside these two.
+    Args:
+        engine: of the books.
+        queue: a client of the queue's Redis.
+        cache: a client of the cache's; None: nothing is cached.
     """
-    return [BooksCheck(engine), QueueCheck(engine, RqKeys(connection))]
+    checks: list[Check] = [BooksCheck(engine), QueueCheck(engine, RqKeys(queue))]
+    return checks if cache is None else [*checks, CacheCheck(engine, cache)]
 
 
 def make_audit_engine(settings: Settings) -> Engine:
@@ -54,19 +59,20 @@ def make_audit_engine(settings: Settings) -> Engine:
 
 
 class Auditor:
-    """Audits one database and one queue, over and over. Whoever made the engine closes it."""
+    """Audits one database, its queue and its cache, over and over. Whoever made the engine closes it."""
 
     def __init__(
         self,
         engine: Engine,
-        connection: redis.Redis,
+        queue: redis.Redis,
+        cache: redis.Redis | None = None,
         *,
         interval_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make it. ``interval_s``: from the beginning of an audit to that of the next; 0: none is ever begun."""
         self._engine = engine
-        self._checks = make_checks(engine, connection)
+        self._checks = make_checks(engine, queue, cache)
         self._interval_s = interval_s
         self._clock = clock
         self._progress: Progress | None = None

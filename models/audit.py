@@ -43,7 +43,7 @@ class Slice:
 
 
 class Check(Protocol):
-    """A walk over some facts. The books are one, the queue is another; the cache is to be a third."""
+    """A walk over some facts: the books, the queue, the cache."""
 
     @property
     def name(self) -> str:
