@@ -24,6 +24,7 @@ _TRANSFERS_BY_KEY = text(
     "SELECT coalesce(source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers FROM transfers"
     " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
 )
+_AUDITS = text("SELECT finished_at IS NOT NULL AS is_finished, findings FROM audits")
 _PENDING = "SELECT count(*) FROM transfers WHERE status = 'pending'"
 
 
@@ -36,6 +37,7 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
     settled_after_s: float = 0.0
+    audits: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Report:
             f"faults: {faults}",
             f"requests answered: {self.calls} ({self.repeated} only after being sent again); answers: {answers}",
             f"all transfers final {self.settled_after_s:.1f} s after the last fault",
+            f"audits finished: {self.audits}",
             f"lost {len(self.lost)}, doubled {len(self.doubled)}, wrong {len(self.wrong)}",
             *self.lost[:5],
             *self.doubled[:5],
@@ -67,7 +70,9 @@ def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Repor
     def trouble(stack: Stack, _clients: list[Client], report: Report) -> None:
         _cause_faults(stack, rng, report, seconds=seconds, pause_s=pause_s)
 
-    return run_under_load(Stack(home, WORKERS="2", RETRY_DELAYS="0.2,0.5,1,2,4", LOG_LEVEL="WARNING"), trouble, rng)
+    # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
+    settings = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
+    return run_under_load(Stack(home, **settings), trouble, rng)
 
 
 def run_under_load(
@@ -154,10 +159,18 @@ def _audit(stack: Stack, reader: Client, clients: list[Client], report: Report) 
         check_books(engine)
         with engine.connect() as connection:
             _check_one_transfer_a_key(connection, calls, report)
+            _check_audits(connection, report)
     except AssertionError as error:
         report.wrong.append(f"books: {error}")
     finally:
         engine.dispose()
+
+
+def _check_audits(connection: Connection, report: Report) -> None:
+    """See that the service's own audits, while all of it was going on, found nothing."""
+    for row in connection.execute(_AUDITS):
+        report.audits += row.is_finished
+        report.wrong += [f"audit: {each}" for each in row.findings]
 
 
 def _replay(call: Call, reader: Client, expected: dict[int, int], report: Report) -> None:
