@@ -213,8 +213,15 @@ def test_a_slice_that_takes_too_long_is_followed_by_a_smaller_one(
 
 @pytest.mark.parametrize("away", ["postgres", "redis"])
 def test_it_raises_nothing_and_goes_on_when_a_server_is_back(
-    *, books: Engine, postgres_proxy: TcpProxy, redis_proxy: TcpProxy, clock: Clock, away: str
+    *,
+    books: Engine,
+    redis_client: redis.Redis,
+    postgres_proxy: TcpProxy,
+    redis_proxy: TcpProxy,
+    clock: Clock,
+    away: str,
 ) -> None:
+    del redis_client  # asked for to be emptied
     proxy = postgres_proxy if away == "postgres" else redis_proxy
     with bounded_engine(postgres_proxy.url) as engine, connect_worker_redis(redis_proxy.url) as client:
         auditor = Auditor(engine, client, interval_s=300.0, clock=clock)
