@@ -4,17 +4,18 @@ PYTHON ?= python3
 export PYTHON
 
 RUN := .venv/bin/python
+OURS := api jobs models ops config.py logs.py worker.py wsgi.py
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos bench mutants lock
+.PHONY: help run test check chaos bench backup restore vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 run: ## run the whole service here, in the foreground (PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL)
 	$(VENV) requirements-local.txt
@@ -39,6 +40,19 @@ bench: ## measure how fast it is, beside yardsticks, in some 15 minutes (BENCH_R
 chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1)
 	$(VENV) requirements-dev.txt
 	@exec $(RUN) -m tests.chaos --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
+backup: ## write the books to a file (FILE, WALLET_HOME, DATABASE_URL), beside a running service or without one
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m ops.backup dump $(if $(FILE),"$(FILE)")
+
+restore: ## bring the books back from FILE, into an empty database (WALLET_HOME, DATABASE_URL, REDIS_URL)
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m ops.backup restore "$(or $(FILE),$(error FILE=… names the backup to restore))"
+
+vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for our own
+	$(VENV) requirements-dev.txt
+	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive $(OURS)
+	@exec $(RUN) -m pip_audit --requirement requirements-local.txt --disable-pip --strict
 
 mutants: ## change the code that computes money in every small way, and see a test fail for each
 	$(VENV) requirements-dev.txt

@@ -3,11 +3,12 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -26,14 +27,16 @@ class _Process:
 _process = _Process()
 
 
-def configure(level: LogLevel, *, service: str) -> None:
-    """Send every log line of this process to standard output as JSON, an uncaught exception included.
+def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) -> None:
+    """Send every log line of this process to a stream as JSON, uncaught exceptions of any thread included.
 
     Args:
         level: the least level that is written.
         service: which kind of process this is; stands in every line.
+        stream: standard output, unless that is wanted for something else.
     """
     _process.service = service
+    stream = stream or sys.stdout
 
     def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
@@ -50,10 +53,10 @@ def configure(level: LogLevel, *, service: str) -> None:
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps, default=str)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # One write a line: lines of several processes share a file, and must not interleave.
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=structlog.BytesLoggerFactory(stream.buffer),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -70,6 +73,8 @@ def configure(level: LogLevel, *, service: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
 
 
 def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]) -> None:
@@ -88,7 +93,7 @@ def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]
                 "job_id": str(transfer_id),
                 "status": status,
                 "reason": reason,
-                "trace_id": trace[3:35] if trace else None,  # 00-<32 digits of trace id>-…
+                "trace_id": trace_id_of(trace),
             }
         )
         for transfer_id, status, reason, trace in transfers
@@ -96,6 +101,11 @@ def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]
     if lines:
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
         sys.stdout.buffer.flush()
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """Return the trace id within a W3C traceparent: ``00-<32 digits of trace id>-…``."""
+    return traceparent[3:35] if traceparent else None
 
 
 def _now() -> str:
@@ -117,3 +127,20 @@ def _dumps_text(event: Any, **options: Any) -> str:
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     logging.getLogger("uncaught").critical("process dies of an exception", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit or args.exc_value is None:  # as Python itself: a thread that ends itself is no error
+        return
+    name = args.thread.name if args.thread else None
+    logging.getLogger("uncaught").critical(
+        "thread %s dies of an exception", name, exc_info=(args.exc_type, args.exc_value, args.exc_traceback)
+    )
+
+
+def _log_unraisable(args: "sys.UnraisableHookArgs") -> None:
+    """Tell of an exception in a finalizer; not of the object, whose representation may hold anything."""
+    error = args.exc_value or args.exc_type()
+    logging.getLogger("uncaught").error(
+        "exception ignored in %s", type(args.object).__name__, exc_info=(args.exc_type, error, args.exc_traceback)
+    )

@@ -3,10 +3,27 @@
 from typing import Any
 
 import orjson
-from flask import Flask, Response
+from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api import access_log, dead_letters, errors, health, jobs, metrics, tracing, transfers, wallets
+from api import (
+    compression,
+    cors,
+    dashboard,
+    dead_letters,
+    docs,
+    errors,
+    headers,
+    health,
+    jobs,
+    limits,
+    metrics,
+    openapi,
+    transfers,
+    wallets,
+)
+from api.commands import entry
+from api.edge import Edge
 from api.services import EXTENSION, make_services
 from config import Settings
 
@@ -28,19 +45,17 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # A path is one thing under one name: no redirects, which a client would follow without its body.
     app.url_map.merge_slashes = False
-    app.extensions[EXTENSION] = make_services(settings)
-    access_log.install(app)
-    tracing.install(app)
+    made = app.extensions[EXTENSION] = make_services(settings)
+    app.wsgi_app = Edge(app.wsgi_app)  # type: ignore[method-assign]
     errors.install(app)
-    app.after_request(_no_store)
+    limits.install(app, made)
+    headers.install(app, settings)
+    cors.install(app, settings)
+    compression.install(app)
     app.cli.add_command(dead_letters.commands)
-    for room in (wallets, transfers, jobs, dead_letters, health, metrics):
+    entry.install(app)
+    for room in (wallets, transfers, jobs, dead_letters, health, docs, metrics):
         app.register_blueprint(room.blueprint)
+    dashboard.install(app, settings)
+    openapi.install(app)
     return app
-
-
-def _no_store(response: Response) -> Response:
-    """Keep balances out of every cache on the way."""
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response

@@ -50,6 +50,7 @@ PROBLEMS = {
         Problem("self_transfer_invalid", 422, "Cannot transfer to oneself"),
         Problem("balance_overflow", 422, "The balance would become too large"),
         Problem("idempotency_key_reused", 422, "The idempotency key was used before"),
+        Problem("rate_limited", 429, "Too many requests"),
         Problem("unavailable", 503, "Temporarily unavailable"),
         Problem("outcome_unknown", 503, "The outcome is not known"),
     )

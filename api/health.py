@@ -19,12 +19,17 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Answer 200 when PostgreSQL answers and is migrated. Without Redis money still moves: that is degraded."""
+    """Answer 200 when PostgreSQL answers and is migrated. Without Redis money still moves: that is degraded.
+
+    A process that has been told to stop answers 503 as well, on the connections that it still serves.
+    """
     read_query(NoQuery)
     database = migrations.readiness(services().engine)
     redis_answers = services().queue.ping()
     status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"
+    if services().stopping.is_set():
+        status = "stopping"
     answer = ReadinessOut(
         status=status, dependencies={"postgres": database, "redis": "ok" if redis_answers else "degraded"}
     )
-    return json_response(answer, 503 if status == "unready" else 200)
+    return json_response(answer, 503 if status in {"unready", "stopping"} else 200)

@@ -1,21 +1,33 @@
-"""What comes in and what goes out. 64-bit ids go out as strings: JavaScript loses digits above 2^53."""
+"""What comes in and what goes out. 64-bit ids go out as strings: JavaScript loses digits above 2^53.
+
+``/openapi.json`` shows these very models. What pydantic cannot see of them, such as what a validator enforces, is told
+by ``WithJsonSchema``, which costs a request nothing.
+"""
 
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from api.waiting import MAX_WAIT_S
 from models.history import HistoryEntry
 from models.settlement import EntryType
-from models.transfer import MAX_CENTS, MAX_ID, Transfer
+from models.statements import WalletView
+from models.transfer import MAX_CENTS, MAX_ID, Status, Transfer
 
 MAX_PAGE_SIZE = 100
 
+_TYPE_NAMES: dict[int, str] = {
+    EntryType.DEPOSIT: "deposit",
+    EntryType.WITHDRAWAL: "withdraw",
+    EntryType.TRANSFER: "transfer",
+}
+
 _DIGITS = re.compile(r"[0-9]{1,19}")
-_DECIMAL = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})?")
+# JSON's spelling of a number that is not negative, with bounds.
+_DECIMAL = re.compile(r"[0-9]{1,19}(\.[0-9]{1,60})?([eE][+-]?[0-9]{1,3})?")
 
 
 def _digits_to_int(value: object) -> object:
@@ -36,14 +48,57 @@ def _rfc3339(instant: datetime) -> str:
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-AmountCents: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_CENTS)]
-IdIn: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID)]
+def _decimals_up_to(limit: int) -> str:
+    """Return a regular expression for the integers from 1 to the limit, written without leading zeros."""
+    digits = str(limit)
+    forms = [f"[1-9][0-9]{{0,{len(digits) - 2}}}"]  # all that are shorter
+    for index, digit in enumerate(digits):
+        # Equal up to here, then smaller, then anything.
+        least, most = int(index == 0), int(digit) - 1
+        if most >= least:
+            forms.append(f"{digits[:index]}[{least}-{most}][0-9]{{{len(digits) - index - 1}}}")
+    return f"({'|'.join(forms)}|{digits})"
+
+
+_INT64_DIGITS = _decimals_up_to(MAX_ID)
+_DIGITS_OUT = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}
+_ID_IN = {
+    "anyOf": [
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID},
+        {"type": "string", "maxLength": 19, "pattern": f"^0*{_INT64_DIGITS}$"},
+    ]
+}
+_BALANCE = {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_CENTS}
+_MOVED = _BALANCE | {"minimum": 1}
+_SIGNED = _BALANCE | {"minimum": -MAX_CENTS}
+_INSTANT = {"type": "string", "format": "date-time", "pattern": "Z$"}
+
+AmountCents: TypeAlias = Annotated[
+    int, Field(strict=True, ge=1, le=MAX_CENTS, description="Cents.", json_schema_extra={"format": "int64"})
+]
+IdIn: TypeAlias = Annotated[
+    int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID), WithJsonSchema(_ID_IN)
+]
 # Queries are text. Pydantic's own reading of it is Python's, which takes 1_0, 1.0 and a leading blank for integers.
 QueryInt: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True)]
+PageNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**12), BeforeValidator(_digits_to_int)]
 QueryFloat: TypeAlias = Annotated[float, BeforeValidator(_decimal_to_float), Field(strict=True)]
-Cursor: TypeAlias = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}$"), AfterValidator(_check_id)]
-IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str)]
-Instant: TypeAlias = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
+Cursor: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[1-9][0-9]{0,18}$"),
+    AfterValidator(_check_id),
+    WithJsonSchema({"type": "string", "pattern": f"^{_INT64_DIGITS}$"}),
+]
+IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(_DIGITS_OUT)]
+CursorOut: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
+Instant: TypeAlias = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str), WithJsonSchema(_INSTANT)]
+BalanceCents: TypeAlias = Annotated[int, WithJsonSchema(_BALANCE)]
+MovedCents: TypeAlias = Annotated[int, WithJsonSchema(_MOVED)]
+SignedCents: TypeAlias = Annotated[int, WithJsonSchema(_SIGNED)]
+Count: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
+StatusWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Status]})]
+TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum": [each.value for each in EntryType]})]
+TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
 
 
 class _Body(BaseModel):
@@ -51,7 +106,7 @@ class _Body(BaseModel):
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class AmountBody(_Body):
@@ -74,16 +129,16 @@ class NoQuery(_Body):
 class JobQuery(_Body):
     """How many seconds to wait for the job to end."""
 
-    wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S)
+    wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
 
 
 class TransactionsQuery(_Body):
     """Which part of the history: a page by its number, or what comes after a cursor."""
 
-    type: QueryInt = Field(default=0, ge=0, le=3)
-    page: QueryInt | None = Field(default=None, ge=1, le=10**12)
+    type: QueryInt = Field(default=0, ge=0, le=3, description="0 all, 1 deposits, 2 withdrawals, 3 transfers.")
+    page: PageNumber | None = Field(default=None, description="Without it the first one. A cursor goes before it.")
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
-    cursor: Cursor | None = None
+    cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
 class HealthOut(_Answer):
@@ -95,20 +150,20 @@ class HealthOut(_Answer):
 class ReadinessOut(_Answer):
     """Whether the service can work, and how each thing that it depends on is doing."""
 
-    status: Literal["ready", "degraded", "unready"]
+    status: Literal["ready", "degraded", "unready", "stopping"]
     dependencies: dict[str, str]
 
 
 class BalanceOut(_Answer):
     """A posted balance in cents."""
 
-    balance: int
+    balance: BalanceCents
 
 
 class MoneyOut(_Answer):
     """The balance in cents just after the transfer."""
 
-    balance: int
+    balance: BalanceCents
     transfer_id: IdOut
 
 
@@ -131,12 +186,12 @@ class JobOut(_Answer):
     """A transfer of any kind, as the job that makes it true."""
 
     job_id: IdOut
-    status: str
+    status: StatusWord
     source_user_id: IdOut | None
     destination_user_id: IdOut | None
-    amount: int
+    amount: MovedCents
     reason: str | None
-    attempts: int
+    attempts: Count
     last_error: str | None
     next_attempt_at: Instant | None
     created_at: Instant
@@ -164,7 +219,7 @@ class DeadLettersQuery(_Body):
     """Which dead letters: how many, and below which id (the ``next_cursor`` of an earlier page)."""
 
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
-    cursor: Cursor | None = None
+    cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
 class DeadLettersOut(_Answer):
@@ -173,7 +228,7 @@ class DeadLettersOut(_Answer):
     dead_letters: list[JobOut]
     page_size: int
     has_more: bool
-    next_cursor: str | None
+    next_cursor: CursorOut | None
 
 
 class RequeuedOut(_Answer):
@@ -186,7 +241,7 @@ class RequeuedOut(_Answer):
 class RequeuedAllOut(_Answer):
     """How many dead letters were put back."""
 
-    requeued: int
+    requeued: Count
 
 
 class TransactionOut(_Answer):
@@ -194,10 +249,10 @@ class TransactionOut(_Answer):
 
     transaction_id: str
     transfer_id: IdOut
-    type: int
-    transaction_type: str
-    amount: int
-    balance_after: int
+    type: TypeNumber
+    transaction_type: TypeName
+    amount: SignedCents
+    balance_after: BalanceCents
     counterparty_user_id: IdOut | None
     desc: str
     created_at: Instant
@@ -208,7 +263,7 @@ class TransactionOut(_Answer):
         return cls(
             transaction_id=f"{entry.wallet_id}-{entry.seq}",
             transfer_id=entry.transfer_id,
-            type=entry.type.value,
+            type=entry.type,
             transaction_type=_TYPE_NAMES[entry.type],
             amount=entry.amount_cents,
             balance_after=entry.balance_after_cents,
@@ -218,21 +273,39 @@ class TransactionOut(_Answer):
         )
 
 
+class WalletOut(_Answer):
+    """A wallet for administrators: ``version`` counts its entries, of which the newest come first."""
+
+    user_id: IdOut
+    balance: int
+    version: int
+    opened_at: Instant
+    transactions: list[TransactionOut]
+
+    @classmethod
+    def of(cls, wallet: WalletView) -> "WalletOut":
+        """Show a wallet."""
+        return cls(
+            user_id=wallet.wallet_id,
+            balance=wallet.balance_cents,
+            version=wallet.version,
+            opened_at=wallet.opened_at,
+            transactions=[TransactionOut.of(entry) for entry in wallet.newest],
+        )
+
+
 class TransactionsOut(_Answer):
     """A page of the history, newest first, and the balance in the same snapshot. ``page`` is null after a cursor."""
 
     transactions: list[TransactionOut]
-    statement_balance: int
+    statement_balance: BalanceCents
     page: int | None
     page_size: int
     has_more: bool
-    next_cursor: str | None
-
-
-_TYPE_NAMES = {EntryType.DEPOSIT: "deposit", EntryType.WITHDRAWAL: "withdraw", EntryType.TRANSFER: "transfer"}
+    next_cursor: CursorOut | None
 
 
 def _describe(entry: HistoryEntry) -> str:
-    if entry.type is EntryType.TRANSFER:
+    if entry.type == EntryType.TRANSFER:
         return f"transfer {'to' if entry.amount_cents < 0 else 'from'} user {entry.counterparty}"
     return _TYPE_NAMES[entry.type]

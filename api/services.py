@@ -1,6 +1,7 @@
 """What the views call: made once per process, handed to them through the application."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app
@@ -8,13 +9,17 @@ from sqlalchemy import Engine
 
 from api.counted_orders import CountedOrders
 from api.readings import Readings
+from api.token_bucket import TAKE
+from api.tokens import TokenVerifier, make_verifier
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
-from jobs.queue import TransferQueue, connect_redis
+from jobs.queue import TransferQueue, connect_redis, make_cache
+from models.cache import READ, WalletCache
 from models.database import create_bounded_engine
 from models.history import History
 from models.orders import Orders
+from models.redis_line import RedisLine
 from models.snowflake import NodeLease, Snowflake
 
 EXTENSION = "wallet"
@@ -31,11 +36,31 @@ class Services:
     history: History
     queue: TransferQueue
     dead_letters: DeadLetters
+    cache: WalletCache
+    # To the queue's Redis, for the throttle, and for reads too if that is where they are cached.
+    line: RedisLine
+    shares_redis: bool
     waiting: WaitingRoom
+    # None in user-id mode.
+    tokens: TokenVerifier | None
     readings: Readings
+    # Set once the process has been told to stop, with nobody to take its place.
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def leave(self, *, within_s: float, is_replaced: bool) -> None:
+        """Prepare for the end of this process: no request is to wait longer than this, and probes are told.
+
+        Not when it is replaced by others that are ready: then the service is, whoever still answers for it.
+        """
+        self.waiting.close(within_s=within_s)
+        if not is_replaced:
+            self.stopping.set()
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
+        self.cache.close()
+        self.line.close()
+        self.queue.close()
         self.snowflake.release()
         self.engine.dispose()
 
@@ -49,17 +74,22 @@ def make_services(settings: Settings) -> Services:
         application_name="wallet-api",
     )
     snowflake = Snowflake(NodeLease(engine))
+    cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
     return Services(
         settings=settings,
         engine=engine,
         snowflake=snowflake,
-        orders=CountedOrders(engine, snowflake),
+        orders=CountedOrders(engine, snowflake, cache),
         history=History(engine),
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
+        cache=cache,
+        line=RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ]),
+        shares_redis=settings.cache_redis_url is None,
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
+        tokens=make_verifier(settings),
         readings=Readings(settings),
     )
 

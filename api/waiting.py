@@ -1,5 +1,6 @@
 """Long polling: a caller may wait for a job to end, within bounds that keep the API answering everyone else."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +21,14 @@ class WaitingRoom:
     def __init__(self, *, seats: int, sleep: Callable[[float], None] = time.sleep) -> None:
         self._seats = threading.BoundedSemaphore(seats)
         self._sleep = sleep
+        self._closes_at = math.inf
+
+    def close(self, *, within_s: float) -> None:
+        """End every wait within these seconds, those that have yet to begin included: this process is to end."""
+        self._closes_at = time.monotonic() + within_s
 
     def wait_until_final(self, look: Callable[[], Transfer], wait_s: float) -> Transfer:
-        """Look until the transfer's status is final or the time is over, and return what was seen last.
+        """Look until the transfer's status is final, the time is over or the room closes; return what was seen last.
 
         Args:
             look: reads the transfer; what it raises is passed on.
@@ -37,7 +43,7 @@ class WaitingRoom:
             return transfer
         try:
             pause_s = _FIRST_PAUSE_S
-            while not transfer.status.is_final and (left_s := deadline - time.monotonic()) > 0:
+            while not transfer.status.is_final and (left_s := min(deadline, self._closes_at) - time.monotonic()) > 0:
                 self._sleep(min(pause_s, left_s))
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
                 transfer = look()

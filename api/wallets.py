@@ -2,9 +2,9 @@
 
 from flask import Blueprint, Response
 
-from api import tracing
-from api.errors import ApiError
-from api.identity import require_user
+from api import reads, tracing
+from api.identity import require_depositor, require_user
+from api.reads import Snapshot
 from api.replay import marked
 from api.schemas import (
     AmountBody,
@@ -16,7 +16,7 @@ from api.schemas import (
     TransactionsQuery,
 )
 from api.services import services
-from api.validation import answers, json_response, read_body, read_idempotency_key, read_query
+from api.validation import json_response, read_body, read_idempotency_key, read_query
 from models.settlement import EntryType
 from models.transfer import Kind, Order
 
@@ -36,23 +36,33 @@ def withdraw() -> Response:
 
 
 @blueprint.get("/api/wallet/balance/v1")
-@answers
-def balance() -> BalanceOut:
+def balance() -> Response:
     """Return the posted balance."""
-    user_id = require_user()
-    read_query(NoQuery)
-    return BalanceOut(balance=services().history.get_balance(user_id))
+    return reads.answer(NoQuery, lambda _: "balance", _load_balance)
 
 
 @blueprint.get("/api/transactions/v1")
-@answers
-def transactions() -> TransactionsOut:
+def transactions() -> Response:
     """Return a page of the history, newest first."""
-    user_id = require_user()
-    query = read_query(TransactionsQuery)
-    if query.cursor is not None and query.page is not None:
-        raise ApiError("bad_input", "query: give a page or a cursor, not both")
-    number = query.page or 1
+    return reads.answer(TransactionsQuery, _name_of_page, _load_page)
+
+
+def _load_balance(user_id: int, _: NoQuery) -> Snapshot:
+    found = services().history.get_balance(user_id)
+    return Snapshot(found.version, BalanceOut(balance=found.cents))
+
+
+def _name_of_page(query: TransactionsQuery) -> str:
+    return f"page:{query.type}:{_number_of(query)}:{query.cursor or ''}:{query.page_size}"
+
+
+def _number_of(query: TransactionsQuery) -> int:
+    # A cursor goes before a page: it still says which row once others have arrived.
+    return 1 if query.cursor else query.page or 1
+
+
+def _load_page(user_id: int, query: TransactionsQuery) -> Snapshot:
+    number = _number_of(query)
     page = services().history.get_page(
         user_id,
         EntryType(query.type) if query.type else None,
@@ -60,7 +70,7 @@ def transactions() -> TransactionsOut:
         page=number,
         before_seq=int(query.cursor) if query.cursor else None,
     )
-    return TransactionsOut(
+    answer = TransactionsOut(
         transactions=[TransactionOut.of(entry) for entry in page.entries],
         statement_balance=page.statement_balance_cents,
         page=None if query.cursor else number,
@@ -68,10 +78,11 @@ def transactions() -> TransactionsOut:
         has_more=page.next_seq is not None,
         next_cursor=None if page.next_seq is None else str(page.next_seq),
     )
+    return Snapshot(page.version, answer)
 
 
 def _move(call: str, kind: Kind) -> Response:
-    user_id = require_user()
+    user_id = require_depositor() if kind is Kind.DEPOSIT else require_user()
     read_query(NoQuery)
     body = read_body(AmountBody)
     receipt = services().orders.execute(

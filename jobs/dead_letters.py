@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
+import logs
 from jobs.queue import TransferQueue
 from models import attempts
 from models.attempts import Due
@@ -74,6 +75,7 @@ class DeadLetters:
         with transaction(self._engine) as connection:
             reopened = attempts.reopen(connection, generations)
         for due in reopened:
-            _log.warning("dead letter requeued", job_id=str(due.id), by=by)
+            # Of the transfer, and not of the request that asks for it, which may be for thousands.
+            _log.warning("dead letter requeued", job_id=str(due.id), trace_id=logs.trace_id_of(due.trace), by=by)
         self._queue.enqueue_again(reopened)
         return reopened

@@ -12,10 +12,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
+from sqlalchemy import Engine
 
+from config import Settings
 from jobs.circuit import Circuit
-from jobs.rq_keys import QUEUE_NAME, NewJob, RqKeys
+from jobs.rq_keys import ENQUEUE, QUEUE_NAME, NewJob, enqueueing
 from models.attempts import Due
+from models.cache import WalletCache
+from models.redis_line import RedisLine
 
 # On the request path a Redis that does not answer may cost this much once, and no retry.
 CONNECT_TIMEOUT_S = 0.3
@@ -37,6 +41,17 @@ def connect_redis(url: str, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> re
     )
 
 
+def make_cache(settings: Settings, engine: Engine) -> WalletCache:
+    """Make the cache that this service reads its wallets through; whoever writes to them has to evict from it."""
+    url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
+    return WalletCache(
+        lambda timeout_s: connect_redis(url, answer_timeout_s=timeout_s),
+        engine,
+        ttl_s=settings.cache_ttl,
+        longest_transaction_s=settings.longest_transaction_s,
+    )
+
+
 def transfers_queue(connection: redis.Redis) -> Queue:
     """Return RQ's queue. JSON, never pickle: whoever can write to Redis must not thereby run code here."""
     return Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
@@ -46,7 +61,7 @@ class TransferQueue:
     """Puts accepted transfers on the queue; when Redis is away it knows so, and does not ask every time."""
 
     def __init__(self, connection: redis.Redis) -> None:
-        self._keys = RqKeys(connection)
+        self._line = RedisLine(connection, [ENQUEUE])
         self._circuit = Circuit()
 
     def enqueue(self, transfer_id: int, *, trace: str | None) -> bool:
@@ -69,7 +84,7 @@ class TransferQueue:
         if not self._circuit.allows():
             return False
         try:
-            self._keys.enqueue(jobs, lost=lost)
+            self._line.ask(enqueueing(jobs, lost=lost))
         except redis.RedisError as error:
             self._circuit.failed()
             _log.warning("not enqueued", job_ids=[str(job.id) for job in jobs[:10]], cause=type(error).__name__)
@@ -77,9 +92,13 @@ class TransferQueue:
         self._circuit.succeeded()
         return True
 
+    def close(self) -> None:
+        """Hang up."""
+        self._line.close()
+
     def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(self._keys.connection.ping())
+            return bool(self._line.ask(("PING",)))
         except redis.RedisError:
             return False

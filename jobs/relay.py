@@ -18,9 +18,11 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from sqlalchemy import Engine
 
+import logs
 import metrics
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
+from models.cache import WalletCache
 from models.database import first_line, transaction
 from models.errors import Unavailable
 from models.transfer import Kind, Status
@@ -46,9 +48,17 @@ _log = structlog.get_logger("relay")
 class Relay:
     """Brings back what was lost, a bounded amount a pass."""
 
-    def __init__(self, connection: redis.Redis, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        connection: redis.Redis,
+        engine: Engine,
+        cache: WalletCache | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._keys = RqKeys(connection)
         self._engine = engine
+        self._cache = cache
         self._clock = clock
         self._after = 0
         self._next_list_check = 0.0
@@ -61,6 +71,7 @@ class Relay:
             Unavailable: PostgreSQL is away.
         """
         put_back = self._reap()
+        self._settle_kept_evictions()
         listed = self._list_if_due()
         for _ in range(PAGES):
             page = attempts.find_pending(self._engine, after=self._after, limit=PAGE)
@@ -77,6 +88,14 @@ class Relay:
             _log.info("put back", jobs=put_back)
         return put_back
 
+    def _settle_kept_evictions(self) -> None:
+        """Do what writers could not tell the cache; should it still not answer, that is no reason to relay nothing."""
+        if self._cache is not None:
+            try:
+                self._cache.settle_kept()
+            except redis.RedisError as error:
+                _log.warning("evictions stay kept", cause=first_line(error))
+
     def _reap(self) -> int:
         """Take back the jobs of workers that died or hang, and remember in PostgreSQL that they were lost."""
         reaped = self._keys.reap(limit=MAX_REAPED)
@@ -90,7 +109,8 @@ class Relay:
             dead = attempts.fail_lost(connection, killers) if killers else {}
         metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(len(dead))
         for transfer_id, spent in dead.items():
-            _log.error("transfer kills its workers", job_id=str(transfer_id))
+            trace_id = logs.trace_id_of(spent.trace)
+            _log.error("transfer kills its workers", job_id=str(transfer_id), trace_id=trace_id)
             self._keys.bury(transfer_id, generation=spent.generation, error="its worker died each time")
         if settled := [each for each in killers if each not in dead]:
             self._book_settled(settled)
@@ -128,9 +148,10 @@ class Relay:
 class RelayThread:
     """Runs the relay beside a worker while it holds the lock. Use it as a context manager."""
 
-    def __init__(self, connection: redis.Redis, engine: Engine) -> None:
-        self._relay = Relay(connection, engine)
+    def __init__(self, connection: redis.Redis, engine: Engine, cache: WalletCache | None = None) -> None:
+        self._relay = Relay(connection, engine, cache)
         self._engine = engine
+        self._cache = cache
         self._lock = Lock(connection, LOCK_NAME, timeout=LOCK_TTL_S, blocking=False, thread_local=False)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -144,6 +165,8 @@ class RelayThread:
     ) -> None:
         self._stop.set()
         self._thread.join(LOCK_TTL_S)
+        if self._cache is not None:
+            self._cache.close()
         self._engine.dispose()
 
     def _run(self) -> None:

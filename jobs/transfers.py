@@ -16,12 +16,15 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+import logs
 import metrics
 from config import Settings, load
+from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import DEAD
 from models import attempts
 from models.attempts import Seen, Spent
+from models.cache import Evictor, NobodyCaches
 from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
@@ -68,9 +71,24 @@ class _DatabaseAwayError(Exception):
 class Settler:
     """Settles batches on one database."""
 
-    def __init__(self, engine: Engine, policy: RetryPolicy, *, renew: Callable[[], object] = lambda: None) -> None:
-        """Connect to nothing yet; ``renew`` is called between the steps of a batch that takes long."""
+    def __init__(
+        self,
+        engine: Engine,
+        policy: RetryPolicy,
+        cache: Evictor | None = None,
+        *,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            engine: of the database.
+            policy: of retries.
+            cache: what others read these wallets through; None: nothing caches them.
+            renew: called between the steps of a batch that takes long.
+        """
         self._engine = engine
+        self._cache = cache or NobodyCaches()
         self._policy = policy
         self.renew = renew
 
@@ -95,7 +113,7 @@ class Settler:
         with transaction(self._engine) as connection:
             reopened = attempts.reopen(connection, generations)
         for due in reopened:
-            _log.warning("dead letter requeued", job_id=str(due.id), by="rq")
+            _log.warning("dead letter requeued", job_id=str(due.id), trace_id=logs.trace_id_of(due.trace), by="rq")
 
     def _settle(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen] | None) -> None:
         """Post a batch, or narrow down what is wrong with it: the whole, then its parts, then each alone.
@@ -165,10 +183,12 @@ class Settler:
         """
         try:
             with self._engine.begin() as connection:
-                posting = post(connection, ids, wait_for_locks=wait_for_locks)
+                posting = post(connection, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
         except (DBAPIError, PoolTimeoutError) as error:
             self._raise_if_away(error)
             raise
+        if not posting.kept:
+            self._cache.evict_again(posting.versions)
         self._take_over(posting, settled)
 
     def _take_over(self, posting: Posting, settled: Settled) -> None:
@@ -197,9 +217,11 @@ class Settler:
             _log.warning(
                 "attempt failed",
                 job_id=str(transfer_id),
+                trace_id=logs.trace_id_of(after.trace),
                 attempts=after.attempts,
                 cause=first_line(error),
                 next_attempt_at=after.next_attempt_at,
+                is_dead=after.next_attempt_at is None,
             )
 
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
@@ -289,11 +311,13 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
     if status is Status.FAILED:
         generation = spent.generation if spent else settled.dead.get(transfer_id, 0)
         raise TransferFailedError(generation)
-    _log.info("transfer settled", job_id=str(transfer_id), status=status)
+    trace_id = logs.trace_id_of(settled.traces.get(transfer_id))
+    _log.info("transfer settled", job_id=str(transfer_id), trace_id=trace_id, status=status)
     return status
 
 
 @functools.cache
 def _settler_of_this_process() -> Settler:
     settings = load(Settings)
-    return Settler(make_engine(settings), RetryPolicy(settings.retry_delays))
+    engine = make_engine(settings)
+    return Settler(engine, RetryPolicy(settings.retry_delays), make_cache(settings, engine))

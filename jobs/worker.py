@@ -27,7 +27,7 @@ import logs
 import metrics
 from config import Settings
 from jobs.metrics_server import serve_metrics
-from jobs.queue import transfers_queue
+from jobs.queue import make_cache, transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import Claim, RqKeys, new_lease, transfer_id_of
@@ -49,6 +49,8 @@ WORKER_TTL_S = 30
 ANSWER_TIMEOUT_S = 5.0
 # After a fault of the database or of Redis: short at first, because most are over at once.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+# How many jobs a log line names, of those that were handed back.
+MAX_NAMED = 10
 
 _log = structlog.get_logger("worker")
 
@@ -210,6 +212,7 @@ class BatchWorker(SimpleWorker):
         accounted_for = {*settled.outcomes, *settled.undone, *settled.spent}
         for job_id in claim.ids:
             if transfer_id_of(job_id) not in accounted_for:
+                _log.error("job of no transfer", job_id=str(job_id))
                 self._bury(claim, job_id, 0, "there is no such transfer")
 
     def _bury(self, claim: Claim, job_id: int | str, generation: int, error: str) -> None:
@@ -236,6 +239,7 @@ class BatchWorker(SimpleWorker):
             rejected=_count(settled.outcomes, Status.REJECTED),
             spent=len(settled.spent),
             undone=len(settled.undone),
+            undone_job_ids=[str(each) for each in settled.undone[:MAX_NAMED]],
             duration_ms=round(duration_s * 1000, 3),
         )
 
@@ -264,11 +268,13 @@ def work(settings: Settings) -> None:
     engine = make_engine(settings)
     serve_metrics(settings.host, settings.metrics_port)
     _wait_for(connection)
-    worker = BatchWorker(
-        connection, Settler(engine, RetryPolicy(settings.retry_delays)), batch_size=settings.batch_size
-    )
-    with RelayThread(connect_worker_redis(url), make_engine(settings)):
+    cache = make_cache(settings, engine)
+    settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)
+    worker = BatchWorker(connection, settler, batch_size=settings.batch_size)
+    relay_engine = make_engine(settings)
+    with RelayThread(connect_worker_redis(url), relay_engine, make_cache(settings, relay_engine)):
         worker.work(logging_level=settings.log_level)
+    cache.close()
     engine.dispose()
 
 

@@ -33,6 +33,8 @@ class Spent(NamedTuple):
     generation: int
     attempts: int
     next_attempt_at: datetime | None
+    # The W3C traceparent that it came with.
+    trace: str | None
 
 
 class Due(NamedTuple):
@@ -55,7 +57,7 @@ FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:generations 
             CAST(:delays AS float8[])) AS tried (id, attempts, generation, delay_s)
 WHERE t.id = tried.id AND t.status = 'pending'
   AND t.attempts = tried.attempts AND t.generation = tried.generation
-RETURNING t.id, t.generation, t.attempts, t.next_attempt_at
+RETURNING t.id, t.generation, t.attempts, t.next_attempt_at, t.trace
 """)
 _COUNT_LOST = text("""
 UPDATE transfers AS t SET lost_leases = greatest(t.lost_leases, lost.leases)
@@ -65,7 +67,7 @@ WHERE t.id = lost.id AND t.status = 'pending'
 _FAIL_LOST = text("""
 UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
     last_error = 'the worker died each time it was tried', next_attempt_at = NULL
-WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' RETURNING id, generation, attempts
+WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' RETURNING id, generation, attempts, trace
 """)
 # A generation that somebody saw as dead is reopened once, however often he asks.
 _REOPEN = text("""
@@ -111,7 +113,7 @@ def spend(
         "reason": ATTEMPTS_EXHAUSTED,
     }
     rows = connection.execute(_SPEND, parameters)
-    return {row.id: Spent(row.generation, row.attempts, row.next_attempt_at) for row in rows}
+    return {row.id: Spent(row.generation, row.attempts, row.next_attempt_at, row.trace) for row in rows}
 
 
 def count_lost(connection: Connection, leases: Mapping[int, int]) -> None:
@@ -122,7 +124,7 @@ def count_lost(connection: Connection, leases: Mapping[int, int]) -> None:
 def fail_lost(connection: Connection, transfer_ids: Sequence[int]) -> dict[int, Spent]:
     """Turn transfers that kill their worker each time into dead letters."""
     rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST})
-    return {row.id: Spent(row.generation, row.attempts, None) for row in rows}
+    return {row.id: Spent(row.generation, row.attempts, None, row.trace) for row in rows}
 
 
 def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:

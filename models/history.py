@@ -2,26 +2,31 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Engine, Row, Select, select, true
+from sqlalchemy import Engine
 
-from models.database import fetch_all
+from models.database import Statement, read_rows
 from models.errors import TransferNotFound, WalletNotFound
 from models.settlement import EntryType
-from models.tables import entries, transfers, wallets
-from models.transfer import Kind, Status, Transfer
+from models.transfer import MAX_ID, Kind, Status, Transfer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
+class Balance(NamedTuple):
+    """A wallet's posted balance in cents, and its version in the same snapshot."""
+
+    cents: int
+    version: int
+
+
+class HistoryEntry(NamedTuple):
     """An entry as its owner sees it: the API calls it a transaction. Amounts are signed cents."""
 
     wallet_id: int
     seq: int
     transfer_id: int
     counterparty: int | None
-    type: EntryType
+    type: int  # an EntryType's value
     amount_cents: int
     balance_after_cents: int
     created_at: datetime
@@ -29,14 +34,69 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryPage:
-    """Some entries, newest first, and the wallet's balance in the same snapshot.
+    """Some entries, newest first, and the wallet's balance and version in the same snapshot.
 
     ``next_seq``: the page after this one holds entries with a lower seq than it; None when there are none.
     """
 
     entries: list[HistoryEntry]
     statement_balance_cents: int
+    version: int
     next_seq: int | None
+
+
+_BALANCE = Statement("find_balance", ("bigint",), "SELECT balance, version FROM wallets WHERE id = $1")
+# The wallet, and beside it the entries of the page, if there are any. seq has no gaps, so page N of the whole history
+# is a range of the primary key.
+_PAGE = Statement(
+    "find_page",
+    ("bigint", "bigint", "bigint", "int"),
+    """
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at
+FROM wallets AS w LEFT JOIN LATERAL (
+    SELECT * FROM entries WHERE wallet_id = w.id AND seq < $2 AND seq <= w.version - $3 ORDER BY seq DESC LIMIT $4
+) AS e ON true
+WHERE w.id = $1 ORDER BY e.seq DESC
+""",
+)
+# Filtered, the rows before the page are counted off, on the index alone; a cursor spares that too.
+_PAGE_OF_TYPE = Statement(
+    "find_page_of_type",
+    ("bigint", "smallint", "bigint", "bigint", "int"),
+    """
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at
+FROM wallets AS w LEFT JOIN LATERAL (
+    SELECT * FROM entries WHERE wallet_id = w.id AND type = $2 AND seq <= (
+        SELECT seq FROM entries WHERE wallet_id = w.id AND type = $2 AND seq < $3 ORDER BY seq DESC LIMIT 1 OFFSET $4
+    ) ORDER BY seq DESC LIMIT $5
+) AS e ON true
+WHERE w.id = $1 ORDER BY e.seq DESC
+""",
+)
+_TRANSFER = Statement(
+    "find_transfer",
+    ("bigint",),
+    """
+SELECT id, kind, source, destination, amount, status, reason, attempts, last_error, next_attempt_at, created_at,
+    completed_at
+FROM transfers WHERE id = $1
+""",
+)
+
+
+class _TransferRow(NamedTuple):
+    id: int
+    kind: str
+    source: int | None
+    destination: int | None
+    amount: int
+    status: str
+    reason: str | None
+    attempts: int
+    last_error: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+    completed_at: datetime | None
 
 
 class History:
@@ -45,18 +105,17 @@ class History:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def get_balance(self, wallet_id: int) -> int:
-        """Return the posted balance in cents.
+    def get_balance(self, wallet_id: int) -> Balance:
+        """Return the posted balance.
 
         Raises:
             WalletNotFound: the user has no wallet.
             Unavailable: the database cannot be reached.
         """
-        rows = fetch_all(self._engine, select(wallets.c.balance).where(wallets.c.id == wallet_id))
+        rows = read_rows(self._engine, _BALANCE, wallet_id)
         if not rows:
             raise WalletNotFound(wallet_id)
-        balance_cents: int = rows[0].balance
-        return balance_cents
+        return Balance(*rows[0])
 
     def get_page(
         self,
@@ -80,14 +139,20 @@ class History:
             WalletNotFound: the user has no wallet.
             Unavailable: the database cannot be reached.
         """
-        query = _page_query(wallet_id, entry_type, limit=size + 1, skip=(page - 1) * size, before_seq=before_seq)
-        rows = fetch_all(self._engine, query)
+        skip = 0 if before_seq is not None else (page - 1) * size
+        before = MAX_ID if before_seq is None else before_seq
+        if entry_type is None:
+            rows = read_rows(self._engine, _PAGE, wallet_id, before, skip, size + 1)
+        else:
+            rows = read_rows(self._engine, _PAGE_OF_TYPE, wallet_id, entry_type.value, before, skip, size + 1)
         if not rows:
             raise WalletNotFound(wallet_id)
-        found = [_entry(row) for row in rows if row.seq is not None]
+        balance_cents, version, *_ = rows[0]
+        found = [HistoryEntry(wallet_id, *row[2:]) for row in rows if row[2] is not None]
         return HistoryPage(
             entries=found[:size],
-            statement_balance_cents=rows[0].statement_balance,
+            statement_balance_cents=balance_cents,
+            version=version,
             next_seq=found[size - 1].seq if len(found) > size else None,
         )
 
@@ -102,69 +167,14 @@ class History:
             TransferNotFound: it does not exist, or not for this user.
             Unavailable: the database cannot be reached.
         """
-        rows = fetch_all(self._engine, select(*_TRANSFER_COLUMNS).where(transfers.c.id == transfer_id))
-        transfer = as_transfer(rows[0]) if rows else None
+        rows = read_rows(self._engine, _TRANSFER, transfer_id)
+        transfer = as_transfer(_TransferRow._make(rows[0])) if rows else None
         if transfer is None or (seen_by is not None and not transfer.is_party(seen_by)):
             raise TransferNotFound(transfer_id)
         return transfer
 
 
-def _page_query(
-    wallet_id: int, entry_type: EntryType | None, *, limit: int, skip: int, before_seq: int | None
-) -> Select[Any]:
-    """Build the query: the wallet's balance, and beside it the entries of the page, if there are any.
-
-    Unfiltered, seq has no gaps, so page N is a range of the primary key. Filtered, the rows before the page are
-    counted off on the index; the cursor spares that.
-    """
-    conditions: list[ColumnElement[bool]] = [entries.c.wallet_id == wallets.c.id]
-    offset = 0
-    if before_seq is not None:
-        conditions.append(entries.c.seq < before_seq)
-    if entry_type is not None:
-        conditions.append(entries.c.type == entry_type.value)
-        offset = skip
-    elif skip:
-        conditions.append(entries.c.seq <= wallets.c.version - skip)
-    page = select(entries).where(*conditions).order_by(entries.c.seq.desc()).limit(limit).offset(offset).lateral()
-    return (
-        select(wallets.c.balance.label("statement_balance"), page)
-        .select_from(wallets.outerjoin(page, true()))
-        .where(wallets.c.id == wallet_id)
-        .order_by(page.c.seq.desc())
-    )
-
-
-def _entry(row: Row[Any]) -> HistoryEntry:
-    return HistoryEntry(
-        wallet_id=row.wallet_id,
-        seq=row.seq,
-        transfer_id=row.transfer_id,
-        counterparty=row.counterparty,
-        type=EntryType(row.type),
-        amount_cents=row.amount,
-        balance_after_cents=row.balance_after,
-        created_at=row.created_at,
-    )
-
-
-_TRANSFER_COLUMNS = (
-    transfers.c.id,
-    transfers.c.kind,
-    transfers.c.source,
-    transfers.c.destination,
-    transfers.c.amount,
-    transfers.c.status,
-    transfers.c.reason,
-    transfers.c.attempts,
-    transfers.c.last_error,
-    transfers.c.next_attempt_at,
-    transfers.c.created_at,
-    transfers.c.completed_at,
-)
-
-
-def as_transfer(row: Row[Any]) -> Transfer:
+def as_transfer(row: Any) -> Transfer:
     """Read a row of the transfers table."""
     return Transfer(
         id=row.id,

@@ -5,12 +5,15 @@ that everybody takes in the same order: transfers by id, then wallets by id. Two
 each other and never for each other in a circle.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from models.cache import Evict, keeping, nobody_caches
+from models.database import Session, Statement
 from models.settlement import Decision, Pending, Settlement, Wallet, settle
 from models.transfer import Status
 
@@ -27,27 +30,39 @@ _FIND_WALLETS = "SELECT id FROM wallets WHERE id = ANY (%s::bigint[])"
 _OPEN_WALLETS = """
 INSERT INTO wallets (id) SELECT * FROM unnest(%s::bigint[]) ORDER BY 1 ON CONFLICT DO NOTHING
 """
+_OPEN_WALLET = Statement("open_wallet", ("bigint",), "INSERT INTO wallets (id) VALUES ($1) ON CONFLICT DO NOTHING")
+_LOCK_WALLET = Statement(
+    "lock_wallet", ("bigint",), "SELECT id, balance, version FROM wallets WHERE id = $1 FOR NO KEY UPDATE"
+)
+_OPEN_NEW_WALLETS = _OPEN_WALLETS + " RETURNING id"
 _FIND_OUTCOMES = "SELECT id, status, reason FROM transfers WHERE id = ANY (%s::bigint[])"
 # One statement writes a whole batch. Its timestamp is taken while the locks are held, so a wallet's entries are in
 # order of time as well as of seq.
-_WRITE = """
+_WRITE = Statement(
+    "write_posting",
+    (*["bigint[]"] * 4, "text[]", *["bigint[]"] * 6, "smallint[]", *["bigint[]"] * 2),
+    """
 WITH moved AS (
     UPDATE wallets AS w SET balance = new.balance, version = new.version
-    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS new (id, balance, version)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS new (id, balance, version)
     WHERE w.id = new.id
 ), decided AS (
     UPDATE transfers AS t
     SET status = CASE WHEN new.reason IS NULL THEN 'posted' ELSE 'rejected' END,
         reason = new.reason, source_seq = new.source_seq, destination_seq = new.destination_seq,
         attempts = attempts + 1, next_attempt_at = NULL, completed_at = statement_timestamp()
-    FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[])
+    FROM unnest($4::bigint[], $5::text[], $6::bigint[], $7::bigint[])
         AS new (id, reason, source_seq, destination_seq)
     WHERE t.id = new.id
 )
 INSERT INTO entries (wallet_id, seq, transfer_id, counterparty, type, amount, balance_after, created_at)
 SELECT new.*, statement_timestamp()
-FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::smallint[], %s::bigint[], %s::bigint[]) AS new
-"""
+FROM unnest($8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::smallint[], $13::bigint[], $14::bigint[])
+    AS new
+""",
+)
+# A batch is planned with its own values: how many they are makes a difference.
+_WRITE_BATCH = re.sub(r"\$\d+", "%s", _WRITE.sql)
 
 
 class Outcome(NamedTuple):
@@ -62,16 +77,25 @@ class Posting:
     """What one call of :func:`post` did, before its commit.
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
-    ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now.
+    ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``kept``
+    evictions that have to be done later.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     wallets: dict[int, Wallet] = field(default_factory=dict)
     traces: dict[int, str] = field(default_factory=dict)
     decided: list[int] = field(default_factory=list)
+    kept: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> dict[int, int]:
+        """The versions that the wallets which changed have now."""
+        return {wallet_id: wallet.version for wallet_id, wallet in self.wallets.items()}
 
 
-def post(connection: Connection, transfer_ids: Sequence[int], *, wait_for_locks: bool = True) -> Posting:
+def post(
+    connection: Connection, transfer_ids: Sequence[int], *, wait_for_locks: bool = True, evict: Evict = nobody_caches
+) -> Posting:
     """Post a batch of recorded transfers in the caller's transaction: all of it becomes true at its commit.
 
     A transfer that is final already is left alone and its stored outcome returned, which is what makes it safe
@@ -81,6 +105,7 @@ def post(connection: Connection, transfer_ids: Sequence[int], *, wait_for_locks:
         connection: in a transaction, or about to begin one.
         transfer_ids: in any order; repetitions and ids of no transfer do no harm.
         wait_for_locks: False leaves out, as still pending, every transfer that would have to wait for a lock.
+        evict: drops cached reads of the wallets that change, while their locks are held.
 
     Raises:
         sqlalchemy.exc.DBAPIError: a technical fault; the transaction must be rolled back. It says nothing about
@@ -88,7 +113,7 @@ def post(connection: Connection, transfer_ids: Sequence[int], *, wait_for_locks:
     """
     locking = "" if wait_for_locks else " SKIP LOCKED"
     rows = _all(connection, _LOCK_TRANSFERS + locking, _array(transfer_ids))
-    posting = post_locked(connection, [Pending._make(row[:4]) for row in rows], locking)
+    posting = post_locked(connection, [Pending._make(row[:4]) for row in rows], locking, evict)
     posting.traces = {row.id: row.trace for row in rows if row.trace and row.id in posting.outcomes}
     posting.decided = list(posting.outcomes)
     if missing := [transfer_id for transfer_id in transfer_ids if transfer_id not in posting.outcomes]:
@@ -97,7 +122,9 @@ def post(connection: Connection, transfer_ids: Sequence[int], *, wait_for_locks:
     return posting
 
 
-def post_locked(connection: Connection, batch: Sequence[Pending], locking: str = "") -> Posting:
+def post_locked(
+    connection: Connection, batch: Sequence[Pending], locking: str = "", evict: Evict = nobody_caches
+) -> Posting:
     """Post transfers, in id order, whose rows this transaction has locked or has just inserted."""
     if not batch:
         return Posting()
@@ -105,8 +132,49 @@ def post_locked(connection: Connection, batch: Sequence[Pending], locking: str =
     if locking:
         batch = _without_blocked(connection, batch, wallets)
     settlement = settle(batch, wallets)
-    _write(connection, settlement)
-    return Posting({decision.transfer_id: _outcome(decision) for decision in settlement.decisions}, settlement.wallets)
+    posting = _posting(settlement)
+    posting.kept = evict(posting.versions)
+    connection.exec_driver_sql(_WRITE_BATCH, tuple(_parameters(settlement)))
+    if posting.kept:
+        connection.exec_driver_sql(keeping(posting.kept))
+    return posting
+
+
+def post_alone(session: Session, transfer: Pending, wallets: dict[int, Wallet], evict: Evict) -> Posting:
+    """Post one transfer that this transaction has just inserted, and commit, if the books allow it.
+
+    Args:
+        session: in a transaction that holds the locks on the wallets.
+        transfer: which.
+        wallets: those of its parties that exist. One that a deposit is the first to name is opened.
+        evict: drops cached reads of the wallets that change.
+
+    Returns:
+        What was done. A rejected transfer was not written, and the transaction still stands.
+    """
+    depositor = transfer.destination
+    if transfer.source is None and depositor is not None and depositor not in wallets:
+        session.run(_OPEN_WALLET, depositor)
+        wallets = {row[0]: Wallet(*row[1:]) for row in session.rows(_LOCK_WALLET, depositor)}
+    settlement = settle([transfer], wallets)
+    posting = _posting(settlement)
+    if settlement.entries:
+        posting.kept = evict(posting.versions)
+        then = f"{keeping(posting.kept)};COMMIT" if posting.kept else "COMMIT"
+        session.run(_WRITE, *_parameters(settlement), then=then)
+    return posting
+
+
+def open_wallets(connection: Connection, wallet_ids: Iterable[int]) -> set[int]:
+    """Open wallets without money, and return those that were not there.
+
+    An insert that meets another one waits for it like for a lock. So whoever opens many, and posts into them
+    afterwards, opens all of them first, in id order from one call to the next, while it holds no other lock.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: a technical fault; the transaction must be rolled back.
+    """
+    return {row.id for row in _all(connection, _OPEN_NEW_WALLETS, _array(sorted(wallet_ids)))}
 
 
 def _lock_wallets(connection: Connection, batch: Sequence[Pending], locking: str) -> dict[int, Wallet]:
@@ -137,10 +205,14 @@ def _locked(connection: Connection, wallet_ids: Iterable[int], locking: str) -> 
     return {wallet_id: Wallet(balance_cents, version) for wallet_id, balance_cents, version in rows}
 
 
-def _write(connection: Connection, settlement: Settlement) -> None:
+def _posting(settlement: Settlement) -> Posting:
+    outcomes = {decision.transfer_id: _outcome(decision) for decision in settlement.decisions}
+    return Posting(outcomes, settlement.wallets)
+
+
+def _parameters(settlement: Settlement) -> list[str]:
     wallets = [(wallet_id, *wallet) for wallet_id, wallet in settlement.wallets.items()]
-    columns = [*_columns(wallets, 3), *_columns(settlement.decisions, 4), *_columns(settlement.entries, 7)]
-    connection.exec_driver_sql(_WRITE, tuple(columns))
+    return [*_columns(wallets, 3), *_columns(settlement.decisions, 4), *_columns(settlement.entries, 7)]
 
 
 def _outcome(decision: Decision) -> Outcome:

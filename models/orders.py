@@ -6,14 +6,15 @@ That makes a lost reply to a commit harmless: the order is sent again under the 
 takes the place that was left free. An insert that meets an unfinished one waits for it, so there is no third case.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models.database import is_conflict, is_connection_lost
+from models.cache import Evictor, NobodyCaches
+from models.database import Session, Statement, is_conflict, is_connection_lost
 from models.errors import (
     REFUSALS,
     BalanceInsufficient,
@@ -24,8 +25,8 @@ from models.errors import (
     Unavailable,
     WalletNotFound,
 )
-from models.ledger import post_locked
-from models.settlement import Pending
+from models.ledger import Posting, post_alone
+from models.settlement import Pending, Wallet
 from models.tables import entries, transfers, wallets
 from models.transfer import Acceptance, Order, Receipt
 
@@ -33,21 +34,45 @@ from models.transfer import Acceptance, Order, Receipt
 # is back in seconds, and until then the caller had better wait outside: three tries, then 503.
 MAX_TRIES = 3
 
-_INSERT = """
+_TYPES = ("bigint", "text", "bigint", "bigint", "bigint", "text", "bytea", "text")
+# The order is placed and its wallets are locked in one statement, in this order: whoever stands in the insert's way is
+# waited for before a wallet is locked, or two could wait for each other.
+_PLACE = Statement(
+    "place_order",
+    _TYPES,
+    """
+WITH placed AS (
+    INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id
+), locked AS (
+    SELECT id, balance, version FROM wallets WHERE id IN ($3, $4) AND EXISTS (SELECT FROM placed)
+    ORDER BY id FOR NO KEY UPDATE  -- as in models/ledger.py
+)
+SELECT locked.id, balance, version FROM placed LEFT JOIN locked ON true
+""",
+)
+_INSERT = Statement(
+    "accept_order",
+    _TYPES,
+    """
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
-VALUES (%(id)s, %(kind)s, %(source)s, %(destination)s, %(amount)s, %(key)s, %(hash)s, %(trace)s)
-ON CONFLICT DO NOTHING RETURNING id
-"""
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id
+""",
+)
 # What can be refused at once is refused in the round trip that records the rest.
-_INSERT_IF_COVERED = """
+_INSERT_IF_COVERED = Statement(
+    "accept_order_if_covered",
+    _TYPES,
+    """
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
-SELECT %(id)s, %(kind)s, payer.id, payee.id, %(amount)s, %(key)s, %(hash)s, %(trace)s
-FROM wallets AS payer, wallets AS payee
-WHERE payer.id = %(source)s AND payer.balance >= %(amount)s AND payee.id = %(destination)s
+SELECT $1, $2, payer.id, payee.id, $5, $6, $7, $8 FROM wallets AS payer, wallets AS payee
+WHERE payer.id = $3 AND payer.balance >= $5 AND payee.id = $4
 ON CONFLICT DO NOTHING RETURNING id
-"""
+""",
+)
 
 _Answer = TypeVar("_Answer", Receipt, Acceptance)
+_Found = TypeVar("_Found")
 
 
 class Ids(Protocol):
@@ -60,8 +85,16 @@ class Ids(Protocol):
 class Orders:
     """Takes orders for one database."""
 
-    def __init__(self, engine: Engine, ids: Ids) -> None:
+    def __init__(self, engine: Engine, ids: Ids, cache: Evictor | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            engine: of the database.
+            ids: for the transfers.
+            cache: what others read these wallets through; None: nothing caches them.
+        """
         self._engine = engine
+        self._cache = cache or NobodyCaches()
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._ids = ids
 
@@ -104,44 +137,64 @@ class Orders:
 
     def _execute(self, current: "_Attempt") -> Receipt:
         order, transfer_id = current.begin(), current.transfer_id
-        with self._engine.connect() as connection:
-            try:
-                _check_parties(connection, order)
-                if not _insert(connection, _INSERT, current):
-                    recorded = _find_recorded(connection, current)
-                    return _receipt(connection, recorded, replayed=recorded.id != transfer_id)
-                pending = Pending(transfer_id, order.source, order.destination, order.amount_cents)
-                posting = post_locked(connection, [pending])
-                if reason := posting.outcomes[transfer_id].reason:
-                    raise REFUSALS[reason]
-            except Refused:
-                connection.rollback()
-                if (winner := _find_by_key(connection, order)) is None:
-                    raise
-                return _receipt(connection, winner, replayed=True)
-            current.sent = True
-            connection.commit()
+        try:
+            self._check_parties(order)
+            with Session(self._engine) as session:
+                session.begin()
+                rows = session.rows(_PLACE, *current.parameters)
+                posting = self._post(session, current, rows) if rows else None
+        except Refused:
+            if (replay := self._look(lambda connection: _find_replay(connection, order))) is None:
+                raise
+            return replay
+        if posting is None:
+            return self._look(lambda connection: _found(connection, current))
+        if not posting.kept:
+            self._cache.evict_again(posting.versions)
         return Receipt(transfer_id=transfer_id, balance_cents=posting.wallets[order.user_id].balance_cents)
+
+    def _post(self, session: Session, current: "_Attempt", rows: Sequence[tuple[Any, ...]]) -> Posting:
+        """Post what has just been placed, and commit.
+
+        Raises:
+            Refused: the books do not allow it.
+        """
+        order = current.order
+        wallets = {wallet_id: Wallet(*wallet) for wallet_id, *wallet in rows if wallet_id is not None}
+        pending = Pending(current.transfer_id, order.source, order.destination, order.amount_cents)
+        current.sent = True
+        posting = post_alone(session, pending, wallets, self._cache.evict)
+        if reason := posting.outcomes[current.transfer_id].reason:
+            raise REFUSALS[reason]
+        return posting
 
     def _accept(self, current: "_Attempt") -> Acceptance:
         order, transfer_id = current.begin(), current.transfer_id
         # In doubt, the insert must meet the earlier one, whatever the balance is by now: the job will judge.
         statement = _INSERT if current.in_doubt else _INSERT_IF_COVERED
-        with self._autocommit.connect() as connection:
-            try:
-                _check_parties(connection, order)
+        try:
+            self._check_parties(order)
+            with Session(self._engine) as session:
                 current.sent = True
-                if _insert(connection, statement, current):
-                    return Acceptance(transfer_id=transfer_id)
-                current.sent = False
-                if not current.in_doubt:
-                    _check_covered(connection, order)
-                recorded = _find_recorded(connection, current)
-            except Refused:
-                if (winner := _find_by_key(connection, order)) is None:
-                    raise
-                recorded = winner
+                is_recorded = bool(session.rows(statement, *current.parameters))
+            if is_recorded:
+                return Acceptance(transfer_id=transfer_id)
+            current.sent = False
+            recorded = self._look(lambda connection: _accepted(connection, current))
+        except Refused:
+            if (winner := self._look(lambda connection: _find_by_key(connection, order))) is None:
+                raise
+            recorded = winner
         return Acceptance(transfer_id=recorded.id, replayed=recorded.id != transfer_id)
+
+    def _check_parties(self, order: Order) -> None:
+        if order.source == order.destination:
+            self._look(lambda connection: _refuse_self_transfer(connection, order))
+
+    def _look(self, find: Callable[[Connection], _Found]) -> _Found:
+        """Read something off the ways that most requests take."""
+        with self._autocommit.connect() as connection:
+            return find(connection)
 
 
 class _Attempt:
@@ -160,6 +213,15 @@ class _Attempt:
         self.sent = False
         return self.order
 
+    @property
+    def parameters(self) -> tuple[object, ...]:
+        order, key = self.order, self.order.idempotency_key
+        digest = order.request_hash if key is not None else None
+        return (
+            self.transfer_id, order.kind.value, order.source, order.destination, order.amount_cents, key, digest,
+            order.trace,
+        )  # fmt: skip
+
 
 class _Vanished(Exception):
     """What stood in the insert's way is gone again, or is somebody else's transfer: try once more."""
@@ -169,19 +231,26 @@ def _unfinished(current: _Attempt) -> OutcomeUnknown | Unavailable:
     return OutcomeUnknown(current.transfer_id) if current.in_doubt else Unavailable()
 
 
-def _insert(connection: Connection, statement: str, current: _Attempt) -> bool:
-    order = current.order
-    parameters = {
-        "id": current.transfer_id,
-        "kind": order.kind.value,
-        "source": order.source,
-        "destination": order.destination,
-        "amount": order.amount_cents,
-        "key": order.idempotency_key,
-        "hash": order.request_hash if order.idempotency_key is not None else None,
-        "trace": order.trace,
-    }
-    return connection.exec_driver_sql(statement, parameters).first() is not None
+def _accepted(connection: Connection, current: _Attempt) -> Row[Any]:
+    """Return what was in the way of an insert that recorded nothing.
+
+    Raises:
+        Refused: nothing was: the insert saw what does not allow the transfer.
+        _Vanished: see :func:`_find_recorded`.
+    """
+    if not current.in_doubt:
+        _check_covered(connection, current.order)
+    return _find_recorded(connection, current)
+
+
+def _found(connection: Connection, current: _Attempt) -> Receipt:
+    recorded = _find_recorded(connection, current)
+    return _receipt(connection, recorded, replayed=recorded.id != current.transfer_id)
+
+
+def _find_replay(connection: Connection, order: Order) -> Receipt | None:
+    winner = _find_by_key(connection, order)
+    return None if winner is None else _receipt(connection, winner, replayed=True)
 
 
 def _find_recorded(connection: Connection, current: _Attempt) -> Row[Any]:
@@ -234,17 +303,16 @@ def _receipt(connection: Connection, row: Row[Any], *, replayed: bool) -> Receip
     return Receipt(transfer_id=row.id, balance_cents=balance_cents, replayed=replayed)
 
 
-def _check_parties(connection: Connection, order: Order) -> None:
+def _refuse_self_transfer(connection: Connection, order: Order) -> NoReturn:
     """Refuse a transfer to oneself; that one has no wallet is said first, as everywhere.
 
     Raises:
         WalletNotFound: the payer has no wallet.
         SelfTransferInvalid: the payer is the payee.
     """
-    if order.source == order.destination:
-        if connection.execute(select(wallets.c.id).where(wallets.c.id == order.source)).first() is None:
-            raise WalletNotFound(order.source)
-        raise SelfTransferInvalid
+    if connection.execute(select(wallets.c.id).where(wallets.c.id == order.source)).first() is None:
+        raise WalletNotFound(order.source)
+    raise SelfTransferInvalid
 
 
 def _check_covered(connection: Connection, order: Order) -> None:

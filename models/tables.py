@@ -133,6 +133,14 @@ entries = Table(
 # models/history.py with a type: a filtered page is a range of this one.
 Index("entries_by_type", entries.c.wallet_id, entries.c.type, entries.c.seq)
 
+kept_evictions = Table(
+    "kept_evictions",
+    metadata,
+    Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),  # nothing older may be cached
+    comment="Wallets whose cached reads are still to be dropped; models/cache.py does it.",
+)
+
 snowflake_nodes = Table(
     "snowflake_nodes",
     metadata,

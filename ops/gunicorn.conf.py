@@ -5,23 +5,42 @@ import ctypes
 import importlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
+import config as service_config  # `config` would be taken for one of gunicorn's settings
 import logs
 import metrics_files
-from api.services import services_of
-from config import Settings, load_or_exit
 from ops.launch import PR_SET_PDEATHSIG
+from ops.supervisor import CONFIGURATION_STATUS
+from ops.thread_worker import ProblemThreadWorker
 
-LIBRARIES = ("flask", "orjson", "psycopg2", "pydantic", "redis", "rq", "sqlalchemy.dialects.postgresql.psycopg2")
+LIBRARIES = (
+    "flask",
+    "flask_compress",
+    "flask_cors",
+    "jwt",
+    "orjson",
+    "psycopg2",
+    "pydantic",
+    "redis",
+    "rq",
+    "rq_dashboard",
+    "sqlalchemy.dialects.postgresql.psycopg2",
+)
 
-settings = load_or_exit(Settings)
+# On SIGHUP this file is read again, and the processes that follow are to run new code only. So of the application
+# nothing is imported here but these two, which are read again as well.
+for module in (service_config, logs):
+    importlib.reload(module)
+settings = service_config.load_or_exit(service_config.Settings)
 
 
 class JsonLogger(Logger):
@@ -35,11 +54,43 @@ class JsonLogger(Logger):
         self.error_log.propagate = True
 
 
-def post_fork(_arbiter: Arbiter, worker: Worker) -> None:
-    """Let a worker process die with its master, so that the port is free for the next master at once.
+def when_ready(arbiter: Arbiter) -> None:
+    """Look at what is really listened on, before anyone is served: ``-b`` and inherited sockets overrule HOST."""
+    for listener in arbiter.LISTENERS:
+        if listener.sock.family == socket.AF_UNIX:
+            continue
+        host = listener.sock.getsockname()[0]
+        try:
+            settings.check_listening(host, called=f"listening on {host}")
+        except ValueError as error:
+            print(f"configuration error: {error}", file=sys.stderr)
+            sys.exit(CONFIGURATION_STATUS)
 
-    By itself a worker finds out within a second and then finishes its requests, all the while holding the port.
+
+def post_worker_init(worker: Worker) -> None:
+    """Have the identity provider's keys before the first request, so that a reload makes nobody wait for them."""
+    app: Any = worker.wsgi
+    if (tokens := app.extensions["wallet"].tokens) is not None:
+        tokens.prefetch()
+
+
+def on_reload(arbiter: Arbiter) -> None:
+    """Let the processes that are told to leave next know that they are being replaced."""
+    ProblemThreadWorker.succession.retire(arbiter.worker_age)
+
+
+def post_fork(arbiter: Arbiter, worker: Worker) -> None:
+    """Let a worker process hear the signals meant for it, and die with its master.
+
+    Until it sets up its own handlers it has the master's, which only note a signal for a loop that does not run here:
+    told to stop in that moment, it would hold up the whole stop.
+
+    And the port is to be free for the next master at once. By itself a worker whose master has died finds out within a
+    second and then finishes its requests, all the while holding the port.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.SIGTERM in arbiter.wait_for_signals(timeout=0):
+        sys.exit(0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if worker.ppid != os.getppid():
@@ -50,7 +101,7 @@ def worker_exit(_arbiter: Arbiter, worker: Worker) -> None:
     """Let an ending worker process give back its lease and its connections."""
     app = getattr(worker, "wsgi", None)
     if app is not None:  # it got as far as loading it
-        services_of(app).close()
+        app.extensions["wallet"].close()
 
 
 def child_exit(_arbiter: Arbiter, _worker: Worker) -> None:
@@ -65,8 +116,7 @@ workers = settings.api_processes
 threads = settings.api_threads
 # Each process loads the application itself: SIGHUP then brings new code, and no connection crosses a fork.
 preload_app = False
-# The libraries however are loaded once, here: on SIGHUP gunicorn tells the old processes to leave without waiting
-# for the new ones to be ready, and loading these is most of the time in which nobody would answer.
+# The libraries however are loaded once, here, and shared: new processes are ready sooner, and need less memory.
 for library in LIBRARIES:
     importlib.import_module(library)
 graceful_timeout = settings.graceful_timeout_s
@@ -79,5 +129,11 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
+# By default gunicorn believes anyone on this machine about schemes and paths. What a proxy may say is TRUSTED_PROXIES'
+# business, and the application reads it itself (api/proxies.py).
+forwarded_allow_ips = ""
+proxy_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 # On by default: a socket that lets others on this machine steer the server.
 control_socket_disable = True

@@ -1,18 +1,19 @@
-"""Make a database ready to serve: migrations, and on request two wallets to try the service with.
+"""Make a database ready to serve: migrations, what the service may do, and on request two wallets to try it with.
 
-Run before the API starts: ``python -m ops.prepare``. Safe to run at any time, by several at once.
+Run before the API starts: ``python -m ops.prepare``. Safe to run at any time, by several at once. OWNER_DATABASE_URL
+names who migrates; without it that is the role of DATABASE_URL, which is then the service's too.
 """
 
 import sys
 import time
 
 import structlog
-from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
 import logs
-from models import migrations
+from models import grants, migrations
 from models.database import create_bounded_engine, first_line
 from models.errors import Unavailable
 from models.orders import Orders
@@ -28,23 +29,36 @@ _log = structlog.get_logger("prepare")
 
 
 def main() -> None:
-    """Migrate, and open the demo wallets if DEMO_WALLETS is set."""
-    settings = config.load_or_exit(config.Settings)
+    """Migrate, let the service in, and open the demo wallets if DEMO_WALLETS is set."""
+    settings = config.load_or_exit(config.PrepareSettings)
     logs.configure(settings.log_level, service="prepare")
-    engine = create_bounded_engine(
-        settings.sqlalchemy_url,
-        timeouts_ms=settings.database_timeouts_ms,
-        pool_size=2,
-        application_name="wallet-prepare",
+    owner, service = (
+        create_bounded_engine(
+            url, timeouts_ms=settings.database_timeouts_ms, pool_size=2, application_name="wallet-prepare"
+        )
+        for url in (settings.owner_sqlalchemy_url, settings.sqlalchemy_url)
     )
     try:
-        _migrate_when_reachable(engine)
+        _migrate_when_reachable(owner)
+        let_in(service, owner)
         if settings.demo_wallets:
-            open_demo_wallets(engine)
-    except (OperationalError, Unavailable) as error:
+            open_demo_wallets(service)
+    except (DBAPIError, Unavailable) as error:
         sys.exit(f"cannot prepare the database: {first_line(error)}")
     finally:
-        engine.dispose()
+        owner.dispose()
+        service.dispose()
+
+
+def let_in(service: Engine, owner: Engine) -> None:
+    """Give the service's role what it needs, unless it is the owner, who may do everything anyway."""
+    with service.connect() as connection, owner.connect() as owners:
+        who = text("SELECT current_user")
+        role = connection.execute(who).scalar_one()
+        is_owner = role == owners.execute(who).scalar_one()
+    if not is_owner:
+        grants.give(owner, role)
+    _log.info("privileges", role=role, is_owner=is_owner)
 
 
 def open_demo_wallets(engine: Engine) -> None:

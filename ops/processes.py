@@ -25,7 +25,6 @@ from typing import IO, Literal
 LAUNCHER = Path(__file__).with_name("launch.py")
 # A longer line is cut in two, so that a child that never ends its line cannot fill the memory.
 MAX_LINE_BYTES = 64 * 1024
-MAX_LOG_BYTES = 64 * 1024 * 1024
 POLL_S = 0.02
 # Not a comparison in place, which type checkers on Linux take to be always true.
 IS_LINUX = platform.system() == "Linux"
@@ -229,12 +228,6 @@ def is_json_object(line: str) -> bool:
 def open_log(path: Path) -> IO[bytes]:
     """Open for appending whole lines, each by one write, beside others that do the same."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb", buffering=0)
-
-
-def rotate_log(path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Put a large log aside; one old log is kept. Only for a log that nobody writes to."""
-    if path.exists() and path.stat().st_size > max_bytes:
-        path.replace(path.with_name(path.name + ".1"))
 
 
 def write_private(path: Path, text: str) -> None:

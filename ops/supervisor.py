@@ -70,12 +70,14 @@ class Supervisor:
         *,
         say: Say,
         on_replaced: Callable[[], None] = lambda: None,
+        on_round: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_replaced`` is called whenever another process has taken the place of one."""
+        """``on_replaced`` is called whenever another process has taken the place of one, ``on_round`` now and then."""
         self._stop = stop
         self._say = say
         self._on_replaced = on_replaced
+        self._on_round = on_round
         self._clock = clock
         self._layers: list[list[Child]] = []
         self._restarts: dict[Child, Restarts] = {}
@@ -112,6 +114,7 @@ class Supervisor:
         replaced = [self._look_after(child) for layer in self._layers for child in layer]
         if any(replaced):
             self._on_replaced()
+        self._on_round()
 
     def stop(self) -> None:
         """Stop all, the last layer first; each process within its bound, and at once after a second signal."""

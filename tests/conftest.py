@@ -19,15 +19,18 @@ from sqlalchemy import Connection, Engine, create_engine, delete
 
 from api.app import create_app
 from config import Settings
-from models import migrations
+from models import grants, migrations
 from models.database import create_bounded_engine
 from models.snowflake import NodeLease, Snowflake
 from models.tables import entries, transfers, wallets
+from ops.roles import SERVICE
 from ops.servers import PostgresServer, RedisServer
+from tests.api.document import DocumentedClient
 from tests.proxy import TcpProxy
 
 # How the process that started the servers tells the others where they are.
 POSTGRES_OWNER = "TEST_POSTGRES_OWNER"
+POSTGRES_SERVICE = "TEST_POSTGRES_SERVICE"
 POSTGRES_ADMIN = "TEST_POSTGRES_ADMIN"
 REDIS = "TEST_REDIS"
 TEMPLATE = "wallet_template"
@@ -52,9 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
     postgres = stack.enter_context(PostgresServer(home))
     cache = stack.enter_context(RedisServer(home))
     os.environ |= {POSTGRES_OWNER: postgres.url, POSTGRES_ADMIN: postgres.admin_url, REDIS: cache.url}
+    os.environ[POSTGRES_SERVICE] = postgres.service_url
     _make_database(TEMPLATE, "template0")
     engine = create_engine(_sqlalchemy_url(_database_url(TEMPLATE)))
     migrations.upgrade(engine)
+    grants.give(engine, SERVICE)
     engine.dispose()
 
 
@@ -91,6 +96,12 @@ def database_url(worker_id: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def service_database_url(database_url: str) -> str:
+    """The same database, for the role that the service has: it may do only what its statements need."""
+    return os.environ[POSTGRES_SERVICE].rpartition("/")[0] + "/" + database_url.rpartition("/")[2]
+
+
+@pytest.fixture(scope="session")
 def empty_database_url(worker_id: str) -> str:
     """A database without any tables."""
     name = f"empty_{worker_id}"
@@ -106,11 +117,11 @@ def redis_url(worker_id: str) -> str:
 
 
 @pytest.fixture
-def settings(database_url: str, redis_url: str) -> Settings:
+def settings(service_database_url: str, redis_url: str) -> Settings:
     """Settings for a service on the test run's servers."""
     return Settings.model_validate(
         {
-            "database_url": database_url,
+            "database_url": service_database_url,
             "redis_url": redis_url,
             "admin_password": ADMIN_PASSWORD,
             "log_level": "WARNING",
@@ -165,8 +176,9 @@ def app(settings: Settings, engine: Engine, redis_client: redis.Redis) -> Iterat
     """The application on empty servers. The engine and the client are asked for to be emptied."""
     del engine, redis_client
     app = create_app(settings)
+    app.test_client_class = DocumentedClient
     yield app
-    app.extensions["wallet"].engine.dispose()
+    app.extensions["wallet"].close()
 
 
 @pytest.fixture
@@ -176,9 +188,9 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def postgres_proxy(database_url: str) -> Iterator[TcpProxy]:
+def postgres_proxy(service_database_url: str) -> Iterator[TcpProxy]:
     """A TCP proxy before PostgreSQL that can lose, hold and break what passes."""
-    with TcpProxy.before(database_url) as proxy:
+    with TcpProxy.before(service_database_url) as proxy:
         yield proxy
 
 

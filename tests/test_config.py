@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from config import ConfigurationError, Settings, StackSettings, load, load_or_exit
+from config import ConfigurationError, PrepareSettings, Settings, StackSettings, load, load_or_exit
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"DATABASE_URL": "postgresql://u:hunter2@localhost/d", "REDIS_URL": "redis://:hunter2@localhost"}
@@ -41,7 +41,7 @@ class Environment:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._patch = patch
-        for kind in (Settings, StackSettings):
+        for kind in (PrepareSettings, StackSettings):
             for name in kind.model_fields:
                 patch.delenv(name.upper(), raising=False)
         self.set(**NEEDED)
@@ -109,6 +109,8 @@ def test_beyond_each_bound_one_line_names_the_setting(
     [
         ("DATABASE_URL", "mysql://u:hunter2@localhost/d"),
         ("DATABASE_URL", "hunter2"),
+        ("DATABASE_URL", "postgresql://u:hunter2@localhost:port/d"),
+        ("REDIS_URL", "redis://:hunter2@localhost:65536"),
         ("REDIS_URL", "http://:hunter2@localhost"),
         ("AUTH_MODE", "magic"),
         ("TRANSPORT", "pigeon"),

@@ -38,6 +38,24 @@ def test_an_event_of_ours_is_one_object_with_its_facts() -> None:
     assert line == {"event": "posted", "job_id": "1", "cents": 67, "level": "info", "service": "test"}
 
 
+def test_a_command_writes_its_log_where_its_answer_is_not() -> None:
+    code = """
+        import sys
+        logs.configure('INFO', service='command', stream=sys.stderr)
+        structlog.get_logger().info('ours')
+        logging.getLogger('library').warning('theirs')
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", PREAMBLE.format(level="INFO") + textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout == b""
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["ours", "theirs"]
+
+
 def test_a_librarys_event_has_the_same_form_and_names_its_logger() -> None:
     (line,) = run("logging.getLogger('library.part').warning('%s of %d', 'one', 2)")
     assert line.pop("time").endswith("Z")
@@ -49,6 +67,38 @@ def test_an_uncaught_exception_is_one_line_and_the_exit_status_stays_1() -> None
     assert (line["level"], line["logger"], line["service"]) == ("critical", "uncaught", "test")
     assert line["exception"].endswith("RuntimeError: boom")
     assert "in fall" in line["exception"]
+
+
+def test_an_uncaught_exception_in_a_thread_is_one_line_that_names_the_thread() -> None:
+    (line,) = run(
+        """
+        def fall():
+            raise RuntimeError("boom")
+        thread = threading.Thread(target=fall, name="relay")
+        thread.start()
+        thread.join()
+        """
+    )
+    assert (line["level"], line["logger"]) == ("critical", "uncaught")
+    assert line["event"] == "thread relay dies of an exception"
+    assert line["exception"].endswith("RuntimeError: boom")
+
+
+def test_a_thread_that_ends_itself_is_no_error() -> None:
+    assert run("thread = threading.Thread(target=lambda: exit(1)); thread.start(); thread.join()") == []
+
+
+def test_an_exception_in_a_finalizer_is_one_line() -> None:
+    (line,) = run(
+        """
+        class Holder:
+            def __del__(self):
+                raise RuntimeError("boom")
+        Holder()
+        """
+    )
+    assert (line["level"], line["logger"]) == ("error", "uncaught")
+    assert line["exception"].endswith("RuntimeError: boom")
 
 
 @pytest.mark.parametrize("write", ["structlog.get_logger().exception", "logging.getLogger('library').exception"])

@@ -83,13 +83,16 @@ def test_what_a_client_makes_up_is_one_series() -> None:
 
 @given(st.lists(st.one_of(st.sampled_from([0.0, 0.1, 1.0, 5.0, 5.1]), st.floats(0, 1e6))))
 def test_many_values_at_once_are_counted_like_one_after_the_other(values: list[float]) -> None:
-    at_once, each = (
+    at_once, one_by_one = (
         Histogram("h", "A histogram.", buckets=(0.1, 1.0, 5.0), registry=CollectorRegistry()) for _ in range(2)
     )
     metrics.observe_all(at_once, random.sample(values, len(values)))
     for value in values:
-        each.observe(value)
-    one, other = ({(s.name, s.labels.get("le")): s.value for s in h.collect()[0].samples} for h in (at_once, each))
+        one_by_one.observe(value)
+    one, other = (
+        {(sample.name, sample.labels.get("le")): sample.value for family in each.collect() for sample in family.samples}
+        for each in (at_once, one_by_one)
+    )
     assert one == pytest.approx(other)
 
 

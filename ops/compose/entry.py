@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
         status = subprocess.run([sys.executable, "-m", "ops.prepare"], env=environment, check=False).returncode
         if status != 0:
             return status
+    environment.pop("OWNER_DATABASE_URL", None)  # who serves does not know the owner
     # In the same process, so that signals reach the service.
     return os.execvpe(arguments[0], arguments, environment)  # noqa: S606
 

@@ -3,8 +3,9 @@
     python -m ops.compose.secret_files
 
 writes what is missing. Files, because what stands in compose's ``environment`` or ``command`` is shown by
-``docker inspect`` and ``ps`` for as long as the container lives. Each server is in the group of its own file and can
-read no other; all of them belong to the service's user, who writes them here and reads them in its containers.
+``docker inspect`` and ``ps`` for as long as the container lives. Redis is in the group of its own file and can read no
+other, PostgreSQL is told its by ops/compose/prepare.py; all of them belong to the service's user, who writes them here
+and reads them in its containers.
 """
 
 import os
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ops import roles
+
 FOLDER = Path("/run/wallet-secrets")
-# Known to docker-compose.yml too, which puts the servers' containers into them.
-POSTGRES_GROUP = 10011
+# Known to docker-compose.yml too, which puts the server's container into it.
 REDIS_GROUP = 10012
 # requirepass, as redis-server reads it.
 REDIS_CONFIGURATION = "redis.conf"
@@ -41,7 +43,8 @@ class Secret:
         return self.setting.lower()
 
 
-POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD", group=POSTGRES_GROUP)
+# The service's own; the owner of the database has none (ops/compose/prepare.py).
+POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD")
 REDIS_PASSWORD = Secret("REDIS_PASSWORD")
 ADMIN_PASSWORD = Secret("ADMIN_PASSWORD")
 JWT_SECRET = Secret("JWT_SECRET", generated=False)
@@ -59,7 +62,7 @@ def write(folder: Path, given: Mapping[str, str]) -> None:
         BadSecret: names the setting, never its value. Nothing was written.
     """
     for secret in SECRETS:
-        # The shell that hands the file to PostgreSQL would lose a newline at its end.
+        # A line is what the formats can hold that it is written in.
         if not given.get(secret.setting, "").isprintable():
             raise BadSecret(f"{secret.setting}: must be one line of printable characters")
     for secret in SECRETS:
@@ -79,7 +82,8 @@ def settings(folder: Path) -> dict[str, str]:
     found = {secret: (folder / secret.file).read_text() for secret in SECRETS if (folder / secret.file).exists()}
     result = {secret.setting: found[secret] for secret in (ADMIN_PASSWORD, JWT_SECRET) if secret in found}
     if POSTGRES_PASSWORD in found:
-        result["DATABASE_URL"] = f"postgresql://wallet:{quote(found[POSTGRES_PASSWORD], safe='')}@postgres:5432/wallet"
+        password = quote(found[POSTGRES_PASSWORD], safe="")
+        result["DATABASE_URL"] = f"postgresql://{roles.SERVICE}:{password}@postgres:5432/{roles.DATABASE}"
     if REDIS_PASSWORD in found:
         result["REDIS_URL"] = f"redis://:{quote(found[REDIS_PASSWORD], safe='')}@redis:6379/0"
     return result

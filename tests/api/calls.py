@@ -46,6 +46,7 @@ STATUS_OF = {
     "self_transfer_invalid": 422,
     "balance_overflow": 422,
     "idempotency_key_reused": 422,
+    "rate_limited": 429,
     "unavailable": 503,
     "outcome_unknown": 503,
 }

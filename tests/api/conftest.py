@@ -11,8 +11,10 @@ from sqlalchemy import Engine, text
 
 from api.app import create_app
 from config import Settings
+from jobs.queue import make_cache
 from models.ledger import post
 from tests.api.calls import fund
+from tests.api.document import DocumentedClient
 from tests.proxy import TcpProxy
 
 
@@ -32,7 +34,7 @@ class AppMaker(Protocol):
 
 
 @pytest.fixture
-def make_app(database_url: str, redis_url: str, settings: Settings, engine: Engine) -> Iterator[AppMaker]:
+def make_app(service_database_url: str, redis_url: str, settings: Settings, engine: Engine) -> Iterator[AppMaker]:
     """A maker of applications on empty tables that differ from ``app`` in the settings given."""
     del engine  # asked for to be emptied
     apps: list[Flask] = []
@@ -40,16 +42,17 @@ def make_app(database_url: str, redis_url: str, settings: Settings, engine: Engi
     def make(**overrides: object) -> Flask:
         same = settings.model_dump(exclude={"database_url", "redis_url", "admin_password"})
         secrets = {
-            "database_url": database_url,
+            "database_url": service_database_url,
             "redis_url": redis_url,
             "admin_password": settings.admin_password.get_secret_value(),
         }
         apps.append(create_app(Settings.model_validate(same | secrets | overrides)))
+        apps[-1].test_client_class = DocumentedClient
         return apps[-1]
 
     yield make
     for app in apps:
-        app.extensions["wallet"].engine.dispose()
+        app.extensions["wallet"].close()
 
 
 @pytest.fixture
@@ -85,14 +88,17 @@ def books(engine: Engine) -> Callable[[], Books]:
 
 
 @pytest.fixture
-def settle(engine: Engine) -> Callable[[str], None]:
+def settle(engine: Engine, settings: Settings) -> Iterator[Callable[[str], None]]:
     """Post a transfer as a worker would."""
+
+    cache = make_cache(settings, engine)
 
     def settle(job_id: str) -> None:
         with engine.begin() as connection:
-            post(connection, [int(job_id)])
+            post(connection, [int(job_id)], evict=cache.evict)
 
-    return settle
+    yield settle
+    cache.close()
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from tests.api.calls import Json, decode
+from tests.api.document import Exchange, check, lowered
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"
@@ -39,8 +41,8 @@ class Gunicorn:
 
     port: int
     log: Path
-    # Of the master.
-    pid: int
+    # The master.
+    process: subprocess.Popen[bytes]
 
     def ask(
         self,
@@ -55,9 +57,12 @@ class Gunicorn:
         try:
             chunked = body is not None and not isinstance(body, bytes)
             sent = dict(headers or {}) | ({"Transfer-Encoding": "chunked"} if chunked else {})
-            connection.request(method, path, body, sent, encode_chunked=chunked)
+            pieces = [body] if isinstance(body, bytes) else list(body or ())
+            connection.request(method, path, iter(pieces) if chunked else body, sent, encode_chunked=chunked)
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            _check(method, path, sent, b"".join(pieces), answer)
+            return answer
         finally:
             connection.close()
 
@@ -84,6 +89,22 @@ class Gunicorn:
         return self.log.read_text().rpartition("\n")[0].splitlines()
 
 
+def _check(method: str, url: str, sent: Mapping[str, str], body: bytes, answer: Answer) -> None:
+    """Hold what was said against the document."""
+    path, _, query = url.partition("?")
+    exchange = Exchange(
+        method=method,
+        path=unquote(path),
+        query=query,
+        sent=lowered(sent),
+        body=body,
+        status=answer.status,
+        headers=answer.headers,
+        answer=answer.body,
+    )
+    check(exchange)
+
+
 def json_of(user: int) -> dict[str, str]:
     """Return the headers of a user's JSON body."""
     return {"Authorization": str(user), "Content-Type": "application/json"}
@@ -95,7 +116,7 @@ def encode(body: Json) -> bytes:
 
 
 @contextmanager
-def gunicorn(log: Path, **environment: str) -> Iterator[Gunicorn]:
+def gunicorn(log: Path, root: Path = ROOT, /, **environment: str) -> Iterator[Gunicorn]:
     """Run the server on a socket of ours, so that no port is ever guessed: requests wait there until it is up."""
     with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as output:
         command = [
@@ -103,21 +124,21 @@ def gunicorn(log: Path, **environment: str) -> Iterator[Gunicorn]:
             "-m",
             "gunicorn",
             "-c",
-            str(CONFIGURATION),
+            "ops/gunicorn.conf.py",
             "-b",
             f"fd://{listener.fileno()}",
             "wsgi:app",
         ]
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             env={key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}} | environment,
             pass_fds=[listener.fileno()],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Gunicorn(listener.getsockname()[1], log, process.pid)
+            yield Gunicorn(listener.getsockname()[1], log, process)
         finally:
             process.send_signal(signal.SIGTERM)
             try:

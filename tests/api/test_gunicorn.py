@@ -1,6 +1,7 @@
 """What a test client cannot show: chunks, threads, what the server itself answers, and what it writes to its log."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,9 +40,9 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture(scope="module")
-def postgres(database_url: str) -> Iterator[TcpProxy]:
+def postgres(service_database_url: str) -> Iterator[TcpProxy]:
     """What stands between the server and PostgreSQL."""
-    with TcpProxy.before(database_url) as proxy:
+    with TcpProxy.before(service_database_url) as proxy:
         yield proxy
 
 
@@ -153,6 +154,8 @@ def test_a_broken_request_is_refused_and_moves_nothing(
     head = b"POST /api/deposit/v1 HTTP/1.1\r\nHost: x\r\nAuthorization: 1\r\nContent-Type: application/json\r\n"
     answered = server.send_raw(head + b"Connection: close\r\n" + request_tail)
     assert answered[9:10] == b"4", answered
+    assert re.search(rb"\r\nX-Request-ID: \S", answered, re.IGNORECASE), answered
+    assert re.search(rb"\r\ntraceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]\r\n", answered, re.IGNORECASE), answered
     assert books() == before
     assert server.get("/healthz").status == 200
 

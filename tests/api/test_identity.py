@@ -8,8 +8,28 @@ from flask.testing import FlaskClient
 
 from api.errors import ApiError
 from api.identity import require_admin
-from tests.api.calls import ADMIN, BALANCE, HISTORY, JOBS, MAX_INT64, MOVES, answer, ask, basic, fund, get, problem
-from tests.api.conftest import Books
+from tests.api.calls import (
+    ADMIN,
+    BALANCE,
+    DEPOSIT,
+    HISTORY,
+    JOBS,
+    MAX_INT64,
+    MOVES,
+    WITHDRAW,
+    answer,
+    ask,
+    basic,
+    decode,
+    fund,
+    get,
+    post,
+    problem,
+)
+from tests.api.conftest import AppMaker, Books
+from tests.api.provider import SECRET, SigningKey, bearer, provider, signed
+
+DEAD_LETTERS = "/api/dead-letters/v1"
 
 NOBODY = [
     None,
@@ -97,3 +117,104 @@ def test_only_administrators_pass_where_they_alone_may(app: Flask, credentials: 
             require_admin()
         assert refusal.value.code == code
         assert ("WWW-Authenticate" in refusal.value.headers) == (code == "unauthorized")
+
+
+@pytest.fixture
+def jwt_client(make_app: AppMaker) -> FlaskClient:
+    """A client of an application that takes tokens, signed with the secret."""
+    return make_app(auth_mode="jwt", jwt_secret=SECRET).test_client()
+
+
+def test_a_token_is_its_user_everywhere(jwt_client: FlaskClient) -> None:
+    token = bearer(signed())
+    answer(post(jwt_client, DEPOSIT, {"amount": 10_000}, user=bearer(signed(sub="2"))))
+    answer(post(jwt_client, DEPOSIT, {"amount": 10_000}, user=token))
+    for path, body in MOVES.items():
+        moved = post(jwt_client, path, body, user=token.replace("Bearer", "bEARER"), key=path)
+        assert moved.status_code in {200, 202}
+        job_id = decode(moved.data).get("job_id", decode(moved.data).get("transfer_id"))
+        answer(get(jwt_client, f"{JOBS}/{job_id}", user=token))
+        assert post(jwt_client, path, body, user=token, key=path).headers["Idempotency-Replayed"] == "true"
+    assert answer(get(jwt_client, BALANCE, user=token)) == {"balance": 9_933}
+    assert get(jwt_client, HISTORY, user=token).status_code == 200
+    answer(get(jwt_client, f"{JOBS}/{job_id}", user=ADMIN))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "said"),
+    [
+        # Who has sent nothing has made no error (RFC 6750, 3.1).
+        (None, ""),
+        ("1", ', error="invalid_token", error_description="Authorization must be a bearer token."'),
+        (ADMIN, ', error="invalid_token", error_description="Authorization must be a bearer token."'),
+        ("Bearer", ', error="invalid_token", error_description="The token is not well-formed."'),
+        ("Bearer 1", ', error="invalid_token", error_description="The token is not well-formed."'),
+        (bearer(signed(exp=1)), ', error="invalid_token", error_description="The token has expired."'),
+    ],
+    ids=lambda value: repr(value)[:16],
+)
+def test_whoever_has_no_good_token_is_told_why(jwt_client: FlaskClient, credentials: str | None, said: str) -> None:
+    for path in (*MOVES, BALANCE, HISTORY):
+        response = ask(jwt_client, "POST" if path in MOVES else "GET", path, user=credentials, body=MOVES.get(path))
+        problem(response, "unauthorized")
+        assert response.headers["WWW-Authenticate"] == f'Bearer realm="wallet"{said}'
+
+
+def test_in_user_id_mode_a_token_is_nobody(client: FlaskClient) -> None:
+    response = get(client, BALANCE, user=bearer(signed()))
+    problem(response, "unauthorized")
+    assert response.headers["WWW-Authenticate"] == 'UserId realm="wallet"'
+
+
+def test_a_user_with_a_token_is_no_administrator(jwt_client: FlaskClient) -> None:
+    problem(get(jwt_client, DEAD_LETTERS, user=bearer(signed())), "forbidden")
+    for nobody in (None, "1", bearer(signed(exp=1)), basic("admin", "wrong")):
+        response = get(jwt_client, DEAD_LETTERS, user=nobody)
+        problem(response, "unauthorized")
+        assert response.headers["WWW-Authenticate"].startswith("Basic ")
+    answer(get(jwt_client, DEAD_LETTERS, user=ADMIN))
+
+
+@pytest.mark.parametrize(
+    ("granted", "may"),
+    [
+        ({}, False),
+        ({"scope": "read deposits wallet:deposit2 wallet"}, False),
+        ({"scope": "read wallet:deposit"}, True),
+        ({"scp": ["wallet:deposit"]}, True),
+    ],
+)
+def test_with_a_deposit_scope_only_its_holders_make_money(
+    make_app: AppMaker, books: Callable[[], Books], granted: dict[str, object], *, may: bool
+) -> None:
+    client = make_app(auth_mode="jwt", jwt_secret=SECRET, deposit_scope="wallet:deposit").test_client()
+    answer(post(client, DEPOSIT, {"amount": 100}, user=bearer(signed(scope="wallet:deposit"))))
+    token = bearer(signed(**granted))
+    before = books()
+    response = post(client, DEPOSIT, {"amount": 67}, user=token)
+    if may:
+        assert answer(response)["balance"] == 167
+    else:
+        problem(response, "forbidden")
+        challenge = 'Bearer realm="wallet", error="insufficient_scope", scope="wallet:deposit"'
+        assert response.headers["WWW-Authenticate"] == challenge
+        assert books() == before
+    # It is about deposits alone.
+    answer(post(client, WITHDRAW, {"amount": 67}, user=token))
+
+
+def test_with_the_provider_down_known_keys_go_on_and_nobody_is_called_a_liar(make_app: AppMaker) -> None:
+    known, unknown = SigningKey("known"), SigningKey("unknown")
+    with provider(known) as running:
+        settings = {"auth_mode": "jwt", "jwt_jwks_url": running.url}
+        client, other = make_app(**settings).test_client(), make_app(**settings).test_client()
+        answer(post(client, DEPOSIT, {"amount": 67}, user=bearer(known.sign())))
+    answer(get(client, BALANCE, user=bearer(known.sign(jti="another"))))
+    problem(get(client, BALANCE, user=bearer(signed())), "unauthorized")
+    # The provider, which was asked a moment ago, had no such key.
+    problem(get(client, BALANCE, user=bearer(unknown.sign())), "unauthorized")
+    # This one never got any: whoever has a good token shall try again, not sign in again.
+    problem(get(other, BALANCE, user=bearer(known.sign())), "unavailable")
+    problem(get(other, DEAD_LETTERS, user=bearer(known.sign())), "unavailable")
+    problem(get(other, BALANCE, user=bearer(signed())), "unauthorized")
+    answer(get(other, DEAD_LETTERS, user=ADMIN))

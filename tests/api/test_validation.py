@@ -294,8 +294,3 @@ def test_a_history_parameter_that_is_no_number_is_named(funded: FlaskClient, nam
 )
 def test_a_history_parameter_out_of_its_range_is_refused(funded: FlaskClient, query: str) -> None:
     assert query.partition("=")[0] in problem(get(funded, f"{HISTORY}?{query}"), "bad_input")["detail"]
-
-
-@pytest.mark.parametrize("page", [1, 2])
-def test_a_page_and_a_cursor_together_are_refused(funded: FlaskClient, page: int) -> None:
-    problem(get(funded, f"{HISTORY}?page={page}&cursor=5"), "bad_input")

@@ -65,6 +65,30 @@ def test_nobody_waits_longer_than_asked() -> None:
     assert time.monotonic() - began >= 0.05
 
 
+def test_a_room_that_closes_ends_the_waits_that_run_and_those_to_come() -> None:
+    room = WaitingRoom(seats=1)
+    looks = 0
+
+    def look() -> Transfer:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            room.close(within_s=0)
+        return transfer(Status.PENDING)
+
+    assert room.wait_until_final(look, 20).status is Status.PENDING
+    assert looks == 3
+    assert room.wait_until_final(look, 20).status is Status.PENDING
+    assert looks == 4
+
+
+def test_until_a_room_is_closed_what_ends_in_time_is_waited_for() -> None:
+    room = WaitingRoom(seats=1)
+    room.close(within_s=20)
+    looks = chain(repeat(transfer(Status.PENDING), 3), repeat(transfer(Status.POSTED)))
+    assert room.wait_until_final(lambda: next(looks), 20).status is Status.POSTED
+
+
 def test_a_failed_look_gives_the_seat_back() -> None:
     room = WaitingRoom(seats=1, sleep=Pauses())
     looks = iter([transfer(Status.PENDING)])

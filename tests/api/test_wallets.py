@@ -161,6 +161,14 @@ def test_a_cursor_walks_on_without_gaps_or_repeats_while_rows_arrive(client: Fla
     assert body["next_cursor"] is None
 
 
+@pytest.mark.parametrize("number", [1, 2, 10**12])
+def test_a_cursor_goes_before_a_page(client: FlaskClient, number: int) -> None:
+    for amount in (1, 2, 3):
+        fund(client, 1, amount=amount)
+    body = page(client, f"page={number}&page_size=1&cursor=3")
+    assert ([row["amount"] for row in body["transactions"]], body["page"]) == ([2], None)
+
+
 def test_a_page_size_of_100_is_served_and_exactly_full_pages_end(client: FlaskClient) -> None:
     fund(client, 1, amount=1)
     assert page(client, "page_size=100")["page_size"] == 100

@@ -30,12 +30,14 @@ class Call:
 class Client(threading.Thread):
     """Sends random requests until told to stop, one at a time, and keeps what was answered."""
 
-    def __init__(self, name: str, port: int, *, users: int, seed: int) -> None:
+    def __init__(self, name: str, port: int, *, users: int, seed: int, keeps_alive: bool = True) -> None:
+        """Without ``keeps_alive`` every request has a connection of its own."""
         super().__init__(name=name, daemon=True)
         self.calls: list[Call] = []
         self.statuses: Counter[int | str] = Counter()
         self._port = port
         self._users = users
+        self._keeps_alive = keeps_alive
         self._random = random.Random(seed)
         self._stopping = threading.Event()
         self._connection: http.client.HTTPConnection | None = None
@@ -84,6 +86,9 @@ class Client(threading.Thread):
         except BaseException:
             self.close()
             raise
+        finally:
+            if not self._keeps_alive:
+                self.close()
 
     def _send_until_answered(self, call: Call) -> None:
         while True:

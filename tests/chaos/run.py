@@ -3,6 +3,7 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,16 +62,33 @@ class Report:
 
 def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Report:
     """Run chaos for a while and audit what is left."""
-    report = Report()
     rng = random.Random(seed)
-    with Stack(home, WORKERS="2", RETRY_DELAYS="0.2,0.5,1,2,4", LOG_LEVEL="WARNING") as stack:
-        clients = [Client(f"client{n}", stack.port, users=USERS, seed=rng.randrange(2**32)) for n in range(CLIENTS)]
+
+    def trouble(stack: Stack, _clients: list[Client], report: Report) -> None:
+        _cause_faults(stack, rng, report, seconds=seconds, pause_s=pause_s)
+
+    return run_under_load(Stack(home, WORKERS="2", RETRY_DELAYS="0.2,0.5,1,2,4", LOG_LEVEL="WARNING"), trouble, rng)
+
+
+def run_under_load(
+    service: Stack, trouble: Callable[[Stack, list[Client], Report], None], rng: random.Random
+) -> Report:
+    """Load a service while it is given trouble, let it settle, and audit what is left.
+
+    Half of the clients keep their connections, the others make a new one for each request.
+    """
+    report = Report()
+    with service as stack:
+        clients = [
+            Client(f"client{n}", stack.port, users=USERS, seed=rng.randrange(2**32), keeps_alive=n % 2 == 0)
+            for n in range(CLIENTS)
+        ]
         opening = Client("opening", stack.port, users=USERS, seed=0)
         for user in range(1, USERS + 1):
             opening.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
         for client in clients:
             client.start()
-        _cause_faults(stack, rng, report, seconds=seconds, pause_s=pause_s)
+        trouble(stack, clients, report)
         for client in clients:
             client.stop()
         for client in clients:

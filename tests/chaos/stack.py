@@ -15,6 +15,7 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 60.0
 
 
 class Stack:
@@ -43,9 +44,10 @@ class Stack:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Start it, again if it has run before, and return when it is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / "output").open("wb") as output:
+        with (self.home / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ops.stack"],
                 cwd=ROOT,
@@ -55,15 +57,34 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until((self.home / "run" / "stack.json").exists, START_TIMEOUT_S, "the stack is ready")
+        ready = self.home / "run" / "stack.json"
+        wait_until(lambda: ready.exists() or not self.is_running, START_TIMEOUT_S, "the stack is ready")
+        assert self.is_running, (self.home / "output").read_text()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Tell it to stop, and return its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it takes longer than that.
+        """
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
+            self.stop()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:

@@ -120,7 +120,7 @@ class WorkerStarter(Protocol):
 
 @pytest.fixture
 def start_worker(
-    nursery: WorkerNursery, books: Engine, redis_client: redis.Redis, database_url: str, redis_url: str
+    nursery: WorkerNursery, books: Engine, redis_client: redis.Redis, service_database_url: str, redis_url: str
 ) -> Iterator[WorkerStarter]:
     """A starter of worker processes on this test's servers."""
     del books, redis_client  # asked for to be emptied
@@ -133,7 +133,7 @@ def start_worker(
         **settings: str,
     ) -> WorkerProcess:
         environment = {
-            "DATABASE_URL": database_url,
+            "DATABASE_URL": service_database_url,
             "REDIS_URL": redis_url,
             "RETRY_DELAYS": "0,0",
             "LOG_LEVEL": "INFO",

@@ -42,6 +42,7 @@ POSTPONE = "jobs.rq_keys:RqKeys.postpone"
 BURY = "jobs.rq_keys:RqKeys.bury"
 REAP = "jobs.rq_keys:RqKeys.reap"
 ENQUEUE = "jobs.rq_keys:RqKeys.enqueue"
+PUSH = "jobs.queue:TransferQueue._push"
 POST = "jobs.transfers:post"
 SETTLE = "jobs.transfers:Settler.settle"
 REOPEN = "jobs.transfers:Settler.reopen"
@@ -206,7 +207,7 @@ def test_a_relay_killed_while_it_brings_back_what_was_lost(
     assert_redis_agrees(books, redis_client, [*leased, *lost])
 
 
-@points([(ENQUEUE, "before"), (ENQUEUE, "after")])
+@points([(PUSH, "before"), (PUSH, "after")])
 def test_an_api_process_killed_while_it_enqueues_what_it_has_accepted(
     *,
     books: Engine,

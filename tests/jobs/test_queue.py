@@ -1,6 +1,7 @@
 """The way onto the queue from a request: it never raises, costs a silent Redis one timeout, and loses nothing."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from jobs.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, conne
 from jobs.relay import Relay
 from jobs.rq_keys import FAILED, RqKeys
 from models.attempts import Due
+from models.redis_line import Command
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
@@ -40,13 +42,13 @@ def queue(redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock) -> Ite
 def attempts(queue: TransferQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ids that were really sent to Redis."""
     sent: list[int] = []
-    enqueue = queue._keys.enqueue
+    ask = queue._line.ask
 
-    def counted(jobs: list[object], *, lost: bool = False) -> int:
-        sent.extend(job.id for job in jobs)  # type: ignore[attr-defined]
-        return enqueue(jobs, lost=lost)  # type: ignore[arg-type]
+    def counted(*commands: Command) -> list[Any]:
+        sent.extend(int(command[3 + 6 + 6]) for command in commands)  # after the script, its keys, what jobs share
+        return ask(*commands)
 
-    monkeypatch.setattr(queue._keys, "enqueue", counted)
+    monkeypatch.setattr(queue._line, "ask", counted)
     return sent
 
 

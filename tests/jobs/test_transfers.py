@@ -65,9 +65,9 @@ def lock_timeouts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many transfers stood in each posting that gave up on a lock."""
     found: list[int] = []
 
-    def counting(connection: Connection, ids: Sequence[int], *, wait_for_locks: bool = True) -> Posting:
+    def counting(connection: Connection, ids: Sequence[int], **how: Any) -> Posting:
         try:
-            return post(connection, ids, wait_for_locks=wait_for_locks)
+            return post(connection, ids, **how)
         except DBAPIError as error:
             if sqlstate(error) == jobs.transfers.LOCK_NOT_AVAILABLE:
                 found.append(len(ids))
@@ -641,9 +641,16 @@ def test_alone_a_database_that_is_away_is_an_error_that_costs_no_attempt(
 
 
 @pytest.fixture
-def stock_environment(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Iterator[dict[str, str]]:
+def stock_environment(
+    monkeypatch: pytest.MonkeyPatch, service_database_url: str, redis_url: str
+) -> Iterator[dict[str, str]]:
     """What the job's function reads when RQ's own worker calls it: one retry, at once."""
-    own = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "RETRY_DELAYS": "0", "STATEMENT_TIMEOUT_MS": "8000"}
+    own = {
+        "DATABASE_URL": service_database_url,
+        "REDIS_URL": redis_url,
+        "RETRY_DELAYS": "0",
+        "STATEMENT_TIMEOUT_MS": "8000",
+    }
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     jobs.transfers._settler_of_this_process.cache_clear()

@@ -265,14 +265,19 @@ def test_the_patience_with_a_silent_redis_is_ours_and_not_rqs(make_worker: Worke
     assert jobs.worker.LEASE_S > ANSWER_TIMEOUT_S > jobs.worker.IDLE_WAIT_S
 
 
+@pytest.mark.parametrize("fault", ["refuses", "hangs"])
 def test_a_worker_stops_when_told_while_redis_is_away(
-    redis_client: redis.Redis, redis_proxy: TcpProxy, start_worker: WorkerStarter
+    redis_client: redis.Redis, redis_proxy: TcpProxy, start_worker: WorkerStarter, fault: str
 ) -> None:
-    process = start_worker(REDIS_URL=redis_proxy.url)
+    process = start_worker(REDIS_URL=redis_proxy.url, answer_s=jobs.worker.IDLE_WAIT_S + 0.5)
     wait_until(lambda: is_idle(redis_client))
-    redis_proxy.refuse()
+    if fault == "refuses":
+        redis_proxy.refuse()
+    else:
+        redis_proxy.hold()
     wait_until(lambda: '"waiting"' in process.log.read_text())
     process.stop()
+    assert "Traceback" not in process.log.read_text()
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])

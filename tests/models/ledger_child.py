@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, insert, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import create_bounded_engine
+from models.database import Session, Statement, create_bounded_engine
 from models.errors import Fault, Refused
 from models.ledger import post
 from models.orders import Orders
@@ -25,6 +25,7 @@ from tests.models.ordering import PATIENCE_S, deposit, later, transfer, withdraw
 PENDING_SOME = text("SELECT id FROM transfers WHERE status = 'pending' ORDER BY random() LIMIT 15")
 FINAL_SOME = text("SELECT id FROM transfers WHERE status <> 'pending' ORDER BY random() LIMIT 3")
 ENTRIES_SEEN = "SELECT count(*) FROM entries"
+COUNT_ENTRIES = Statement("count_entries", ("bigint",), "SELECT count(*) FROM entries WHERE seq > $1")
 
 
 class Child:
@@ -100,8 +101,19 @@ class Child:
         }
 
     def die_before_the_commit_of_an_order(self) -> None:
-        """Move money from wallet 1 to wallet 2 and be killed when all is written and nothing committed."""
-        self.kill_at_commit()
+        """Move money from wallet 1 to wallet 2 and be killed when all is written and nothing committed.
+
+        Both travel in one message, so it is the message that is cut in two here.
+        """
+        run = Session.run
+
+        def die(session: Session, statement: Statement, *parameters: object, then: str = "") -> None:
+            run(session, statement, *parameters)
+            if then.endswith("COMMIT"):
+                say(json.dumps({"entries_written": session.rows(COUNT_ENTRIES, 0)[0][0]}))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Session.run = die  # type: ignore[method-assign, assignment]
         self.orders.execute(transfer(1, 2, 10))
 
     def die_before_the_commit_of_a_batch(self) -> None:

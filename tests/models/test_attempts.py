@@ -62,8 +62,8 @@ def test_an_attempt_that_failed_is_spent_and_the_next_is_due_after_the_delay(
         now = connection.execute(text("SELECT now()")).scalar_one()
 
     assert spent == {
-        11: Spent(generation=1, attempts=1, next_attempt_at=now + timedelta(seconds=60)),
-        12: Spent(generation=1, attempts=1, next_attempt_at=now + timedelta(milliseconds=250)),
+        11: Spent(generation=1, attempts=1, next_attempt_at=now + timedelta(seconds=60), trace="trace-11"),
+        12: Spent(generation=1, attempts=1, next_attempt_at=now + timedelta(milliseconds=250), trace="trace-12"),
     }
     row = row_of(engine, 11)
     assert (row.status, row.reason, row.attempts, row.last_error, row.completed_at) == (
@@ -78,7 +78,7 @@ def test_an_attempt_that_failed_is_spent_and_the_next_is_due_after_the_delay(
 
 
 def test_without_another_attempt_it_is_a_dead_letter(engine: Engine, pending: list[int]) -> None:
-    assert spend(engine, {11: FRESH}, None, "no luck") == {11: Spent(1, 1, None)}
+    assert spend(engine, {11: FRESH}, None, "no luck") == {11: Spent(1, 1, None, "trace-11")}
     row = row_of(engine, 11)
     assert (row.status, row.reason, row.attempts, row.last_error, row.next_attempt_at) == (
         "failed",
@@ -163,7 +163,10 @@ def test_what_kills_its_worker_is_a_dead_letter_unless_it_was_settled(engine: En
     spend(engine, {12: FRESH}, 60.0)
     with engine.begin() as connection:
         post(connection, pending[:1])
-        assert attempts.fail_lost(connection, [*pending, 999]) == {12: Spent(1, 1, None), 13: Spent(1, 0, None)}
+        assert attempts.fail_lost(connection, [*pending, 999]) == {
+            12: Spent(1, 1, None, "trace-12"),
+            13: Spent(1, 0, None, "trace-13"),
+        }
     assert row_of(engine, 11).status == "posted"
     row = row_of(engine, 12)
     assert (row.status, row.reason, row.next_attempt_at) == ("failed", "worker_lost", None)
@@ -196,7 +199,7 @@ def test_a_dead_letter_is_reopened_once_however_often_somebody_asks(engine: Engi
     assert len(reopen(engine, dict.fromkeys(pending, 1))) == 3
     assert reopen(engine, dict.fromkeys(pending, 1)) == []
     # Dead again, and whoever saw the first death does not reopen the second.
-    assert spend(engine, {11: Seen(0, 2)}, None) == {11: Spent(2, 1, None)}
+    assert spend(engine, {11: Seen(0, 2)}, None) == {11: Spent(2, 1, None, "trace-11")}
     assert reopen(engine, {11: 1}) == []
     assert len(reopen(engine, {11: 2})) == 1
     assert row_of(engine, 11).generation == 3

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, Engine, insert, select, text
 
 from models.errors import Refused
-from models.ledger import Outcome, Posting, post
+from models.ledger import Outcome, Posting, open_wallets, post
 from models.orders import Orders
 from models.settlement import Wallet
 from models.snowflake import Snowflake
@@ -335,6 +335,16 @@ def test_a_posting_is_seen_whole_or_not_at_all(engine: Engine, orders: Orders) -
         post(connection, [number])
         assert everything(engine) == before  # to everybody else, until the commit
     assert balances(engine) == {1: 30, 2: 21}
+    check_books(engine)
+
+
+def test_wallets_are_opened_without_money_and_told_from_those_that_were_there(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(2, 5))
+    with engine.begin() as connection:
+        assert open_wallets(connection, [3, 2, 1]) == {1, 3}
+        assert open_wallets(connection, [3, 2, 1]) == set()
+        assert open_wallets(connection, []) == set()
+    assert balances(engine) == {1: 0, 2: 5, 3: 0}
     check_books(engine)
 
 

@@ -437,7 +437,7 @@ def test_an_acceptance_in_doubt_is_found_even_when_the_balance_is_gone_by_then(
     acceptance = proxied_orders.accept(later(1, 2, 100))
 
     assert not acceptance.replayed
-    assert history.get_balance(1) == 0
+    assert history.get_balance(1).cents == 0
     assert history.get_transfer(acceptance.transfer_id, seen_by=1).status is Status.PENDING
 
 

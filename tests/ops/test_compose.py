@@ -7,32 +7,35 @@ import re
 import shlex
 import stat
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import psycopg2
 import pytest
 import redis
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 from rq import Worker
 from sqlalchemy import make_url
 
 from config import Settings
 from jobs.queue import transfers_queue
-from ops.compose import entry, health, secret_files
+from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
-from ops.servers import REDIS_MAX_MEMORY
+from ops.servers import REDIS_MAX_MEMORY, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("api", "worker", "secrets")
+OURS = ("api", "worker", "secrets", "prepare")
 SERVERS = ("postgres", "redis")
 STAYING = ("api", "worker", *SERVERS)
 # A line of the Dockerfile, with those it goes on in.
@@ -78,14 +81,25 @@ def test_the_secrets_cannot_be_changed_where_they_are_only_read() -> None:
         name: volume for name in SERVICES for volume in SERVICES[name]["volumes"] if volume.startswith("secrets:")
     }
     assert mounts.pop("secrets") == f"secrets:{secret_files.FOLDER}"
-    assert mounts == dict.fromkeys(STAYING, f"secrets:{secret_files.FOLDER}:ro")
+    assert mounts == dict.fromkeys(("api", "worker", "redis", "prepare"), f"secrets:{secret_files.FOLDER}:ro")
 
 
-def test_each_server_is_in_the_group_of_its_own_secret_alone() -> None:
-    groups = {"postgres": [secret_files.POSTGRES_GROUP], "redis": [secret_files.REDIS_GROUP]}
-    groups["secrets"] = groups["postgres"] + groups["redis"]
-    found = {name: [int(group) for group in service.get("group_add", [])] for name, service in SERVICES.items()}
-    assert found == {"api": [], "worker": []} | groups
+def test_nobody_but_the_preparation_can_be_the_superuser() -> None:
+    mounts = {
+        name: volume for name in SERVICES for volume in SERVICES[name]["volumes"] if volume.startswith("postgres-")
+    }
+    assert mounts == {
+        "postgres": "postgres-socket:/var/run/postgresql",
+        "prepare": f"postgres-socket:{prepare.SOCKET_FOLDER}",
+    }
+    assert SERVICES["prepare"]["restart"] == "no"
+    assert SERVICES["prepare"]["command"] == ["python", "-m", "ops.compose.prepare"]
+    assert all(entry.PREPARE not in SERVICES[name]["command"] for name in STAYING)
+
+
+def test_redis_is_in_the_group_of_its_own_secret_alone() -> None:
+    found = {name: service["group_add"] for name, service in SERVICES.items() if "group_add" in service}
+    assert found == {name: [str(secret_files.REDIS_GROUP)] for name in ("secrets", "redis")}
 
 
 def test_only_the_api_can_be_reached_and_only_from_this_machine() -> None:
@@ -116,14 +130,19 @@ def test_what_stays_up_is_restarted_and_checked_and_waited_for(name: str) -> Non
 
 
 def test_nobody_starts_before_what_it_needs() -> None:
-    needs = {name: {on: how["condition"] for on, how in SERVICES[name]["depends_on"].items()} for name in STAYING}
+    needs = {
+        name: {on: how["condition"] for on, how in SERVICES[name].get("depends_on", {}).items()}
+        for name in (*STAYING, "prepare")
+    }
     written = {"secrets": "service_completed_successfully"}
-    served = written | dict.fromkeys(SERVERS, "service_healthy")
+    prepared = {"prepare": "service_completed_successfully"}
+    served = prepared | dict.fromkeys(SERVERS, "service_healthy")
     assert needs == {
-        "postgres": written,
+        "postgres": {},
         "redis": written,
+        "prepare": written | {"postgres": "service_healthy"},
         "api": served,
-        "worker": served | {"api": "service_healthy"},
+        "worker": served,
     }
 
 
@@ -191,7 +210,7 @@ def test_secrets_are_generated_once(tmp_path: Path, groups: list[int]) -> None:
     assert set(first) == {"postgres_password", "redis_password", "admin_password", "redis.conf"}
     assert len(set(first.values())) == 4
     assert all(len(text) > secret_files.SECRET_BYTES for text in first.values())
-    assert set(groups) == {secret_files.POSTGRES_GROUP, secret_files.REDIS_GROUP}
+    assert set(groups) == {secret_files.REDIS_GROUP}
 
 
 def test_a_given_secret_wins_and_is_kept(tmp_path: Path, groups: list[int]) -> None:
@@ -214,7 +233,7 @@ def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path) -> None
 def test_nobody_else_may_read_or_write_a_secret(tmp_path: Path) -> None:
     secret_files.write(tmp_path, {})
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"postgres_password": 0o440, "redis.conf": 0o440, "redis_password": 0o400, "admin_password": 0o400}
+    assert modes == {"postgres_password": 0o400, "redis.conf": 0o440, "redis_password": 0o400, "admin_password": 0o400}
 
 
 def test_a_secret_of_two_lines_is_refused_by_name(tmp_path: Path) -> None:
@@ -266,13 +285,15 @@ def test_the_entry_becomes_the_program_with_the_secrets_in_its_environment(
 ) -> None:
     secret_files.write(secrets_folder, {"ADMIN_PASSWORD": "from the file", "POSTGRES_PASSWORD": "p"})
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+    monkeypatch.setenv("OWNER_DATABASE_URL", "postgresql://owner")
     with pytest.raises(_Became) as became:
         entry.main(["python", "worker.py"])
     program, arguments, environment = became.value.args
     assert (program, arguments) == ("python", ["python", "worker.py"])
     assert environment["ADMIN_PASSWORD"] == "from the file"
-    assert environment["DATABASE_URL"] == "postgresql://wallet:p@postgres:5432/wallet"
+    assert environment["DATABASE_URL"] == "postgresql://wallet_service:p@postgres:5432/wallet"
     assert environment["REDIS_URL"] == "redis://elsewhere"
+    assert "OWNER_DATABASE_URL" not in environment
 
 
 @pytest.mark.usefixtures("groups")
@@ -305,6 +326,51 @@ def test_the_service_starts_only_on_a_prepared_database(monkeypatch: pytest.Monk
     assert entry.main(["--prepare", "gunicorn"]) == 1
     with pytest.raises(_Became):
         entry.main(["--prepare", "gunicorn"])
+
+
+@pytest.fixture
+def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresServer]:
+    """A server that trusts whoever comes through its socket, as the container's does."""
+    with tempfile.TemporaryDirectory(prefix="wallet-socket-") as socket_folder:  # short enough for a socket's path
+        Path(socket_folder).chmod(0o777)
+        with PostgresServer(tmp_path / "home", settings={"unix_socket_directories": socket_folder}) as server:
+            rules = server.data / "pg_hba.conf"
+            rules.write_text("local all all trust\n" + rules.read_text())
+            server.stop()
+            server.start()
+            monkeypatch.setattr(prepare, "SOCKET_FOLDER", Path(socket_folder))
+            monkeypatch.setenv("PGPORT", str(server.port))
+            yield server
+
+
+def _prepare(postgres: PostgresServer, redis_url: str) -> int:
+    service = {"DATABASE_URL": f"postgresql://wallet_service:{quote(NASTY, safe='')}@127.0.0.1:{postgres.port}/wallet"}
+    return prepare.main({**os.environ, **service, "REDIS_URL": redis_url, "DEMO_WALLETS": "1"})
+
+
+@pytest.mark.usefixtures("groups")
+def test_an_old_volume_gets_roles_tables_and_a_new_password_and_keeps_its_data(
+    postgres: PostgresServer, secrets_folder: Path, redis_url: str
+) -> None:
+    secret_files.write(secrets_folder, {"POSTGRES_PASSWORD": NASTY})
+    assert _prepare(postgres, redis_url) == 0
+    assert _prepare(postgres, redis_url) == 0
+    service = make_dsn(host="127.0.0.1", port=postgres.port, dbname="wallet", user="wallet_service", password=NASTY)
+    with closing(psycopg2.connect(service)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT sum(balance) FROM wallets")
+        assert cursor.fetchone() == (20_000,)
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(postgres.url)
+
+
+@pytest.mark.usefixtures("groups")
+def test_without_postgres_the_preparation_fails_in_one_line(
+    secrets_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret_files.write(secrets_folder, {})
+    monkeypatch.setattr(prepare, "SOCKET_FOLDER", secrets_folder)
+    assert prepare.main(os.environ) == 1
+    assert capsys.readouterr().err.startswith("cannot make the database's roles: ")
 
 
 @contextmanager

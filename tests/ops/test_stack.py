@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 from ops.processes import process_identity, wait_for
+from ops.servers import PostgresServer
+from tests.ops.test_servers import ask
+from tests.samples import Samples
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.stack
@@ -87,6 +90,12 @@ def get(run: Run, path: str) -> tuple[int, Any]:
         return answer.status, json.loads(answer.read())
 
 
+def scrape(run: Run) -> Samples:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+        connection.request("GET", "/metrics")
+        return Samples.of(connection.getresponse().read())
+
+
 @pytest.fixture
 def runs() -> Iterator[list[Run]]:
     started: list[Run] = []
@@ -117,6 +126,62 @@ def test_the_stack_starts_tells_what_is_up_and_stops_on_sigterm(tmp_path: Path, 
         assert all(isinstance(json.loads(line), dict) for line in log.read_text().splitlines()), log
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_who_serves_does_not_know_the_owner_and_no_command_line_tells_a_secret(tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(run := Run(tmp_path))
+    state = run.wait_until_up()
+    secrets = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+    who = (
+        "SELECT string_agg(DISTINCT usename, ' ') FROM pg_stat_activity WHERE application_name ~ '^wallet-(api|worker)'"
+    )
+    assert ask(state["postgres"]["url"], who) == "wallet_service"
+    environment = environment_of(state["workers"][0]["pid"])
+    assert environment["DATABASE_URL"].startswith("postgresql://wallet_service:")
+    for name in ("postgres_wallet", "postgres_superuser"):
+        assert secrets[name] not in " ".join(environment.values())
+    for pid in (state["postgres"]["pid"], state["redis"]["pid"]):
+        assert not set(secrets.values()) & set(environment_of(pid).values())
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert [name for name, value in secrets.items() if value in shown] == []
+    assert run.finish() == 0
+    readable = [path for path in tmp_path.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o044]
+    assert readable == []
+
+
+def test_with_two_roles_of_ones_own_one_migrates_and_the_other_serves(tmp_path: Path, runs: list[Run]) -> None:
+    with PostgresServer(tmp_path / "elsewhere") as server:
+        urls = {"DATABASE_URL": server.service_url, "OWNER_DATABASE_URL": server.url}
+        runs.append(run := Run(tmp_path / "home", settings=urls))
+        state = run.wait_until_up()
+        assert state["postgres"] == {"url": server.url, "pid": None}
+        assert environment_of(state["workers"][0]["pid"]).keys() & urls.keys() == {"DATABASE_URL"}
+        assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+        assert run.finish() == 0
+
+
+def test_one_role_of_ones_own_migrates_and_serves(tmp_path: Path, runs: list[Run]) -> None:
+    with PostgresServer(tmp_path / "elsewhere") as server:
+        runs.append(run := Run(tmp_path / "home", settings={"DATABASE_URL": server.url}))
+        assert run.wait_until_up()["postgres"] == {"url": server.url, "pid": None}
+        assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+        assert run.finish() == 0
+
+
+def test_a_role_that_may_not_migrate_is_told_in_one_line(tmp_path: Path, runs: list[Run]) -> None:
+    with PostgresServer(tmp_path / "elsewhere") as server:
+        runs.append(run := Run(tmp_path / "home", settings={"DATABASE_URL": server.service_url}))
+        output = run.output()
+    assert "permission denied for schema public" in output
+    assert "Traceback" not in output
+    assert run.process.returncode == 1
+
+
 def test_what_is_killed_comes_back_alone(tmp_path: Path, runs: list[Run]) -> None:
     runs.append(run := Run(tmp_path))
     before = run.wait_until_up()
@@ -128,6 +193,27 @@ def test_what_is_killed_comes_back_alone(tmp_path: Path, runs: list[Run]) -> Non
     assert run.state()["postgres"] == before["postgres"]
     assert run.state()["redis"]["url"] == before["redis"]["url"]
     assert run.finish() == 0
+
+
+def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Path, runs: list[Run]) -> None:
+    def relay_passes(run: Run) -> float:
+        return scrape(run).value("wallet_relay_passes_total", result="ok")
+
+    runs.append(run := Run(tmp_path))
+    worker = run.wait_until_up()["workers"][0]["pid"]
+    for _ in range(3):
+        assert get(run, "/healthz")[0] == 200
+    assert wait_for(lambda: relay_passes(run) >= 2, 30)
+    before = scrape(run)
+    os.kill(worker, signal.SIGKILL)
+    assert wait_for(lambda: worker not in run.pids(), 5)
+    assert wait_for(lambda: relay_passes(run) > before.value("wallet_relay_passes_total", result="ok"), 30)
+    assert list(scrape(run).fallen_since(before)) == []
+    assert run.finish() == 0
+    runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
+    again.wait_until_up()
+    assert scrape(again).sum("wallet_http_request_duration_seconds_count", route="/healthz") == 0
+    assert again.finish() == 0
 
 
 def test_a_second_run_is_refused_and_the_first_one_stays(tmp_path: Path, runs: list[Run]) -> None:
@@ -167,6 +253,11 @@ def test_a_stop_during_the_start_is_orderly(tmp_path: Path, runs: list[Run]) -> 
         ({"AUTH_MODE": "trust"}, "configuration error: AUTH_MODE: "),
         ({"HOST": "0.0.0.0"}, "configuration error: HOST=0.0.0.0 "),  # noqa: S104
         ({"DATABASE_URL": "mysql://nowhere"}, "configuration error: DATABASE_URL: "),
+        ({"OWNER_DATABASE_URL": "postgresql://nowhere"}, "configuration error: OWNER_DATABASE_URL needs DATABASE_URL"),
+        (
+            {"DATABASE_URL": "postgresql://nowhere", "OWNER_DATABASE_URL": "mysql://nowhere"},
+            "configuration error: OWNER_DATABASE_URL: ",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import ConfigurationError
-from ops.processes import Child, Command, Spec, StackError, rotate_log, wait_for, write_private
+from ops.processes import Child, Command, Spec, StackError, wait_for, write_private
 from ops.supervisor import Restarts, Supervisor
 
 FOREVER = "import time; time.sleep(600)"
@@ -211,15 +211,12 @@ def test_a_child_is_launched_once(scene: Scene) -> None:
     child.kill()
 
 
-def test_a_large_log_is_put_aside(tmp_path: Path) -> None:
-    log = tmp_path / "a.log"
-    log.write_text("12345")
-    rotate_log(log, max_bytes=5)
-    assert log.exists()
-    log.write_text("123456")
-    rotate_log(log, max_bytes=5)
-    assert not log.exists()
-    assert (tmp_path / "a.log.1").read_text() == "123456"
+def test_every_round_is_told(scene: Scene) -> None:
+    rounds: list[float] = []
+    supervisor = Supervisor(scene.nudge, say=lambda *_, **__: None, on_round=lambda: rounds.append(scene.now))
+    supervisor.run_once()
+    supervisor.run_once()
+    assert len(rounds) == 2
 
 
 def test_a_private_file_is_replaced_in_one_step(tmp_path: Path) -> None:

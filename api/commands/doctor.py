@@ -1,0 +1,124 @@
+"""``flask doctor``: is everything as it has to be, and how to mend what is not."""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import click
+import orjson
+from flask.cli import with_appcontext
+from pydantic import SecretStr
+from redis import RedisError
+
+import config
+from api.commands.conclusion import concludes, examples
+from api.services import services
+from config import Settings
+from jobs.checkup import check_redis, count_workers
+from jobs.queue import connect_redis
+from models.checkup import Finding, Level, check_postgres
+
+# Nobody waits for a command as for a request: a server that is slow is not one that is down.
+REDIS_ANSWER_TIMEOUT_S = 2.0
+# A worker holds one connection for its batch and one for the relay.
+CONNECTIONS_A_WORKER = 2
+DISK_WARN_BYTES, DISK_FAIL_BYTES = 1 << 30, 100 << 20
+
+
+@click.command(
+    "doctor",
+    epilog=examples(
+        "Examples:",
+        "  flask doctor",
+        "  flask doctor --json | jq '.checks[] | select(.level != \"ok\")'",
+        "",
+        "Exit status: 0 nothing FAILs (there may be warnings); 1 something does; 2 a setting is wrong.",
+    ),
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object: level, and checks with name, level, what, mend."
+)
+@with_appcontext
+@concludes
+def command(*, as_json: bool) -> None:
+    """Look over settings, PostgreSQL, Redis, queue, disk and secrets: a line for each, and how to mend what is wrong.
+
+    It changes nothing, and waits no more than seconds for a server that is down.
+    """
+    findings = [_without_secrets(each, services().settings) for each in _findings()]
+    worst = next((level for level in (Level.FAIL, Level.WARN) if level in {each.level for each in findings}), Level.OK)
+    if as_json:
+        checks = [{"name": each.name, "level": each.level, "what": each.what, "mend": each.remedy} for each in findings]
+        click.echo(orjson.dumps({"level": worst, "checks": checks}))
+    else:
+        for each in findings:
+            click.echo(f"{each.level:<4} {each.name}: {each.what}" + (f" — {each.remedy}" if each.remedy else ""))
+        counts = Counter(each.level for each in findings)
+        click.echo(", ".join(f"{counts[level]} {level}" for level in Level), err=True)
+    sys.exit(1 if worst is Level.FAIL else 0)
+
+
+def _findings() -> Iterator[Finding]:
+    settings = services().settings
+    yield _settings(settings)
+    with connect_redis(settings.redis_url.get_secret_value(), answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as connection:
+        try:
+            workers = count_workers(connection)
+        except RedisError:
+            workers = 0
+        wanted = settings.api_processes * settings.api_threads + workers * CONNECTIONS_A_WORKER
+        yield from check_postgres(services().engine, connections_wanted=wanted)
+        yield from check_redis(connection)
+    home = config.load(config.StackSettings).wallet_home
+    if home.is_dir():
+        yield _disk(home)
+        yield _secrets(home)
+
+
+def _settings(settings: Settings) -> Finding:
+    """Name the servers. What is wrong with a setting has ended the command before it came here."""
+    servers = [urlsplit(url.get_secret_value()) for url in (settings.database_url, settings.redis_url)]
+    return Finding("settings", Level.OK, ", ".join(f"{each.scheme} at {_address(each.netloc)}" for each in servers))
+
+
+def _address(netloc: str) -> str:
+    return netloc.rpartition("@")[2] or "a local socket"
+
+
+def _disk(home: Path) -> Finding:
+    usage = shutil.disk_usage(home)
+    level = Level.OK if usage.free > DISK_WARN_BYTES else Level.WARN if usage.free > DISK_FAIL_BYTES else Level.FAIL
+    remedy = None if level is Level.OK else f"make room where {home} is: PostgreSQL stops when it cannot write"
+    return Finding("disk", level, f"{usage.free / (1 << 30):.1f} GiB free in {home}", remedy)
+
+
+def _secrets(home: Path) -> Finding:
+    """Whether others on this machine can read the passwords of a local stack."""
+    try:
+        files = [path for path in (*(home / "secrets").glob("*"), home / config.STACK_STATE) if path.exists()]
+        open_files = [str(path) for path in files if path.stat().st_mode & 0o077]
+    except OSError as error:
+        return Finding("secrets", Level.WARN, f"{home}: {error.strerror}", "run it as the user that runs the service")
+    if open_files:
+        remedy = f"chmod 600 {' '.join(open_files)}"
+        return Finding("secrets", Level.FAIL, f"{len(open_files)} files can be read by others", remedy)
+    return Finding("secrets", Level.OK, f"{len(files)} files in {home}, their owner's alone")
+
+
+def _without_secrets(finding: Finding, settings: Settings) -> Finding:
+    """Take out any password: what a driver says of a URL that it cannot read may have the URL in it."""
+    what = finding.what
+    for password in _passwords(settings):
+        what = what.replace(password, "***")
+    return finding._replace(what=what)
+
+
+def _passwords(settings: Settings) -> Iterable[str]:
+    for url in (settings.database_url, settings.redis_url):
+        if password := urlsplit(url.get_secret_value()).password:
+            yield from (password, unquote(password))
+    secrets = (value for _, value in settings if isinstance(value, SecretStr))
+    yield from filter(None, (secret.get_secret_value() for secret in secrets))

@@ -1,0 +1,72 @@
+"""``flask import``: open many wallets at once."""
+
+import sys
+from typing import BinaryIO
+
+import click
+from flask.cli import with_appcontext
+
+from api.commands.conclusion import concludes, examples
+from api.commands.parameters import Key
+from api.services import services
+from models import import_file
+from models.import_file import FileRefused
+from models.imports import Imports, content_id
+
+MAX_ID_LENGTH = 200
+
+
+@click.command(
+    "import",
+    epilog=examples(
+        "Examples:",
+        "  flask import wallets.csv --dry-run     # what is wrong with it, what it would do",
+        "  flask import wallets.csv",
+        "",
+        "wallets.csv:",
+        "  user_id,balance",
+        "  7,10000",
+        "  8,0",
+        "",
+        "Exit status: 0 done, now or before; 1 refused, or a fault: nothing moved; 2 wrong usage.",
+    ),
+)
+@click.argument("file", type=click.File("rb"))
+@click.option("--dry-run", is_flag=True, help="Check the file and the wallets there are, and write nothing.")
+@click.option("--import-id", type=Key(MAX_ID_LENGTH), help="What makes a repetition one; by default the rows do.")
+@with_appcontext
+@concludes
+def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
+    """Open a wallet for every line of FILE (- is standard input), with a balance in cents: all of them, or none.
+
+    Each balance becomes a deposit in the ledger. The whole file is checked first. A user who has a wallet already is
+    a reason to refuse all of it. Run again with the same file, it says that it was done, and moves nothing.
+    """
+    try:
+        openings = import_file.read(file)
+    except FileRefused as error:
+        _complain(file.name, error)
+        sys.exit(1)
+    name = import_id or content_id(openings)
+    imports = Imports(services().engine, services().snowflake)
+    key = f"import:{name}"
+    if dry_run:
+        done = imports.check(openings, key=key)
+    else:
+        with click.progressbar(
+            length=sum(1 for opening in openings if opening.balance_cents),
+            label="wallets",
+            file=sys.stderr,
+            hidden=not sys.stderr.isatty(),
+        ) as bar:
+            done = imports.run(openings, key=key, progress=bar.update)
+    did = "done before, nothing moved:" if done.replayed else "would open" if dry_run else "opened"
+    click.echo(f"{did} {done.wallets} wallets with {done.amount_cents} cents (import id {name})")
+
+
+def _complain(name: str, error: FileRefused) -> None:
+    for line, what in error.problems:
+        click.echo(f"{name}:{line}: {what}", err=True)
+    if (more := error.count - len(error.problems)) > 0:
+        click.echo(f"(and {more} more)", err=True)
+    click.echo(f"Error: {name} is not imported, nothing moved", err=True)

@@ -1,0 +1,85 @@
+"""``flask wallets``: open one, look at one."""
+
+import click
+import orjson
+from flask.cli import AppGroup
+
+from api.commands.conclusion import concludes, examples
+from api.commands.layout import facts_of, show_facts, show_table
+from api.commands.parameters import CENTS, ID, Key
+from api.schemas import MAX_PAGE_SIZE, TransactionOut, WalletOut
+from api.services import services
+from api.validation import MAX_KEY_LENGTH
+from models.import_file import Opening
+from models.imports import Imports
+from models.statements import Statements
+
+# Opening a user's wallet happens once, unless somebody gives it another name.
+OPENING_KEY = "wallets open"
+
+commands = AppGroup("wallets", help="Open a wallet, look at one.")
+
+
+@commands.command(
+    "open",
+    epilog=examples(
+        "Examples:",
+        "  flask wallets open 7 --amount 10000     # with 100.00",
+        "  flask wallets open 8                    # empty",
+        "",
+        "Exit status: 0 open now, or opened by the same command before; 1 refused, or a fault; 2 wrong usage.",
+    ),
+)
+@click.argument("user_id", type=ID)
+@click.option("--amount", type=CENTS, default=0, show_default=True, help="Cents to deposit at once.")
+@click.option(
+    "--idempotency-key",
+    type=Key(MAX_KEY_LENGTH),
+    default=OPENING_KEY,
+    help="What makes a repetition one; there is a default.",
+)
+@concludes
+def open_command(user_id: int, amount: int, idempotency_key: str) -> None:
+    """Open a wallet for USER_ID, with money in it: a deposit in the ledger, like any other.
+
+    A user who has a wallet is refused, and nothing moves. To repeat the command is safe: it moves nothing twice.
+    """
+    imports = Imports(services().engine, services().snowflake)
+    opened = imports.run([Opening(user_id, amount)], key=idempotency_key)
+    click.echo(
+        f"user {user_id}: {'opened before, nothing moved' if opened.replayed else f'opened with {amount} cents'}"
+    )
+
+
+@commands.command(
+    "show",
+    epilog=examples(
+        "Examples:",
+        "  flask wallets show 1",
+        "  flask wallets show 1 --entries 0 --json | jq .balance",
+        "",
+        "Exit status: 0 shown; 1 no such wallet, or a fault; 2 wrong usage.",
+    ),
+)
+@click.argument("user_id", type=ID)
+@click.option(
+    "--entries",
+    type=click.IntRange(0, MAX_PAGE_SIZE),
+    default=10,
+    show_default=True,
+    help="How many of the newest entries.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with the API's names and spellings.")
+@concludes
+def show_command(user_id: int, entries: int, *, as_json: bool) -> None:
+    """Show the wallet of USER_ID: balance in cents, number of entries, when it was opened, its newest entries."""
+    wallet = WalletOut.of(Statements(services().engine).get_wallet(user_id, newest=entries))
+    if as_json:
+        click.echo(orjson.dumps(facts_of(wallet)))
+        return
+    facts = facts_of(wallet)
+    del facts["transactions"]
+    show_facts(facts)
+    if wallet.transactions:
+        click.echo()
+        show_table([*TransactionOut.model_fields], [[*facts_of(each).values()] for each in wallet.transactions])

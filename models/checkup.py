@@ -1,0 +1,150 @@
+"""Looking over PostgreSQL: what has to be so for the promises to hold, and how to mend what is not."""
+
+import time
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine, Row, text
+
+from models import migrations
+from models.database import fetch_all, first_line
+from models.errors import Unavailable
+
+# client_connection_check_interval, which every connection of ours sets, came with 14.
+OLDEST_VERSION = 140_000
+# Half a lease of a Snowflake node is more than anything here forgives.
+SKEW_WARN_S, SKEW_FAIL_S = 1.0, 15.0
+PENDING_WARN_S = 60.0
+# Each process holds one, and one that dies keeps its own for half a minute.
+FREE_NODES_WARN = 64
+# Beyond so many, "more than" says as much.
+MAX_COUNTED = 1_000
+
+_ON = frozenset({"on", "remote_apply", "remote_write"})
+
+_FACTS = text("""
+SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS version_words,
+    current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('full_page_writes') AS full_page_writes, pg_is_in_recovery() AS is_standby,
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS connections,
+    extract(epoch FROM clock_timestamp())::float8 AS now_s
+""")
+_LEDGER = text("""
+SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()) AS free_nodes,
+    (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) dead) AS dead_letters,
+    (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
+     WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now())
+     ORDER BY id LIMIT 1) AS pending_s
+""")
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"  # as it should be
+    WARN = "warn"  # works, and will not for ever or not as well as it could
+    FAIL = "FAIL"  # a promise is broken, or somebody cannot be served
+
+
+class Finding(NamedTuple):
+    """What was found of one thing, and how to mend it if it is not ok."""
+
+    name: str
+    level: Level
+    what: str
+    remedy: str | None = None
+
+
+def check_postgres(engine: Engine, *, connections_wanted: int) -> list[Finding]:
+    """Look over the server and the books. A server that cannot be reached is a finding like others.
+
+    Args:
+        engine: its timeouts bound how long this takes.
+        connections_wanted: what the processes of this service may open at most, all together.
+    """
+    asked_s = time.time()
+    try:
+        facts = fetch_all(engine, _FACTS)[0]
+    except Unavailable as error:
+        remedy = "start it (make run), or correct DATABASE_URL"
+        return [Finding("postgres", Level.FAIL, first_line(error), remedy)]
+    skew_s = float(facts.now_s) - (asked_s + time.time()) / 2
+    return [
+        _version(facts),
+        *_durability(facts),
+        check_skew("postgres clock", skew_s),
+        _connections(facts, connections_wanted),
+        *_books(engine),
+    ]
+
+
+def check_skew(name: str, skew_s: float) -> Finding:
+    """Judge how far a server's clock is from the one here, in seconds."""
+    level = Level.OK if abs(skew_s) < SKEW_WARN_S else Level.WARN if abs(skew_s) < SKEW_FAIL_S else Level.FAIL
+    what = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's"
+    return Finding(name, level, what, None if level is Level.OK else "let NTP set the clocks of both machines")
+
+
+def _version(facts: Row[Any]) -> Finding:
+    if facts.is_standby:
+        return Finding("postgres", Level.FAIL, "a standby, which takes no writes", "point DATABASE_URL to the primary")
+    if facts.version < OLDEST_VERSION:
+        return Finding("postgres", Level.FAIL, f"version {facts.version_words}", "upgrade to PostgreSQL 14 or newer")
+    return Finding("postgres", Level.OK, f"version {facts.version_words}")
+
+
+def _durability(facts: Row[Any]) -> list[Finding]:
+    """Look at the settings without which what was answered could revert."""
+    findings = []
+    for name in ("fsync", "synchronous_commit", "full_page_writes"):
+        value = getattr(facts, name)
+        good = value in _ON
+        remedy = None if good else f"ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()"
+        findings.append(Finding(name, Level.OK if good else Level.FAIL, value, remedy))
+    return findings
+
+
+def _connections(facts: Row[Any], wanted: int) -> Finding:
+    what = f"{facts.connections} for all, this service may take {wanted}"
+    if wanted <= facts.connections:
+        return Finding("connections", Level.OK, what)
+    remedy = "raise PostgreSQL's max_connections, or lower API_PROCESSES, API_THREADS or the number of workers"
+    return Finding("connections", Level.WARN, what, remedy)
+
+
+def _books(engine: Engine) -> list[Finding]:
+    if (readiness := migrations.readiness(engine)) != "ok":
+        return [Finding("migrations", Level.FAIL, readiness, "python -m ops.prepare")]
+    try:
+        found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1))[0]
+    except Unavailable as error:
+        remedy = "see that DATABASE_URL's role owns the tables, and what PostgreSQL logs"
+        return [Finding("books", Level.FAIL, first_line(error), remedy)]
+    return [
+        Finding("migrations", Level.OK, f"at {migrations.NEWEST}"),
+        _free_nodes(found.free_nodes),
+        _dead_letters(found.dead_letters),
+        _pending(found.pending_s),
+    ]
+
+
+def _free_nodes(count: int) -> Finding:
+    level = Level.FAIL if not count else Level.WARN if count < FREE_NODES_WARN else Level.OK
+    remedy = None if level is Level.OK else "run fewer processes; a node of one that died is free after 30 s"
+    return Finding("snowflake nodes", level, f"{count} free", remedy)
+
+
+def _dead_letters(count: int) -> Finding:
+    what = f"more than {MAX_COUNTED}" if count > MAX_COUNTED else str(count)
+    if not count:
+        return Finding("dead letters", Level.OK, what)
+    return Finding("dead letters", Level.WARN, what, "flask dead-letters list, then flask dead-letters requeue")
+
+
+def _pending(age_s: float | None) -> Finding:
+    if age_s is None:
+        return Finding("pending", Level.OK, "no transfer is due")
+    what = f"the oldest transfer that is due waits for {age_s:.0f} s"
+    if age_s < PENDING_WARN_S:
+        return Finding("pending", Level.OK, what)
+    return Finding("pending", Level.WARN, what, "see that workers run (python worker.py), and what they log")

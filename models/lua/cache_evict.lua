@@ -1,0 +1,10 @@
+-- ARGV fence_s entries_prefix fence_prefix, then wallet and version of each. What is cached goes first: should there be
+-- no memory for a fence, it is gone all the same.
+for i = 4, #ARGV, 2 do redis.call('DEL', ARGV[2] .. ARGV[i]) end
+for i = 4, #ARGV, 2 do
+  local key = ARGV[3] .. ARGV[i]
+  local fence = redis.call('GET', key)
+  if not fence or tonumber(fence) < tonumber(ARGV[i + 1]) then fence = ARGV[i + 1] end
+  redis.call('SET', key, fence, 'EX', ARGV[1])
+end
+return 1

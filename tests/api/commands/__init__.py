@@ -1,0 +1,1 @@
+"""The commands, on real servers: their answers, their faults, their exit statuses."""

@@ -1,0 +1,144 @@
+"""``flask doctor``: a line for each check, an exit status to go by, and never a password."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Engine
+
+from jobs.retries import RetryPolicy
+from jobs.transfers import Settler
+from jobs.worker import BatchWorker, connect_worker_redis
+from tests.api.calls import accept
+from tests.api.commands.conftest import Process, Runner, held_nodes
+from tests.api.conftest import AppMaker
+from tests.proxy import TcpProxy
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def worker(engine: Engine, redis_client: redis.Redis, redis_url: str) -> Iterator[BatchWorker]:
+    """A worker that has said that it lives."""
+    del redis_client  # asked for to be emptied
+    with connect_worker_redis(redis_url) as client:
+        worker = BatchWorker(client, Settler(engine, RetryPolicy((1.0,))), batch_size=1)
+        worker.register_birth()  # type: ignore[no-untyped-call]
+        yield worker
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A WALLET_HOME that is not there unless the test makes it."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("WALLET_HOME", str(home))
+    return home
+
+
+def found(run: Runner, app: Flask | None = None) -> tuple[int, dict[str, str]]:
+    """Return the exit status, and each check's level by its name, those left out that are ok."""
+    result = run("doctor", "--json", app=app)
+    checks = json.loads(result.stdout)["checks"]
+    return result.exit_code, {each["name"]: each["level"] for each in checks if each["level"] != "ok"}
+
+
+def test_when_all_is_well_it_says_so_line_by_line(run: Runner, worker: BatchWorker) -> None:
+    del worker
+    result = run("doctor")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert all(line.startswith("ok   ") for line in lines)
+    assert result.stderr == f"{len(lines)} ok, 0 warn, 0 FAIL\n"
+    assert json.loads(run("doctor", "--json").stdout)["level"] == "ok"
+
+
+def test_it_changes_nothing(run: Runner, worker: BatchWorker, engine: Engine, redis_client: redis.Redis) -> None:
+    del worker
+    before = held_nodes(engine), sorted(redis_client.keys())
+    run("doctor")
+    assert (held_nodes(engine), sorted(redis_client.keys())) == before
+
+
+def test_a_warning_is_no_failure(run: Runner, worker: BatchWorker, funded: FlaskClient, bury: object) -> None:
+    del worker
+    bury(accept(funded))  # type: ignore[operator]
+    assert found(run)[1] == {"dead letters": "warn"}
+    result = run("doctor")
+    (line,) = (line for line in result.stdout.splitlines() if not line.startswith("ok"))
+    assert (result.exit_code, line) == (
+        0,
+        "warn dead letters: 1 — flask dead-letters list, then flask dead-letters requeue",
+    )
+    assert json.loads(run("doctor", "--json").stdout)["level"] == "warn"
+
+
+def test_without_workers_it_fails(run: Runner) -> None:
+    assert found(run) == (1, {"workers": "FAIL"})
+
+
+def test_servers_that_are_down_are_named_and_what_else_there_is_is_checked(
+    run: Runner, make_app: AppMaker, postgres_proxy: TcpProxy, redis_proxy: TcpProxy, home: Path
+) -> None:
+    home.mkdir()
+    app = make_app(database_url=postgres_proxy.url, redis_url=redis_proxy.url)
+    postgres_proxy.refuse()
+    redis_proxy.refuse()
+    assert found(run, app) == (1, {"postgres": "FAIL", "redis": "FAIL"})
+
+
+def test_more_processes_than_the_server_takes_are_counted(run: Runner, make_app: AppMaker, worker: BatchWorker) -> None:
+    del worker
+    assert found(run, make_app(api_processes=6, api_threads=16)) == (0, {"connections": "warn"})
+
+
+def test_a_disk_that_fills_up_is_named(
+    run: Runner, worker: BatchWorker, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del worker
+    home.mkdir()
+    for free, level in ((2 * GIB, "ok"), (GIB, "warn"), (GIB // 100, "FAIL")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert found(run)[1].get("disk", "ok") == level
+
+
+def test_secrets_that_others_can_read_are_named(run: Runner, worker: BatchWorker, home: Path) -> None:
+    del worker
+    (home / "secrets").mkdir(parents=True)
+    (home / "run").mkdir()
+    files = [home / "secrets" / "redis", home / "secrets" / "admin_password", home / "run" / "stack.json"]
+    for file in files:
+        file.touch(mode=0o600)
+    assert found(run) == (0, {})
+    files[0].chmod(0o640)
+    files[2].chmod(0o604)
+    assert found(run) == (1, {"secrets": "FAIL"})
+    (line,) = (line for line in run("doctor").stdout.splitlines() if "secrets:" in line)
+    assert line == f"FAIL secrets: 2 files can be read by others — chmod 600 {files[0]} {files[2]}"
+
+
+def test_no_password_is_ever_shown(flask: Process) -> None:
+    urls = {
+        "DATABASE_URL": "postgresql://hunter1:hunter2%40x@127.0.0.1:1/hunter3?application_name=hunter2%40x",
+        "REDIS_URL": "redis://:hunter2@127.0.0.1:1/0",
+        "ADMIN_PASSWORD": "hunter2",
+    }
+    for arguments in (("doctor",), ("doctor", "--json")):
+        ended = flask(*arguments, **urls)
+        assert ended.returncode == 1
+        assert "hunter2" not in ended.stdout + ended.stderr
+        assert ended.stdout.count("FAIL") >= 2
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_setting_is_one_line(flask: Process) -> None:
+    urls = {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:port/d", "REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"}
+    ended = flask("doctor", **urls)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("configuration error: DATABASE_URL: ")
+    assert "hunter2" not in ended.stderr

@@ -1,0 +1,218 @@
+"""A backup is whole, private and consistent; what is restored from it balances, and the service runs on it."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Engine, create_engine, text
+
+from models import grants, migrations
+from models.orders import Orders
+from models.snowflake import NodeLease, Snowflake
+from models.tables import snowflake_nodes
+from ops.processes import wait_for
+from ops.roles import SERVICE
+from ops.servers import PostgresServer, RedisServer
+from tests.books import check_books
+from tests.models.ordering import balances, deposit, later, transfer
+from tests.ops.test_servers import ask
+from tests.ops.test_stack import Run, get
+
+ROOT = Path(__file__).parents[2]
+USERS = (1, 2, 3)
+
+
+def backup(home: Path, *arguments: str | Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), **settings}
+    command = [sys.executable, "-m", "ops.backup", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def books_of(url: str) -> Iterator[Engine]:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def load(engine: Engine) -> Iterator[None]:
+    """Money that moves all the while, in circles."""
+    over = threading.Event()
+    failures: list[Exception] = []
+
+    def move(payer: int, payee: int) -> None:
+        orders = Orders(engine, Snowflake(NodeLease(engine)))
+        try:
+            while not over.is_set():
+                orders.execute(transfer(payer, payee, 1))
+        except Exception as error:  # noqa: BLE001 - raised again below, in the test's own thread
+            failures.append(error)
+
+    pairs = zip(USERS, (*USERS[1:], USERS[0]), strict=True)
+    threads = [threading.Thread(target=move, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose books hold money and one transfer that is still to be tried."""
+    home = tmp_path_factory.mktemp("saved")
+    with PostgresServer(home) as server, books_of(server.url) as owner, books_of(server.service_url) as service:
+        migrations.upgrade(owner)
+        grants.give(owner, SERVICE)
+        orders = Orders(service, Snowflake(NodeLease(service)))
+        for user in USERS:
+            orders.execute(deposit(user, 10_000))
+        orders.accept(later(1, 2, 77))
+    return home
+
+
+@pytest.fixture(scope="module")
+def file(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup that was taken while money moved."""
+    file = tmp_path_factory.mktemp("backups") / "wallet.dump"
+    with (
+        PostgresServer(home) as server,
+        books_of(server.service_url) as service,
+        load(service),
+    ):
+        done = backup(home, "dump", file, DATABASE_URL=server.url)
+    assert (done.returncode, done.stdout) == (0, f"{file}\n"), done.stderr
+    return file
+
+
+def test_a_backup_is_for_its_owner_only_and_nothing_else_is_left(file: Path) -> None:
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_is_restored_balances_and_the_service_runs_on_it(file: Path, tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as stale, redis.Redis.from_url(stale.url) as client:
+        client.set("of another time", "1")
+    done = backup(tmp_path, "restore", file)
+    assert done.stdout.startswith("restored 3 wallets and "), done.stderr
+    with PostgresServer(tmp_path) as server, books_of(server.url) as books:
+        check_books(books)
+        assert sum(balances(books).values()) == len(USERS) * 10_000
+        assert ask(server.service_url, "SELECT count(*) > 4 FROM transfers") is True
+        assert ask(server.url, "SELECT count(*) FROM transfers WHERE status = 'pending'") == 1
+    run = Run(tmp_path, settings={"DEMO_WALLETS": "0"})
+    try:
+        state = run.wait_until_up()
+        # The relay finds what was pending.
+        pending = "SELECT count(*) FROM transfers WHERE status = 'pending'"
+        assert wait_for(lambda: ask(state["postgres"]["url"], pending) == 0, 30)
+        status, answer = get(run, "/api/wallet/balance/v1")
+        assert (status, answer["balance"]) == (
+            200,
+            ask(state["postgres"]["url"], "SELECT balance FROM wallets WHERE id = 1"),
+        )
+        with redis.Redis.from_url(state["redis"]["url"]) as client:
+            assert client.exists("of another time") == 0
+        with books_of(state["postgres"]["url"]) as books:
+            check_books(books)
+    finally:
+        assert run.finish() == 0
+
+
+def test_no_node_issues_ids_for_instants_before_the_restore(file: Path, tmp_path: Path) -> None:
+    with PostgresServer(tmp_path) as server:
+        began_ms = ask(server.url, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+        urls = {
+            "DATABASE_URL": server.service_url,
+            "OWNER_DATABASE_URL": server.url,
+            "REDIS_URL": "redis://127.0.0.1:1",
+        }
+        # Without Redis nothing is restored; with it, all is.
+        assert "make restore: " in backup(tmp_path, "restore", file, **urls).stderr
+        with RedisServer(tmp_path) as redis_server, redis.Redis.from_url(redis_server.url) as client:
+            client.set("of another time", "1")
+            done = backup(tmp_path, "restore", file, **(urls | {"REDIS_URL": redis_server.url}))
+            assert done.returncode == 0, done.stderr
+            assert client.dbsize() == 0
+        with books_of(server.url) as books, books.connect() as connection:
+            nodes = connection.execute(snowflake_nodes.select()).all()
+            assert len(nodes) == 1024
+            assert all(node.reserved_until_ms >= began_ms and node.holder is None for node in nodes)
+
+
+def test_books_that_are_there_are_never_restored_over(home: Path, file: Path) -> None:
+    done = backup(home, "restore", file)
+    assert done.returncode == 1
+    assert done.stderr.startswith("make restore: the database has ")
+    with PostgresServer(home) as server, books_of(server.url) as books:
+        check_books(books)
+
+
+def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"PGDMP" + bytes(100))
+    done = backup(tmp_path / "home", "restore", tmp_path / "junk")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("make restore: pg_restore has failed: ")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_backup_of_something_else_is_refused(tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "other") as server:
+        done = backup(tmp_path, "dump", tmp_path / "file", DATABASE_URL=server.url)
+    assert done.stderr.endswith("alembic_version, entries, snowflake_nodes, transfers, wallets are missing\n")
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_file_that_exists_is_kept(home: Path, file: Path) -> None:
+    before = file.read_bytes()
+    done = backup(home, "dump", file)
+    assert done.stderr == f"make backup: {file} exists already\n"
+    assert file.read_bytes() == before
+
+
+def test_without_a_database_there_is_nothing_to_save(tmp_path: Path) -> None:
+    assert backup(tmp_path, "dump").stderr == f"make backup: there is no database in WALLET_HOME={tmp_path}\n"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_home_is_saved_whether_its_service_runs_or_not(home: Path, file: Path, is_running: bool) -> None:
+    run = Run(home) if is_running else None
+    try:
+        if run:
+            run.wait_until_up()
+            assert backup(home, "restore", file).stderr.startswith("make restore: already running on ")
+        else:  # what a killed service leaves
+            (home / "run" / "stack.json").write_text(json.dumps({"postgres": {"url": "postgresql://127.0.0.1:1/none"}}))
+        done = backup(home, "dump")
+        assert done.returncode == 0, done.stderr
+        saved = Path(done.stdout.strip())
+        assert saved.parent == home / "backups"
+        saved.unlink()
+    finally:
+        if run:
+            assert run.finish() == 0
+
+
+def test_a_backup_of_a_newer_version_is_told_as_that(home: Path, tmp_path: Path) -> None:
+    with PostgresServer(home) as server, books_of(server.url) as books:
+        with books.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        done = backup(home, "dump", tmp_path / "newer", DATABASE_URL=server.url)
+        assert done.returncode == 0, done.stderr
+        with books.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :newest"), {"newest": migrations.NEWEST})
+    done = backup(tmp_path / "home", "restore", tmp_path / "newer")
+    assert "was written by a newer version of the service" in done.stderr

@@ -1,0 +1,126 @@
+"""Reloads, restarts and a full stop of the whole service while clients go on asking: nothing is lost or wrong."""
+
+import json
+import os
+import random
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.chaos.client import Client
+from tests.chaos.run import Report, run_under_load
+from tests.chaos.stack import Stack, wait_until
+
+ROUNDS = 4
+# How long anything may take to be replaced, on a machine that is busy with the load.
+PATIENCE_S = 60.0
+# The longest that a full stop may take: a promise, and not a guess at this machine.
+FULL_STOP_S = 15.0
+PAYER, STUCK = 98, 99
+_HOLD_UP = f"""
+    CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN IF NEW.wallet_id = {STUCK} THEN RAISE 'held up'; END IF; RETURN NEW; END$$;
+    CREATE TRIGGER hold_up BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION hold_up()"""
+_LET_GO = "DROP TRIGGER hold_up ON entries; DROP FUNCTION hold_up"
+
+
+def processes_of(api: int) -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/{api}/task/{api}/children").read_text().split()}
+
+
+def reload(stack: Stack) -> None:
+    """Reload the API, and return when none of its old processes is left."""
+    api = stack.state()["api"]["pid"]
+    old = processes_of(api)
+    os.kill(api, signal.SIGHUP)
+    wait_until(lambda: not processes_of(api) & old, PATIENCE_S, "the old processes have left")
+    assert stack.state()["api"]["pid"] == api
+
+
+def restart_a_worker(stack: Stack, number: int) -> None:
+    old = stack.state()["workers"][number]["pid"]
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: stack.state()["workers"][number]["pid"] != old, PATIENCE_S, "another worker runs")
+
+
+def answers_of(clients: list[Client]) -> Counter[int | str]:
+    return sum((client.statuses.copy() for client in clients), Counter())
+
+
+def wait_for_answers(clients: list[Client], count: int) -> None:
+    """Let the load go on between one trouble and the next."""
+    wanted = answers_of(clients).total() + count
+    wait_until(lambda: answers_of(clients).total() >= wanted, PATIENCE_S, "the clients are answered")
+
+
+def execute(stack: Stack, statement: str) -> None:
+    connection = psycopg2.connect(stack.state()["postgres"]["url"])
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        connection.close()
+
+
+def hold_up_a_transfer(stack: Stack) -> str:
+    """Have a transfer that can be posted only once somebody lets it go, and return its job's path."""
+    client = Client("stuck", stack.port, users=1, seed=0)
+    for user in (PAYER, STUCK):
+        assert client.ask(user, "POST", "/api/deposit/v1", {"amount": 1})[0] == 200
+    execute(stack, _HOLD_UP)
+    status, answer = client.ask(PAYER, "POST", "/api/transfer/v2", {"destination_user_id": STUCK, "amount": 1})
+    client.close()
+    assert status == 202
+    return str(answer["status_url"])
+
+
+def wait_for_job(stack: Stack, path: str) -> str:
+    client = Client("waiter", stack.port, users=1, seed=0)
+    status, job = client.ask(PAYER, "GET", f"{path}?wait=20")
+    client.close()
+    assert status == 200
+    return str(job["status"])
+
+
+def stop_and_start(stack: Stack, clients: list[Client]) -> None:
+    """Stop everything while somebody waits for a job that does not end, and start it again."""
+    path = hold_up_a_transfer(stack)
+    with ThreadPoolExecutor() as pool:
+        waiters = [pool.submit(wait_for_job, stack, path) for _ in range(3)]
+        wait_for_answers(clients, 200)  # to others, who came later
+        assert stack.stop(FULL_STOP_S) == 0
+        assert [waiter.result() for waiter in waiters] == ["pending"] * 3
+    stack.start()
+    execute(stack, _LET_GO)
+
+
+def trouble(stack: Stack, clients: list[Client], report: Report) -> None:
+    for number in range(ROUNDS):
+        wait_for_answers(clients, 200)
+        reload(stack)
+        wait_for_answers(clients, 200)
+        restart_a_worker(stack, number % 2)
+    wait_for_answers(clients, 200)
+    answers = answers_of(clients)
+    dropped = sum(count for answer, count in answers.items() if isinstance(answer, str))
+    assert dropped < answers.total() / 100, answers
+    assert {answer for answer in answers if isinstance(answer, int)} <= {200, 202, 422, 503}
+    report.faults += {"reload": ROUNDS, "restart": ROUNDS, "stop": 1}
+    stop_and_start(stack, clients)
+    wait_for_answers(clients, 200)
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(300)
+def test_reloads_restarts_and_a_full_stop_lose_nothing_and_answer_nothing_wrong(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "home", WORKERS="2", RETRY_DELAYS="0.2,15,15,15")
+    report = run_under_load(stack, trouble, random.Random(1))
+    assert report.is_clean, "\n".join(report.lines())
+    for log in stack.home.rglob("*.log"):
+        for line in log.read_text().splitlines():
+            assert {"time", "level", "event"} <= json.loads(line).keys(), line
+            assert "Traceback" not in line, line

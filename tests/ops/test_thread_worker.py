@@ -1,0 +1,149 @@
+"""How the API's processes leave: replaced without a gap, or stopped without cutting anybody off."""
+
+import http.client
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.api.calls import BALANCE, DEPOSIT, JOBS, MOVES, TRANSFER_LATER
+from tests.api.server import ROOT, Gunicorn, gunicorn
+from tests.api.waiters import wait_for
+
+ROOMS = ("api", "jobs", "models", "ops")
+FILES = ("config.py", "logs.py", "wsgi.py")
+# What a new version of the code says of itself, with a part that the old one does not have.
+NEW_ENTRY = """
+from api.services import VERSION
+
+def _say(response):
+    response.headers["X-Version"] = VERSION
+    return response
+
+app.after_request(_say)
+"""
+SLOW_ENTRY = """
+import time
+from pathlib import Path
+while not Path("go").exists():
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, engine: Engine, database_url: str, redis_url: str) -> Callable[..., Any]:
+    """A starter of servers, on code of their own if that is to change."""
+    del engine  # asked for to be emptied
+
+    @contextmanager
+    def start(root: Path = ROOT, **settings: str) -> Iterator[Gunicorn]:
+        environment = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "API_PROCESSES": "2"} | settings
+        with gunicorn(tmp_path / "api.log", root, **environment) as server:
+            assert server.get("/healthz").status == 200
+            yield server
+
+    return start
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A copy of the code."""
+    root = tmp_path / "code"
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, root / name)
+    return root
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def count(server: Gunicorn, event: str) -> int:
+    return sum(event in line for line in server.lines())
+
+
+def test_a_reload_serves_the_old_code_until_the_new_code_is_ready(start: Callable[..., Any], code: Path) -> None:
+    with start(code, GRACEFUL_TIMEOUT_S="60") as server:
+        wait_for(lambda: count(server, "Booting worker") == 2)
+        append(code / "api" / "services.py", '\nVERSION = "new"\n')
+        append(code / "wsgi.py", SLOW_ENTRY + NEW_ENTRY)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: count(server, "Booting worker") == 4)
+        answers = [server.get("/readyz") for _ in range(20)]
+        assert [(answer.status, answer.headers.get("x-version")) for answer in answers] == [(200, None)] * 20
+        (code / "go").touch()
+        wait_for(lambda: count(server, "Worker exiting") == 2)
+        answers = [server.get("/readyz") for _ in range(20)]
+        assert [(answer.status, answer.headers.get("x-version")) for answer in answers] == [(200, "new")] * 20
+
+
+def test_a_stop_does_not_wait_for_a_reload_that_does_not_end(start: Callable[..., Any], code: Path) -> None:
+    with start(code, GRACEFUL_TIMEOUT_S="1") as server:
+        wait_for(lambda: count(server, "Booting worker") == 2)
+        append(code / "wsgi.py", SLOW_ENTRY)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: count(server, "Booting worker") == 4)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+    assert count(server, "Traceback") == 0
+
+
+def test_a_stop_answers_whoever_waits_for_a_job_or_is_connected(start: Callable[..., Any]) -> None:
+    with start(API_PROCESSES="1") as server, ThreadPoolExecutor() as pool:
+        job_id = hand_in(server)
+        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        assert ask(kept, "/readyz") == (200, "ready", "keep-alive")
+        waiter = pool.submit(server.get, f"{JOBS}/{job_id}?wait=20")
+        wait_for(lambda: count(server, '"/api/transfer/v2"') == 1)
+        assert server.get(BALANCE).status == 200
+        os.kill(server.process.pid, signal.SIGTERM)
+        wait_for(lambda: count(server, "Handling signal: term") == 1)
+        assert ask(kept, "/readyz") == (503, "stopping", "close")
+        kept.close()
+        answer = waiter.result()
+        assert (answer.status, answer.json["status"]) == (200, "pending")
+        assert server.process.wait(30) == 0
+    assert count(server, "Traceback") == 0
+
+
+def test_a_forced_stop_waits_for_nobody(start: Callable[..., Any]) -> None:
+    with start(API_PROCESSES="1", GRACEFUL_TIMEOUT_S="60") as server, ThreadPoolExecutor() as pool:
+        waiter = pool.submit(server.get, f"{JOBS}/{hand_in(server)}?wait=20")
+        wait_for(lambda: count(server, '"/api/transfer/v2"') == 1)
+        assert server.get(BALANCE).status == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(15) == 0  # or it has waited for the waiter
+        waiter.exception()
+    assert count(server, "Traceback") == 0
+
+
+def hand_in(server: Gunicorn) -> str:
+    """Hand in a transfer that nobody will post, and return its job's id."""
+    for user in (1, 2):
+        server.move(DEPOSIT, {"amount": 10_000}, user=user)
+    return str(server.move(TRANSFER_LATER, MOVES[TRANSFER_LATER]).json["job_id"])
+
+
+def ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str, str | None]:
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read().decode()
+    return response.status, body.partition('"status":"')[2].partition('"')[0], response.getheader("Connection")
+
+
+def test_a_connection_that_says_nothing_does_not_hold_up_the_end(start: Callable[..., Any]) -> None:
+    with start(API_PROCESSES="1", GRACEFUL_TIMEOUT_S="60") as server:
+        silent = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        silent.connect()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        silent.close()
