@@ -109,7 +109,10 @@ def _guard() -> None:
 
 
 def _is_ours() -> bool:
-    return request.blueprint == _NAME or request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
+    # Before and after every request of everybody: so what costs least is asked first.
+    return request.environ.get("PATH_INFO", "").startswith(PREFIX) and (
+        request.blueprint == _NAME or request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
+    )
 
 
 def _check_arguments(arguments: dict[str, object]) -> None:

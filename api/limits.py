@@ -21,17 +21,6 @@ _IPV4 = 4
 AUTHENTICATION = Bucket("authentication", 10, 60, burst=20)
 
 
-class UserLimiter(Limiter):
-    """flask-limiter with the one limit that there is, without its machinery for many.
-
-    The extension would evaluate limits by route, method, scope and condition before each request, at 130 µs, which is
-    more than the round trip to Redis. Here a token is taken when it is known whose (api/identity.py).
-    """
-
-    def _check_request_limit(self, callable_name: str | None = None, in_middleware: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Leave the request to :class:`Limits`."""
-
-
 class Limits:
     """The limits of one application. ``None`` for a user's bucket: nothing is throttled."""
 
@@ -100,13 +89,16 @@ def install(app: Flask, made: Services) -> None:
     if rate is None:
         app.extensions[EXTENSION] = Limits(None, None)
         return
-    limiter = UserLimiter(
+    # flask-limiter has the strategy, the storage and their names. What it would do for every request (evaluate limits
+    # by route, method, scope and condition) costs 130 µs, more than the round trip to Redis, and there is one limit:
+    # its token is taken when it is known whose (api/identity.py). So it gets an application of its own to attach to.
+    limiter = Limiter(
         lambda: "",
         strategy=NAME,
         storage_uri=f"{SCHEME}://",
         storage_options={"line": made.line},  # type: ignore[dict-item]
     )
-    limiter.init_app(app)
+    limiter.init_app(Flask("limits"))
     users = Bucket("user", rate.amount, rate.period_s, burst=rate.burst)
     app.extensions[EXTENSION] = Limits(cast("TokenBucket", limiter.limiter), users)
 

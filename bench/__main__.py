@@ -23,7 +23,7 @@ from bench.site import ROOT, Site
 from config import ConfigurationError
 from ops.processes import StackError
 
-QUICK = Plan(rounds=1, jobs=2_000, stock_jobs=60, pgbench_s=1, steady_s=1)
+QUICK = Plan(rounds=1, jobs=2_000, stock_jobs=60, pgbench_s=1, steady_s=1, window_s=0.3)
 # A machine of which less is idle before a round has other things to do.
 IDLE_SHARE = 0.9
 JSON_FILE, CHART_FILE = ROOT / "bench.json", ROOT / "bench" / "chart.svg"
@@ -75,6 +75,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         stock_jobs=base.stock_jobs,
         pgbench_s=base.pgbench_s,
         steady_s=base.steady_s,
+        window_s=base.window_s,
         settings=settings,
     )
 

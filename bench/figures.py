@@ -19,7 +19,8 @@ class Plan:
     """How much is measured.
 
     ``jobs``: in the backlog of a drain. ``stock_jobs``: the same for stock RQ workers. ``pgbench_s``, ``steady_s``:
-    how long pgbench and a steady rate of requests last. ``settings``: of the service, over its defaults.
+    how long pgbench and a steady rate of requests last. ``window_s``: of each kind of request to the API. ``settings``:
+    of the service, over its defaults.
     """
 
     rounds: int = 5
@@ -27,6 +28,7 @@ class Plan:
     stock_jobs: int = 1_500
     pgbench_s: int = 7
     steady_s: int = 8
+    window_s: float = 1.5
     settings: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from bench.backlog import Spread
 from bench.drain import Drain, Stock
+from bench.edge import Depth, Edge
 from bench.figures import Figure, Measure, Ratio
 from bench.pgbench import Pgbench
 from bench.steady import Steady
@@ -17,6 +18,8 @@ MEASURES: tuple[Measure, ...] = (
     Drain(Spread.HOT, workers=1),
     Steady(20, p50_at_most_ms=10.0, follows=True),
     Steady(500),
+    Edge(),
+    Depth(),
 )
 
 

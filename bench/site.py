@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The service's own database, and one of the same shape for pgbench: both are made by the service's migrations.
 SERVICE, YARDSTICK = "wallet", "yardstick"
 READY_TIMEOUT_S = 60.0
+# As in ops/gunicorn.conf.py.
+KEEP_ALIVE_S = 15
 
 
 class Site:
@@ -117,9 +119,33 @@ class Site:
         finally:
             api.stop()
 
+    @contextmanager
+    def bare(self) -> Iterator[int]:
+        """Serve a bare Flask route as gunicorn serves the API, and give the port.
+
+        Raises:
+            StackError: it does not get ready.
+        """
+        settings = self.settings()
+        port = next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
+        options = {
+            "bind": f"{LOOPBACK}:{port}", "workers": settings.api_processes, "threads": settings.api_threads,
+            "worker-class": "gthread", "keep-alive": KEEP_ALIVE_S, "log-level": "warning",
+        }  # fmt: skip
+        words = [f"--{name}={value}" for name, value in options.items()]
+        bare = self.command("bare", "-m", "gunicorn", *words, "--no-control-socket", "bench.bare_app:app")
+        bare.launch()
+        try:
+            if not processes.wait_for(lambda: not is_port_free(LOOPBACK, port), READY_TIMEOUT_S) or not bare.is_running:
+                raise StackError(f"the bare application did not start: {bare.complaint()}")
+            yield port
+        finally:
+            bare.stop()
+
     def command(self, name: str, *arguments: str, **environment: str) -> Command:
         """Return a Python program of this project, on this site's servers and nothing of the caller's settings."""
         ours = {"DATABASE_URL": self.url(SERVICE), "REDIS_URL": self.valkey.url, "PORT": str(self._port)}
+        ours["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics)
         return Command(
             Spec(
                 name=name,
@@ -132,6 +158,12 @@ class Site:
                 wrap_stdout=False,
             )
         )
+
+    @cached_property
+    def _metrics(self) -> Path:
+        folder = self.home / "metrics"
+        folder.mkdir()
+        return folder
 
     @cached_property
     def _port(self) -> int:

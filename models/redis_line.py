@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.exceptions import NoScriptError, ResponseError
 
 # What a command may be made of; the first is its name.
@@ -118,7 +119,9 @@ class RedisLine:
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    # (The stub of hiredis means tuples of any length.)
+    packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]
+    connection.send_packed_command([packed], check_health=False)
     replies = []
     for _ in commands:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -142,6 +143,11 @@ def is_instant(value: object) -> bool:
     if not (isinstance(value, str) and _RFC3339_UTC.fullmatch(value)):
         return False
     return abs((datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()) < 60
+
+
+def undocumented(app: Flask) -> FlaskClient:
+    """Return a client for routes of a test's own, which are in no document."""
+    return FlaskClient(app, app.response_class, use_cookies=False)
 
 
 def fund(client: FlaskClient, *users: int, amount: int = 10_000) -> None:

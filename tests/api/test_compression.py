@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from flask_compress import flask_compress
 
 from api.compression import MIN_BYTES
-from tests.api.calls import BALANCE, DEPOSIT, HISTORY, answer, ask, fund, post, problem
+from tests.api.calls import BALANCE, DEPOSIT, HISTORY, answer, ask, fund, post, problem, undocumented
 
 LONG = f"{HISTORY}?page_size=100"
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -86,14 +86,14 @@ def test_short_answers_and_problems_are_left_alone(rich: FlaskClient) -> None:
 @pytest.mark.parametrize(("length", "packed"), [(MIN_BYTES - 1, False), (MIN_BYTES, True)])
 def test_the_bound_is_in_bytes(app: Flask, length: int, *, packed: bool) -> None:
     app.add_url_rule("/text", view_func=lambda: Response("x" * length, mimetype="text/plain"))
-    response = ask(app.test_client(), "GET", "/text", headers={"Accept-Encoding": "gzip"})
+    response = ask(undocumented(app), "GET", "/text", headers={"Accept-Encoding": "gzip"})
     assert ("Content-Encoding" in response.headers) is packed
 
 
 @pytest.mark.parametrize("mimetype", ["application/octet-stream", "image/png", "text/html", "text/event-stream"])
 def test_other_kinds_are_left_alone(app: Flask, mimetype: str) -> None:
     app.add_url_rule("/other", view_func=lambda: Response("x" * 5_000, mimetype=mimetype))
-    response = ask(app.test_client(), "GET", "/other", headers={"Accept-Encoding": "gzip"})
+    response = ask(undocumented(app), "GET", "/other", headers={"Accept-Encoding": "gzip"})
     assert response.data == b"x" * 5_000
     assert "Content-Encoding" not in response.headers
 
@@ -107,7 +107,7 @@ def test_a_stream_arrives_piece_by_piece(app: Flask) -> None:
             yield "x" * 5_000
 
     app.add_url_rule("/stream", view_func=lambda: Response(pieces(), mimetype="text/plain"))
-    response = app.test_client().get("/stream", headers={"Accept-Encoding": "gzip"}, buffered=False)
+    response = undocumented(app).get("/stream", headers={"Accept-Encoding": "gzip"}, buffered=False)
     arriving = response.iter_encoded()
     assert next(iter(arriving)) == b"x" * 5_000
     assert made == ["0"]
@@ -120,4 +120,4 @@ def test_what_is_compressed_already_is_left_alone(app: Flask) -> None:
     assert len(packed) > MIN_BYTES
     headers = {"Content-Encoding": "gzip"}
     app.add_url_rule("/packed", view_func=lambda: Response(packed, mimetype="text/plain", headers=headers))
-    assert ask(app.test_client(), "GET", "/packed", headers={"Accept-Encoding": "gzip"}).data == packed
+    assert ask(undocumented(app), "GET", "/packed", headers={"Accept-Encoding": "gzip"}).data == packed

@@ -190,6 +190,7 @@ def test_a_request_is_counted_by_its_rule_and_status(funded: FlaskClient) -> Non
 
 
 def test_no_label_holds_anything_that_a_client_chose(funded: FlaskClient) -> None:
+    before = scrape(funded)  # other tests have routes of their own
     draw = random.Random(1)
     words = ["".join(draw.choices(string.ascii_letters + string.digits, k=12)) for _ in range(1_000)]
     for word in words:
@@ -203,7 +204,7 @@ def test_no_label_holds_anything_that_a_client_chose(funded: FlaskClient) -> Non
         "route": rules | {metrics.NO_ROUTE},
         "status": {str(status) for status in (200, 202, 400, 401, 403, 404, 405, 413, 415, 422, 429, 503)},
     }
-    for series in samples:
+    for series in samples.keys() - before.keys():
         for label, value in series.labels:
             if label in allowed:
                 assert value in allowed[label], series

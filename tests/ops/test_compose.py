@@ -145,7 +145,7 @@ def test_nobody_starts_before_what_it_needs() -> None:
         "redis": written,
         "prepare": written | {"postgres": "service_healthy"},
         "api": served,
-        "worker": served,
+        "worker": served | {"api": "service_healthy"},  # so that a stop takes the workers first
     }
 
 
