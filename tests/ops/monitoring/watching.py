@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -54,7 +55,7 @@ class Watch:
             for name, arguments in (("alertmanager", self._alertmanager_command()), ("prometheus", self._command())):
                 starting.callback(_end, self._start(name, arguments))
             for name in self._ports:
-                wait_until(lambda name=name: self._is_ready(name), START_TIMEOUT_S, f"{name} is ready")
+                wait_until(partial(self._is_ready, name), START_TIMEOUT_S, f"{name} is ready")
             self._running = starting.pop_all()
         return self
 
