@@ -12,10 +12,10 @@ import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from ops import roles
 from ops.compose import secret_files
-from ops.compose.secret_files import REDIS_PASSWORD, SECRET_BYTES, BadSecret, write_file
+from ops.compose.secret_files import MONITOR_PASSWORD, REDIS_PASSWORD, SECRET_BYTES, BadSecret, write_file
 
 FOLDER = Path("/run/monitoring-secrets")
 # Known to docker-compose.yml too, which puts the containers into them.
@@ -42,9 +42,8 @@ def write(folder: Path, *, service: Path, given: Mapping[str, str]) -> None:
     """
     if not given.get(GRAFANA_PASSWORD, "").isprintable():
         raise BadSecret(f"{GRAFANA_PASSWORD}: must be one line of printable characters")
-    database = urlsplit(secret_files.settings(service)["DATABASE_URL"])
-    write_file(folder / "postgres_user", unquote(database.username or ""), POSTGRES_EXPORTER_GROUP)
-    write_file(folder / "postgres_password", unquote(database.password or ""), POSTGRES_EXPORTER_GROUP)
+    write_file(folder / "postgres_user", roles.MONITOR, POSTGRES_EXPORTER_GROUP)
+    write_file(folder / "postgres_password", (service / MONITOR_PASSWORD.file).read_text(), POSTGRES_EXPORTER_GROUP)
     passwords = {REDIS_ADDRESS: (service / REDIS_PASSWORD.file).read_text()}
     write_file(folder / "redis_passwords.json", json.dumps(passwords), REDIS_EXPORTER_GROUP)
     if password := given.get(GRAFANA_PASSWORD):

@@ -45,10 +45,12 @@ class Secret:
 
 # The service's own; the owner of the database has none (ops/compose/prepare.py).
 POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD")
+# Of the role that exporters use.
+MONITOR_PASSWORD = Secret("MONITOR_PASSWORD")
 REDIS_PASSWORD = Secret("REDIS_PASSWORD")
 ADMIN_PASSWORD = Secret("ADMIN_PASSWORD")
 JWT_SECRET = Secret("JWT_SECRET", generated=False)
-SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
+SECRETS = (POSTGRES_PASSWORD, MONITOR_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
 
 
 class BadSecret(Exception):

@@ -210,8 +210,8 @@ def test_secrets_are_generated_once(tmp_path: Path, groups: list[int]) -> None:
     first = _contents(tmp_path)
     secret_files.write(tmp_path, {})
     assert _contents(tmp_path) == first
-    assert set(first) == {"postgres_password", "redis_password", "admin_password", "redis.conf"}
-    assert len(set(first.values())) == 4
+    assert set(first) == {"postgres_password", "monitor_password", "redis_password", "admin_password", "redis.conf"}
+    assert len(set(first.values())) == 5
     assert all(len(text) > secret_files.SECRET_BYTES for text in first.values())
     assert set(groups) == {secret_files.REDIS_GROUP}
 
@@ -236,7 +236,8 @@ def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path) -> None
 def test_nobody_else_may_read_or_write_a_secret(tmp_path: Path) -> None:
     secret_files.write(tmp_path, {})
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"postgres_password": 0o400, "redis.conf": 0o440, "redis_password": 0o400, "admin_password": 0o400}
+    own = ("postgres_password", "monitor_password", "redis_password", "admin_password")
+    assert modes == dict.fromkeys(own, 0o400) | {"redis.conf": 0o440}
 
 
 def test_a_secret_of_two_lines_is_refused_by_name(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def service(tmp_path: Path, groups: list[int]) -> Path:
     """The service's own secrets."""
     folder = tmp_path / "service"
     folder.mkdir()
-    secret_files.write(folder, {"REDIS_PASSWORD": NASTY})
+    secret_files.write(folder, {"REDIS_PASSWORD": NASTY, "MONITOR_PASSWORD": NASTY})
     groups.clear()
     return folder
 
@@ -49,7 +49,7 @@ def test_each_is_told_what_it_needs_whatever_is_in_it(folder: Path, service: Pat
     found = _contents(folder)
     assert json.loads(found.pop("redis_passwords.json")) == {"redis://redis:6379": NASTY}
     assert len(found.pop("grafana_password")) > secret_files.SECRET_BYTES
-    assert set(found) == {"postgres_user", "postgres_password"}
+    assert found == {"postgres_user": "wallet_monitor", "postgres_password": NASTY}
     assert groups == [POSTGRES_EXPORTER_GROUP, POSTGRES_EXPORTER_GROUP, REDIS_EXPORTER_GROUP, GRAFANA_GROUP]
 
 
