@@ -16,11 +16,12 @@ RUN chmod -R u=rwX,go=rX /app && rm /app/requirements.txt && python -m compileal
 
 FROM python:3.13-slim
 
-# The numbers are fixed because the files in the volume of secrets belong to them. The folder is here so that a new
-# volume mounted on it is the user's: its servers come through it to their own files, and cannot list it.
+# The numbers are fixed because the files in the volumes of secrets belong to them. The folders are here so that a new
+# volume mounted on one is the user's: its servers come through it to their own files, and cannot list it.
 RUN groupadd --gid 10001 wallet \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin wallet \
- && install --directory --owner 10001 --group 10001 --mode 0711 /run/wallet-secrets
+ && install --directory --owner 10001 --group 10001 --mode 0711 \
+    /run/wallet-secrets /run/monitoring-secrets
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app

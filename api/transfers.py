@@ -1,8 +1,9 @@
 """Transfers to another user: v1 waits until the money has moved, v2 answers once the transfer is durable."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from api import tracing
+from api.edge import add_header
 from api.errors import RETRY_AFTER_S
 from api.identity import require_user
 from api.replay import marked
@@ -29,11 +30,12 @@ def transfer_later() -> Response:
     acceptance = services().orders.accept(order)
     if not acceptance.replayed:
         # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
-        services().queue.enqueue(acceptance.transfer_id, trace=order.trace)
+        services().queue.enqueue_soon(acceptance.transfer_id, trace=order.trace)
     url = f"/api/jobs/v1/{acceptance.transfer_id}"
     response = json_response(AcceptedOut(job_id=acceptance.transfer_id, status_url=url), 202)
-    response.headers["Location"] = url
-    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    # By the outermost layer, which writes it as it is: Werkzeug would take it apart, and put it together again.
+    add_header(request.environ, "Location", url)
+    add_header(request.environ, "Retry-After", str(RETRY_AFTER_S))
     return marked(response, replayed=acceptance.replayed)
 
 

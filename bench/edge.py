@@ -25,6 +25,8 @@ WARM_UP_S = 0.7
 # Those who read, each of whom finds in the cache what he has asked for before.
 READERS = 200
 PAGE = 30
+# Between which money moves, drawn beforehand.
+PAIRS = 5_000
 # A wallet with a long life, and how deep it is looked into.
 ENTRIES, DEEP_PAGE = 1_000_000, 30_000
 PAGES_READ = 300
@@ -99,11 +101,14 @@ def _asker(key: str) -> Callable[[], bytes]:
         return lambda: next(ready)
     path = f"/api/transfer/{'v2' if key == _LATER else 'v1'}"
 
-    def transfer() -> bytes:
-        payer, payee = draw.sample(range(1, WALLETS + 1), 2)
-        return request("POST", path, user=payer, body=b'{"destination_user_id":%d,"amount":67}' % payee)
-
-    return transfer
+    pairs = [draw.sample(range(1, WALLETS + 1), 2) for _ in range(PAIRS)]
+    transfers = cycle(
+        [
+            request("POST", path, user=payer, body=b'{"destination_user_id":%d,"amount":67}' % payee)
+            for payer, payee in pairs
+        ]
+    )
+    return lambda: next(transfers)
 
 
 class Depth:

@@ -4,7 +4,10 @@ PostgreSQL has the transfer before it is enqueued, so nothing here can lose one,
 that did not get onto the queue is found by the relay.
 """
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import redis
 import structlog
@@ -24,6 +27,13 @@ from models.redis_line import RedisLine
 # On the request path a Redis that does not answer may cost this much once, and no retry.
 CONNECT_TIMEOUT_S = 0.3
 ANSWER_TIMEOUT_S = 0.3
+# Accepted transfers that wait in memory to be put on the queue. Beyond it, which only a silent Redis can cause, the
+# relay finds them.
+MOST_ACCEPTED = 10_000
+# Put on the queue in one call.
+MOST_AT_ONCE = 200
+# What an ending process waits for its last ones.
+CLOSE_TIMEOUT_S = 2.0
 
 _log = structlog.get_logger("queue")
 
@@ -61,8 +71,26 @@ class TransferQueue:
     """Puts accepted transfers on the queue; when Redis is away it knows so, and does not ask every time."""
 
     def __init__(self, connection: redis.Redis) -> None:
+        """Connect to nothing yet."""
         self._line = RedisLine(connection, [ENQUEUE])
         self._circuit = Circuit()
+        self._accepted: SimpleQueue[NewJob | None] = SimpleQueue()
+        self._feeder: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def enqueue_soon(self, transfer_id: int, *, trace: str | None) -> None:
+        """Have a recorded transfer put on the queue, within moments, by a thread that takes all there are in one go.
+
+        Nobody has to wait for that: the transfer is durable, and what the thread cannot do the relay does.
+
+        Args:
+            transfer_id: becomes the job's id.
+            trace: the W3C traceparent that the job carries on.
+        """
+        if self._feeder is None:
+            self._start_feeder()
+        if self._accepted.qsize() < MOST_ACCEPTED:
+            self._accepted.put(NewJob(transfer_id, trace))
 
     def enqueue(self, transfer_id: int, *, trace: str | None) -> bool:
         """Put a recorded transfer on the queue; one that is on it already is left there.
@@ -93,8 +121,31 @@ class TransferQueue:
         return True
 
     def close(self) -> None:
-        """Hang up."""
+        """Put what was accepted on the queue, and hang up."""
+        with self._lock:
+            feeder, self._feeder = self._feeder, None
+        if feeder is not None:
+            self._accepted.put(None)
+            feeder.join(CLOSE_TIMEOUT_S)
         self._line.close()
+
+    def _start_feeder(self) -> None:
+        with self._lock:
+            if self._feeder is None:
+                self._feeder = threading.Thread(target=self._feed, name="queue feeder", daemon=True)
+                self._feeder.start()
+
+    def _feed(self) -> None:
+        """Put jobs on the queue, as many at once as there are, until told to end."""
+        is_over = False
+        while not is_over:
+            jobs = [self._accepted.get()]
+            with suppress(Empty):
+                while len(jobs) < MOST_AT_ONCE:
+                    jobs.append(self._accepted.get_nowait())
+            is_over = None in jobs
+            if new := [job for job in jobs if job is not None]:
+                self._push(new, lost=False)
 
     def ping(self) -> bool:
         """Whether Redis answers."""

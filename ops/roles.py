@@ -1,7 +1,7 @@
 """The two roles of a database: the owner, who migrates it, and the service, which may only use what is there.
 
 What a superuser has to do, for the embedded server (``make run``) and for the one of ``docker-compose.yml``; what the
-service may do with each table is the owner's to give (:mod:`models.grants`).
+service may do with each table is the owner's to give (:mod:`models.grants`). Containers have a third, for exporters.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from psycopg2 import extensions, sql
 
 OWNER = "wallet"
 SERVICE = "wallet_service"
+# Sees statistics and no wallet. Only where there is somebody to watch with it: in containers.
+MONITOR = "wallet_monitor"
 DATABASE = "wallet"
 # Where a superuser is at home, and where he makes the others from.
 MAINTENANCE_DATABASE = "postgres"
@@ -45,6 +47,14 @@ def set_up(connect: Connect, *, owner_password: str | None, service_password: st
         connection.commit()
 
 
+def set_up_monitor(connect: Connect, *, password: str) -> None:
+    """Make the role that exporters use. Safe to repeat, after :func:`set_up`."""
+    with closing(connect(MAINTENANCE_DATABASE)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        _set_up_role(cursor, MONITOR, password)
+        _run(cursor, "GRANT CONNECT ON DATABASE {database} TO {monitor}")
+
+
 def _set_up_role(cursor: extensions.cursor, role: str, password: str | None) -> None:
     cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
     if not cursor.fetchone():
@@ -55,12 +65,12 @@ def _set_up_role(cursor: extensions.cursor, role: str, password: str | None) -> 
         "ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {}",
         # Temporary objects last, where they can stand in for nothing.
         "ALTER ROLE {} SET search_path = public, pg_temp",
-        # Both see all sessions and statistics: for the metrics, and for whoever looks for the cause of something.
+        # All see all sessions and statistics: for the metrics, and for whoever looks for the cause of something.
         "GRANT pg_monitor TO {}",
     ):
         cursor.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(hashed)))
 
 
 def _run(cursor: extensions.cursor, statement: str) -> None:
-    names = {"owner": OWNER, "service": SERVICE, "database": DATABASE}
+    names = {"owner": OWNER, "service": SERVICE, "monitor": MONITOR, "database": DATABASE}
     cursor.execute(sql.SQL(statement).format(**{key: sql.Identifier(name) for key, name in names.items()}))

@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 import structlog
 from gunicorn import util
-from gunicorn.workers.gthread import ThreadWorker
 
+from ops.attentive_worker import AttentiveThreadWorker
 from ops.succession import Succession
 
 # How long gunicorn leaves connections open that were kept alive. What else may keep a client here ends as soon.
@@ -33,7 +33,7 @@ _HEAD = (
 )
 
 
-class ProblemThreadWorker(ThreadWorker):
+class ProblemThreadWorker(AttentiveThreadWorker):
     """Answers what cannot be read as a problem (RFC 9457); leaves in an orderly way."""
 
     # Made in the master, when it loads this class.

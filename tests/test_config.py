@@ -208,6 +208,14 @@ def test_the_database_url_names_the_driver(environment: Environment, scheme: str
     assert load(Settings).sqlalchemy_url == "postgresql+psycopg2://u:p%40@h:1/d?sslmode=require"
 
 
+def test_the_owner_migrates_and_where_there_is_none_the_service_does(environment: Environment) -> None:
+    environment.set(DATABASE_URL="postgresql://service@h/d")
+    assert load(PrepareSettings).owner_sqlalchemy_url == "postgresql+psycopg2://service@h/d"
+    environment.set(OWNER_DATABASE_URL="postgresql://owner@/d?host=/run/socket")
+    assert load(PrepareSettings).owner_sqlalchemy_url == "postgresql+psycopg2://owner@/d?host=/run/socket"
+    assert load(PrepareSettings).sqlalchemy_url == "postgresql+psycopg2://service@h/d"
+
+
 def test_the_timeouts_have_postgresqls_names(environment: Environment) -> None:
     environment.set(LOCK_TIMEOUT_MS="11", STATEMENT_TIMEOUT_MS="12", IDLE_IN_TRANSACTION_TIMEOUT_MS="130")
     assert load(Settings).database_timeouts_ms == {

@@ -25,9 +25,13 @@ SUPERUSER = "postgres"
 
 def main(environment: Mapping[str, str]) -> int:
     """Prepare; the exit status."""
-    password = (secret_files.FOLDER / secret_files.POSTGRES_PASSWORD.file).read_text()
+    password, monitor_password = (
+        (secret_files.FOLDER / secret.file).read_text()
+        for secret in (secret_files.POSTGRES_PASSWORD, secret_files.MONITOR_PASSWORD)
+    )
     try:
         roles.set_up(_connect, owner_password=None, service_password=password)
+        roles.set_up_monitor(_connect, password=monitor_password)
     except psycopg2.Error as error:
         print(f"cannot make the database's roles: {error}".strip(), file=sys.stderr)
         return 1

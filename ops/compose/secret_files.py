@@ -45,10 +45,12 @@ class Secret:
 
 # The service's own; the owner of the database has none (ops/compose/prepare.py).
 POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD")
+# Of the role that exporters use.
+MONITOR_PASSWORD = Secret("MONITOR_PASSWORD")
 REDIS_PASSWORD = Secret("REDIS_PASSWORD")
 ADMIN_PASSWORD = Secret("ADMIN_PASSWORD")
 JWT_SECRET = Secret("JWT_SECRET", generated=False)
-SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
+SECRETS = (POSTGRES_PASSWORD, MONITOR_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
 
 
 class BadSecret(Exception):
@@ -68,13 +70,13 @@ def write(folder: Path, given: Mapping[str, str]) -> None:
     for secret in SECRETS:
         path = folder / secret.file
         if value := given.get(secret.setting):
-            _write_file(path, value, secret.group)
+            write_file(path, value, secret.group)
         elif not secret.generated:
             path.unlink(missing_ok=True)
         elif not path.exists():
-            _write_file(path, secrets.token_urlsafe(SECRET_BYTES), secret.group)
+            write_file(path, secrets.token_urlsafe(SECRET_BYTES), secret.group)
     password = (folder / REDIS_PASSWORD.file).read_text()
-    _write_file(folder / REDIS_CONFIGURATION, f"requirepass {quote_for_redis(password)}\n", REDIS_GROUP)
+    write_file(folder / REDIS_CONFIGURATION, f"requirepass {quote_for_redis(password)}\n", REDIS_GROUP)
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -95,7 +97,7 @@ def quote_for_redis(value: str) -> str:
     return f'"{plain}"'
 
 
-def _write_file(path: Path, text: str, group: int | None) -> None:
+def write_file(path: Path, text: str, group: int | None) -> None:
     """Replace the file at once: after a crash there is the old one or the new one, on the disk."""
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".")
     with os.fdopen(descriptor, "w") as file:

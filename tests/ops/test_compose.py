@@ -34,7 +34,10 @@ from ops.servers import REDIS_MAX_MEMORY, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+# Those of a profile are only there if asked for (tests/ops/monitoring).
+SERVICES: dict[str, dict[str, Any]] = {
+    name: service for name, service in COMPOSE["services"].items() if "profiles" not in service
+}
 OURS = ("api", "worker", "secrets", "prepare")
 SERVERS = ("postgres", "redis")
 STAYING = ("api", "worker", *SERVERS)
@@ -116,7 +119,7 @@ def test_a_container_may_do_little_and_its_log_is_bounded(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in service
-    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    assert set(service["logging"]["options"]) == {"max-size", "max-file", "labels"}
     assert "cap_add" not in service or name == "postgres"
 
 
@@ -207,8 +210,8 @@ def test_secrets_are_generated_once(tmp_path: Path, groups: list[int]) -> None:
     first = _contents(tmp_path)
     secret_files.write(tmp_path, {})
     assert _contents(tmp_path) == first
-    assert set(first) == {"postgres_password", "redis_password", "admin_password", "redis.conf"}
-    assert len(set(first.values())) == 4
+    assert set(first) == {"postgres_password", "monitor_password", "redis_password", "admin_password", "redis.conf"}
+    assert len(set(first.values())) == 5
     assert all(len(text) > secret_files.SECRET_BYTES for text in first.values())
     assert set(groups) == {secret_files.REDIS_GROUP}
 
@@ -233,7 +236,8 @@ def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path) -> None
 def test_nobody_else_may_read_or_write_a_secret(tmp_path: Path) -> None:
     secret_files.write(tmp_path, {})
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"postgres_password": 0o400, "redis.conf": 0o440, "redis_password": 0o400, "admin_password": 0o400}
+    own = ("postgres_password", "monitor_password", "redis_password", "admin_password")
+    assert modes == dict.fromkeys(own, 0o400) | {"redis.conf": 0o440}
 
 
 def test_a_secret_of_two_lines_is_refused_by_name(tmp_path: Path) -> None:

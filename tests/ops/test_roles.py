@@ -59,6 +59,22 @@ def test_the_service_sees_what_metrics_are_made_of(postgres: PostgresServer) -> 
         assert ask(postgres.service_url, query) is True
 
 
+def test_an_exporter_sees_statistics_and_nothing_of_the_wallets(postgres: PostgresServer) -> None:
+    def connect(database: str) -> extensions.connection:
+        return psycopg2.connect(postgres.admin_url, dbname=database)
+
+    with closing(connect("wallet")) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE wallet")
+        cursor.execute("CREATE TABLE IF NOT EXISTS money AS SELECT 1 AS cents")
+    for _ in range(2):
+        roles.set_up_monitor(connect, password="monitor")
+    monitor = f"postgresql://wallet_monitor:monitor@127.0.0.1:{postgres.port}/wallet"
+    assert ask(monitor, "SELECT count(*) > 0 FROM pg_stat_activity") is True
+    assert ask(monitor, "SELECT pg_database_size('wallet') > 0") is True
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        ask(monitor, "SELECT cents FROM public.money")
+
+
 def test_a_server_from_before_the_services_role_gets_it(postgres: PostgresServer) -> None:
     with closing(psycopg2.connect(postgres.admin_url, dbname="wallet")) as connection, connection.cursor() as cursor:
         connection.autocommit = True
