@@ -6,6 +6,7 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 
+from ops.processes import wait_for
 from tests.api.calls import (
     JOBS,
     MAX_INT64,
@@ -48,7 +49,7 @@ def test_v2_answers_where_to_follow_the_job_and_moves_nothing_yet(funded: FlaskC
 
 def test_v2_puts_the_job_on_the_queue(funded: FlaskClient, redis_client: redis.Redis) -> None:
     job_id = accept(funded)
-    assert redis_client.lrange("rq:queue:transfers", 0, -1) == [job_id.encode()]
+    assert wait_for(lambda: redis_client.lrange("rq:queue:transfers", 0, -1) == [job_id.encode()], 10)
 
 
 @BOTH

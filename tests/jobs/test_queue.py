@@ -182,3 +182,32 @@ def test_a_request_waits_for_redis_a_moment_and_sends_nothing_twice(redis_url: s
 def test_nothing_on_the_queue_is_ever_unpickled(redis_client: redis.Redis) -> None:
     """Whoever can write to Redis must not thereby run code here."""
     assert transfers_queue(redis_client).serializer is JSONSerializer
+
+
+def test_what_is_accepted_goes_onto_the_queue_without_anybody_waiting(
+    queue: TransferQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(1, 31):
+        queue.enqueue_soon(number, trace=None)
+    assert wait_for(lambda: queued(redis_client) == [str(number) for number in range(1, 31)], PATIENCE_S)
+
+
+def test_an_ending_process_first_puts_what_it_has_accepted_on_the_queue(
+    queue: TransferQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(1, 501):
+        queue.enqueue_soon(number, trace=None)
+    queue.close()
+    assert len(queued(redis_client)) == 500
+
+
+def test_while_redis_hangs_no_more_is_kept_in_memory_than_the_bound(
+    queue: TransferQueue, redis_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.queue.MOST_ACCEPTED", 5)
+    redis_proxy.hold()
+    for number in range(1, 1_001):
+        queue.enqueue_soon(number, trace=None)
+    # Beside what the feeder took before it met the silence.
+    assert queue._accepted.qsize() <= 5
+    redis_proxy.resume()

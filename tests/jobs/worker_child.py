@@ -91,11 +91,12 @@ def work(task: dict[str, Any]) -> None:
 
 def accept() -> None:
     """Be an API process that accepts a transfer."""
-    client = create_app(load(Settings)).test_client()
-    answer = client.post(
+    app = create_app(load(Settings))
+    answer = app.test_client().post(
         "/api/transfer/v2", json={"destination_user_id": 2, "amount": 1}, headers={"Authorization": "1"}
     )
     assert answer.status_code == 202, answer.text
+    app.extensions["wallet"].close()  # which waits for what is on its way to the queue
 
 
 def work_as_stock_rq() -> None:
