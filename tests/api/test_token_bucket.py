@@ -10,11 +10,9 @@ import pytest
 import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
-from limits.storage import SCHEMES
-from limits.strategies import STRATEGIES
 from structlog.testing import capture_logs
 
-from api.token_bucket import MOST_LOCAL, NAME, SCHEME, TAKE, Bucket, BucketStorage, LocalBuckets, Taken, TokenBucket
+from api.token_bucket import MOST_LOCAL, SCHEME, TAKE, Bucket, BucketStorage, LocalBuckets, Taken, TokenBucket
 from jobs.circuit import OPEN_S, Circuit
 from jobs.queue import connect_redis
 from models.redis_line import RedisLine, Script
@@ -88,7 +86,7 @@ def on_our_clock(server: redis.Redis) -> Callable[[str, Bucket, int, bool], Take
     """The script, told the time by us."""
     assert _ON_OUR_CLOCK.text.count("60000") == _ON_OUR_CLOCK.text.count("ARGV[5]") == 1
 
-    def take(key: str, bucket: Bucket, now_us: int, look: bool) -> Taken:  # noqa: FBT001
+    def take(key: str, bucket: Bucket, now_us: int, look: bool) -> Taken:
         clock = (now_us // 1_000_000, now_us % 1_000_000)
         call = (bucket.interval_us, bucket.burst, "look" if look else "take", *clock)
         allowed, *rest = server.eval(_ON_OUR_CLOCK.text, 1, key, *call)
@@ -136,31 +134,31 @@ def test_script_and_stand_in_are_the_model(
         assert local.take("bucket", bucket, look=step.look) == expected
 
 
-@given(before=LIMITS, after=LIMITS, takes=st.integers(0, 10), back_us=st.integers(-YEAR_US, YEAR_US))
+@given(limits=st.tuples(LIMITS, LIMITS), takes=st.integers(0, 10), back_us=st.integers(-YEAR_US, YEAR_US))
 def test_whatever_is_kept_a_bucket_is_never_emptier_than_empty(
     on_our_clock: Callable[[str, Bucket, int, bool], Taken],
     server: redis.Redis,
-    before: Limit,
-    after: Limit,
+    limits: tuple[Limit, Limit],
     takes: int,
     back_us: int,
 ) -> None:
     """Another limit after a restart, another server's clock after a failover: nobody is locked out for it."""
     server.flushdb()
     now_us = START_US
+    before, after = limits
     local = LocalBuckets(clock_ns=lambda: now_us * 1_000)
     for _ in range(takes):
-        on_our_clock("bucket", before.bucket(), now_us, False)  # noqa: FBT003
+        on_our_clock("bucket", before.bucket(), now_us, False)
         local.take("bucket", before.bucket())
     now_us -= back_us
     bucket = after.bucket()
-    found = on_our_clock("bucket", bucket, now_us, True)  # noqa: FBT003
+    found = on_our_clock("bucket", bucket, now_us, True)
     assert found == local.take("bucket", bucket, look=True)
     assert 0 <= found.left <= bucket.burst
     assert 0 <= found.wait_us <= bucket.interval_us
     assert found.full_us <= bucket.burst * bucket.interval_us
     now_us += found.wait_us
-    assert on_our_clock("bucket", bucket, now_us, False).allowed  # noqa: FBT003
+    assert on_our_clock("bucket", bucket, now_us, False).allowed
     assert local.take("bucket", bucket).allowed
 
 
@@ -306,8 +304,3 @@ def test_a_process_keeps_a_bounded_number_of_buckets() -> None:
     for number in range(10):
         local.take(f"look {number}", HOUR, look=True)
     assert local.take("1", HOUR, look=True).left == 2
-
-
-def test_the_extension_finds_storage_and_strategy_by_their_names() -> None:
-    assert SCHEMES[SCHEME] is BucketStorage
-    assert STRATEGIES[NAME] is TokenBucket
