@@ -3,6 +3,7 @@
 import ipaddress
 import math
 import time
+from ipaddress import IPv4Address
 from typing import Any, NoReturn, cast
 
 from flask import Flask, current_app, request
@@ -16,7 +17,7 @@ from api.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
 from models.redis_line import Command
 
 EXTENSION = "wallet-limits"
-_IPV4 = 4
+_IPV6_PREFIX = 64
 # Bad credentials from one address: a password may be mistyped, and cannot be guessed.
 AUTHENTICATION = Bucket("authentication", 10, 60, burst=20)
 
@@ -27,8 +28,6 @@ class Limits:
     def __init__(self, strategy: TokenBucket | None, users: Bucket | None) -> None:
         self._strategy = strategy
         self._users = users
-        # The headers of draft-ietf-httpapi-ratelimit-headers-10.
-        self._policy = f'"user";q={users.burst};w={users.full_after_s}' if users else ""
 
     @property
     def are_off(self) -> bool:
@@ -52,8 +51,7 @@ class Limits:
             return None
         sent_at = time.monotonic()
         taken, replies = self._strategy.take(self._users, user, riders=() if question is None else (question,))
-        add_header(request.environ, "RateLimit-Policy", self._policy)
-        add_header(request.environ, "RateLimit", f'"user";r={taken.left};t={-(-taken.full_us // 1_000_000)}')
+        _tell(self._users, taken)
         if not taken.allowed:
             metrics.throttled["user"].inc()
             _refuse("You ask too often.", taken)
@@ -78,6 +76,8 @@ class Limits:
     def _authenticate(self, address: str, *, look: bool) -> None:
         if self._strategy is not None:
             taken, _ = self._strategy.take(AUTHENTICATION, _source(address), look=look)
+            if not (look and taken.allowed):
+                _tell(AUTHENTICATION, taken)
             if not taken.allowed:
                 metrics.throttled["authentication"].inc()
                 _refuse("There were too many bad credentials from your address.", taken)
@@ -115,7 +115,20 @@ def _source(address: str) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return address if parsed.version == _IPV4 else str(ipaddress.ip_network((address, 64), strict=False))
+    if isinstance(parsed, IPv4Address):
+        return address
+    # As a socket that listens for both kinds spells an IPv4 peer: all of them are in one network of that size.
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    # By its number, for an address may have a zone (fe80::1%eth0), which a network may not.
+    return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
+
+
+def _tell(bucket: Bucket, taken: Taken) -> None:
+    """Write the headers of draft-ietf-httpapi-ratelimit-headers-10."""
+    add_header(request.environ, "RateLimit-Policy", bucket.policy)
+    until_more_s = -(-taken.wait_us // 1_000_000)
+    add_header(request.environ, "RateLimit", f'"{bucket.name}";r={taken.left};t={until_more_s}')
 
 
 def _refuse(detail: str, taken: Taken) -> NoReturn:

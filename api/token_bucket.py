@@ -10,7 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -38,15 +38,18 @@ _log = structlog.get_logger("limits")
 class Bucket(RateLimitItemPerSecond):
     """A limit: ``amount`` a period of so many seconds, and ``burst`` of them at once."""
 
-    __slots__ = ("burst", "full_after_s", "interval_us", "name")
+    __slots__ = ("burst", "full_after_s", "interval_us", "name", "policy")
     GRANULARITY = RateLimitItemPerSecond.GRANULARITY
 
     def __init__(self, name: str, amount: int, period_s: int, burst: int) -> None:
         super().__init__(amount, period_s, namespace=name)
         self.name = name
         self.burst = burst
-        self.interval_us = period_s * 1_000_000 / amount
+        # Whole, see token_bucket.lua; so nobody is given more than one a microsecond.
+        self.interval_us = max(1, round(period_s * 1_000_000 / amount))
         self.full_after_s = math.ceil(burst * self.interval_us / 1_000_000)
+        # As draft-ietf-httpapi-ratelimit-headers-10 spells it: so many in the time that an empty one needs to be full.
+        self.policy = f'"{name}";q={burst};w={self.full_after_s}'
 
 
 class Taken(NamedTuple):
@@ -54,7 +57,7 @@ class Taken(NamedTuple):
 
     allowed: bool
     left: int
-    wait_us: int  # until there is a token again
+    wait_us: int  # until there is one more; 0 if it is full
     full_us: int  # until the bucket is full again
 
 
@@ -128,13 +131,18 @@ class TokenBucket(RateLimiter):
         return storage.local.take(key, item, look=look), None
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        """Take tokens; whether there were as many."""
-        return all(self.take(item, *identifiers)[0].allowed for _ in range(cost))
+        """Take a token; whether there was one.
+
+        Raises:
+            ValueError: for any other cost: some tokens would be taken in vain.
+        """
+        if cost != 1:
+            raise ValueError("a request costs one token")
+        return self.take(item, *identifiers)[0].allowed
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         """Whether there are as many tokens."""
-        taken, _ = self.take(item, *identifiers, look=True)
-        return taken.left >= cost
+        return self.take(item, *identifiers, look=True)[0].left >= cost
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
         """When the bucket will be full, and what is left in it."""
@@ -149,27 +157,29 @@ STRATEGIES[NAME] = TokenBucket  # type: ignore[assignment]
 class LocalBuckets:
     """The same buckets in memory, for one process: no more than :data:`MOST_LOCAL` of them."""
 
-    clock: Callable[[], float] = time.monotonic
-    _lock: Lock = None  # type: ignore[assignment]
-    _full_at_us: "OrderedDict[str, float]" = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self._lock = Lock()
-        self._full_at_us = OrderedDict()
+    clock_ns: Callable[[], int] = time.monotonic_ns
+    _lock: Lock = field(default_factory=Lock)
+    _full_at_us: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def take(self, key: str, bucket: Bucket, *, look: bool = False) -> Taken:
         """Take a token, as token_bucket.lua does."""
-        now, interval_us, size_us = self.clock() * 1_000_000, bucket.interval_us, bucket.burst * bucket.interval_us
+        now, interval_us = self.clock_ns() // 1_000, bucket.interval_us
+        most = now + bucket.burst * interval_us
         with self._lock:
-            full_at = min(max(self._full_at_us.get(key, 0.0), now), now + size_us)
-            room = size_us - (full_at - now)
+            kept = self._full_at_us.get(key, now)
+            full_at = min(max(kept, now), most)
+            room = most - full_at
             allowed = room >= interval_us
-            if look or not allowed:
-                wait_us = max(interval_us - room, 0)
-                return Taken(allowed, int(room // interval_us), math.ceil(wait_us), math.ceil(full_at - now))
-            self._full_at_us[key] = full_at + interval_us
-            self._full_at_us.move_to_end(key)
-            if len(self._full_at_us) > MOST_LOCAL:
-                self._full_at_us.popitem(last=False)
-        left = int((room - interval_us) // interval_us)
-        return Taken(True, left, 0, math.ceil(full_at + interval_us - now))
+            takes = allowed and not look
+            if takes:
+                full_at, room = full_at + interval_us, room - interval_us
+            if takes or kept > most:
+                self._keep(key, full_at)
+        wait_us = interval_us - room % interval_us if full_at > now else 0
+        return Taken(allowed, room // interval_us, wait_us, full_at - now)
+
+    def _keep(self, key: str, full_at_us: int) -> None:
+        self._full_at_us[key] = full_at_us
+        self._full_at_us.move_to_end(key)
+        if len(self._full_at_us) > MOST_LOCAL:
+            self._full_at_us.popitem(last=False)

@@ -1,16 +1,22 @@
 -- KEYS bucket | ARGV interval_us burst: a bucket of `burst` tokens that gains one each interval, kept as the instant at
--- which it will be full again. Takes a token: {1 or 0, tokens left, us until there is one, us until it is full}.
+-- which it will be full again. Takes a token: {1 or 0, tokens left, us until there is one more, us until it is full}.
+-- All are whole numbers, which a double holds exactly: fractions would add up, and the last token of a burst be lost.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
--- A bucket that was kept under another limit cannot be emptier than empty.
-full_at = math.min(full_at, now + burst * interval)
-local room = burst * interval - (full_at - now)
-if ARGV[3] == 'look' or room < interval then
-  local wait = math.max(interval - room, 0)
-  return {room >= interval and 1 or 0, math.floor(room / interval), math.ceil(wait), math.ceil(full_at - now)}
+local kept, most = tonumber(redis.call('GET', KEYS[1]) or 0), now + burst * interval
+-- A bucket that was kept under another limit, or by a clock that was ahead, cannot be emptier than empty.
+local full_at = math.min(math.max(kept, now), most)
+local room = most - full_at
+local allowed = room >= interval
+local takes = allowed and ARGV[3] ~= 'look'
+if takes then
+  full_at, room = full_at + interval, room - interval
 end
-full_at = full_at + interval
-redis.call('SET', KEYS[1], string.format('%.3f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1)
-return {1, math.floor((room - interval) / interval), 0, math.ceil(full_at - now)}
+-- One that was too empty is written down as empty, or it would be that for as long as it was too empty.
+if takes or kept > most then
+  -- Once it is full it is like one that never was, so it need not be kept.
+  redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1)
+end
+local wait = full_at > now and interval - room % interval or 0
+return {allowed and 1 or 0, math.floor(room / interval), wait, full_at - now}
