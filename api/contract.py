@@ -52,12 +52,18 @@ TAGS = {
 
 
 class Who(Enum):
-    """Who may call: any one of these security schemes."""
+    """Who may call: any one of these security schemes, between blanks."""
 
-    ANYONE = ()
-    USER = ("user",)
-    ADMIN = ("admin",)
-    USER_OR_ADMIN = ("user", "admin")
+    # Words and not tuples: of an empty tuple Python 3.11.2's Enum makes an object().
+    ANYONE = ""
+    USER = "user"
+    ADMIN = "admin"
+    USER_OR_ADMIN = "user admin"
+
+    @property
+    def schemes(self) -> list[str]:
+        """The names of the security schemes."""
+        return self.value.split()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,7 +137,7 @@ def _operation(app: Flask, path: str, endpoint: str) -> Json:
         "tags": [row.tag],
         "operationId": _operation_id(endpoint),
         "summary": summary.rstrip("."),
-        "security": [{scheme: []} for scheme in row.who.value],
+        "security": [{scheme: []} for scheme in row.who.schemes],
         "parameters": list(_parameters(path, row)),
         "responses": _responses(row),
     }
