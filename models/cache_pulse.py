@@ -178,6 +178,8 @@ class Pulse:
         self._closing.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(BEAT_S + 2 * BEAT_TIMEOUT_S)
+        with self._lock:
+            self._lose()
         self._line.close()
 
     def _start(self) -> None:
