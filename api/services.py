@@ -76,6 +76,9 @@ def make_services(settings: Settings) -> Services:
     snowflake = Snowflake(NodeLease(engine))
     cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
+    line = RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ])
+    if shares_redis := settings.cache_redis_url is None:
+        cache.pulse.watch(line)
     return Services(
         settings=settings,
         engine=engine,
@@ -85,8 +88,8 @@ def make_services(settings: Settings) -> Services:
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
         cache=cache,
-        line=RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ]),
-        shares_redis=settings.cache_redis_url is None,
+        line=line,
+        shares_redis=shares_redis,
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
         tokens=make_verifier(settings),

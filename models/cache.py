@@ -11,7 +11,8 @@ open (tests/models/test_cache_model.py goes through the interleavings):
 * the *epoch*, a word that is lost with Redis's data: a reader notes it at the miss, and stores nothing in another one.
 
 An eviction that cannot reach Redis is kept in PostgreSQL, in the transaction that it belongs to, and done by whoever
-first finds it there. When a process may believe what the cache says, models/cache_pulse.py knows.
+first finds it there (models/kept_evictions.py). When a process may believe what the cache says, models/cache_pulse.py
+knows.
 """
 
 import time
@@ -21,13 +22,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import redis
-import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 import metrics
 from models.cache_pulse import BEAT_TIMEOUT_S, EPOCH, EVICTION_TIMEOUT_S, OPEN, Pulse, new_epoch
-from models.database import Session, Statement, read_rows, transaction
+from models.kept_evictions import KeptEvictions
 from models.redis_line import Command, RedisLine, Script
 
 # A question on the way of a request. Whoever gets no answer asks PostgreSQL.
@@ -38,31 +37,13 @@ LATEST_FILL_S = 2.0
 MOST_FIELDS = 16
 # A page of a hundred entries has some 25 KB.
 MOST_BYTES = 65_536
-# Kept evictions done in one go.
-MOST_KEPT = 500
+# Between two tries of an eviction that Redis refuses at once: one that is restarted is back in less than a second.
+RETRY_S = 0.1
 
 ENTRIES, FENCE = "wallet:cache:entries:", "wallet:cache:fence:"
 
 _LUA = Path(__file__).parent / "lua"
 READ, FILL, EVICT = (Script.read(_LUA / f"cache_{name}.lua") for name in ("read", "fill", "evict"))
-
-_KEPT = Statement("find_kept_evictions", ("int",), "SELECT wallet_id, version FROM kept_evictions LIMIT $1")
-_FORGET = Statement(
-    "forget_kept_evictions",
-    ("bigint[]", "bigint[]"),
-    """
-DELETE FROM kept_evictions AS kept USING unnest($1, $2) AS done (wallet_id, version)
-WHERE kept.wallet_id = done.wallet_id AND kept.version <= done.version
-""",
-)
-# Of wallets whose cached reads could not be evicted. Within a posting, the wallets' locks keep the rows' order.
-_KEEP = """
-INSERT INTO kept_evictions (wallet_id, version)
-SELECT * FROM unnest('{{{ids}}}'::bigint[], '{{{versions}}}'::bigint[]) ORDER BY 1
-ON CONFLICT (wallet_id) DO UPDATE SET version = greatest(kept_evictions.version, excluded.version)
-"""
-
-_log = structlog.get_logger("cache")
 
 # Takes wallets with the versions they are about to have, drops what is cached of them, and returns those of which it
 # could not.
@@ -95,11 +76,6 @@ class NobodyCaches:
         """There is nothing to drop."""
 
 
-def keeping(versions: Mapping[int, int]) -> str:
-    """Return the statement that keeps evictions of wallets, to be done later."""
-    return _KEEP.format(ids=",".join(map(str, versions)), versions=",".join(map(str, versions.values())))
-
-
 @dataclass(frozen=True, slots=True)
 class Miss:
     """What was noted when nothing was found, for the filling."""
@@ -124,10 +100,12 @@ class WalletCache:
         """
         self.line = RedisLine(connect(READ_TIMEOUT_S), [READ, FILL])
         self._writing = RedisLine(connect(EVICTION_TIMEOUT_S), [EVICT])
-        self._engine = engine
+        self._kept = KeptEvictions(engine, self._tell)
         self._ttl_s = ttl_s
         self._fence_s = int(longest_transaction_s + LATEST_FILL_S) + 1
-        self.pulse = Pulse(RedisLine(connect(BEAT_TIMEOUT_S), [OPEN]), self.settle_kept)
+        beats = RedisLine(connect(BEAT_TIMEOUT_S), [OPEN])
+        self.pulse = Pulse(beats, self._kept, longest_transaction_s=longest_transaction_s)
+        self.pulse.watch(self.line)
 
     def question(self, wallet_id: int, field: str) -> Command | None:
         """Return the command that looks for something, None when the cache must not be asked now."""
@@ -164,7 +142,7 @@ class WalletCache:
         try:
             (reply,) = self.line.ask(question)
         except redis.RedisError:
-            self.pulse.failed(sent_at)
+            self.pulse.failed()
             return None
         return self.answer(reply, sent_at)
 
@@ -187,7 +165,6 @@ class WalletCache:
     def _store(self, wallet_id: int, field: str, miss: Miss, version: int, payload: bytes) -> bool:
         keys = [EPOCH, f"{ENTRIES}{wallet_id}", f"{FENCE}{wallet_id}"]
         latest_us = int(LATEST_FILL_S * 1_000_000)
-        sent_at = time.monotonic()
         try:
             (said,) = self.line.ask(
                 FILL.call(keys, miss.epoch, miss.noted, version, self._ttl_s, field, payload, MOST_FIELDS, latest_us)
@@ -195,7 +172,7 @@ class WalletCache:
         except redis.ResponseError:
             return False  # out of memory
         except redis.RedisError:
-            self.pulse.failed(sent_at)
+            self.pulse.failed()
             return False
         return bool(said == b"stored")
 
@@ -203,19 +180,14 @@ class WalletCache:
         """Drop what is cached of wallets; return what could not be dropped and has to be kept: all, or nothing."""
         if not self._ttl_s or not versions:
             return {}
-        is_told = not self.pulse.is_away() and self._try_to_tell(versions)
+        is_told = not self.pulse.is_away() and self._insist(versions)
         metrics.cache_evictions["done" if is_told else "kept"].inc(len(versions))
         return {} if is_told else versions
 
     def evict_again(self, versions: Mapping[int, int]) -> None:
         """Drop what is cached of wallets after the commit; what cannot be dropped is kept."""
-        if not (missed := self.evict(versions)):
-            return
-        try:
-            with transaction(self._engine) as connection:
-                connection.exec_driver_sql(keeping(missed))
-        except Exception as error:  # noqa: BLE001 - the money has moved, and that is what is answered
-            _log.error("eviction lost: bounded by its time to live", wallets=len(missed), cause=type(error).__name__)
+        if missed := self.evict(versions):
+            self._kept.keep(missed)
 
     def settle_kept(self) -> bool:
         """Do evictions that were kept, some at a time, and return whether there were none.
@@ -224,20 +196,7 @@ class WalletCache:
             redis.RedisError: Redis is away.
             Unavailable: PostgreSQL is away.
         """
-        kept = read_rows(self._engine, _KEPT, MOST_KEPT)
-        metrics.cache_kept_evictions.set(len(kept))
-        if not kept:
-            return True
-        versions = dict(kept)
-        self._tell(versions)
-        try:
-            with Session(self._engine) as session:
-                session.run(_FORGET, list(versions), list(versions.values()))
-        except SQLAlchemyError as error:
-            _log.warning("kept evictions are done once more", cause=type(error).__name__)
-        else:
-            _log.info("kept evictions done", wallets=len(versions))
-        return False
+        return self._kept.settle()
 
     def close(self) -> None:
         """Hang up."""
@@ -245,16 +204,22 @@ class WalletCache:
         self.line.close()
         self._writing.close()
 
-    def _try_to_tell(self, versions: Mapping[int, int]) -> bool:
-        sent_at = time.monotonic()
-        try:
-            self._tell(versions)
-        except redis.ResponseError:
-            return False  # out of memory, or still loading
-        except redis.RedisError:
-            self.pulse.failed(sent_at)
-            return False
-        return True
+    def _insist(self, versions: Mapping[int, int]) -> bool:
+        """Tell Redis, and give up only when every reader must have noticed that it fails: see cache_pulse.py."""
+        deadline = time.monotonic() + EVICTION_TIMEOUT_S
+        while True:
+            try:
+                self._tell(versions)
+            except redis.RedisError:
+                self.pulse.failed()
+            else:
+                return True
+            if time.monotonic() >= deadline:
+                self.pulse.gave_up()
+                return False
+            if self.pulse.is_away():  # another one has given up meanwhile
+                return False
+            time.sleep(RETRY_S)
 
     def _tell(self, versions: Mapping[int, int]) -> None:
         pairs = [number for pair in versions.items() for number in pair]

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from models.cache import Evict, keeping, nobody_caches
+from models.cache import Evict, nobody_caches
 from models.database import Session, Statement
+from models.kept_evictions import keeping
 from models.settlement import Decision, Pending, Settlement, Wallet, settle
 from models.transfer import Status
 

@@ -8,7 +8,7 @@ a command whose reply was lost may be repeated is for the caller to know.
 import hashlib
 import select
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,8 @@ class RedisLine:
         self._pool = client.connection_pool
         self._scripts = {script.digest: script.text for script in scripts}
         self._idle: deque[_Wire] = deque()
+        # Is told, before a new connection is used, what INFO says of the server that answers on it.
+        self.meet: Callable[[bytes], None] | None = None
 
     def ask(self, *commands: Command) -> list[Any]:
         """Run commands in one round trip and return their replies, in bytes.
@@ -105,7 +107,19 @@ class RedisLine:
                 if wire.lives():
                     return wire
                 wire.connection.disconnect()
-        return _Wire(self._pool.make_connection())
+        wire = _Wire(self._pool.make_connection())
+        if self.meet is not None:
+            self._introduce(wire.connection, self.meet)
+        return wire
+
+    def _introduce(self, connection: Any, meet: Callable[[bytes], None]) -> None:
+        try:
+            (info,) = _exchange(connection, [("INFO", "server")])
+        except BaseException:
+            connection.disconnect()
+            raise
+        # Whoever does not say who he is, is nobody who is known.
+        meet(info if isinstance(info, bytes) else b"")
 
     def _teach(self, connection: Any, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
         """Load the scripts that the server did not know, and run what it therefore did not."""

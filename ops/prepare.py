@@ -13,7 +13,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
 import logs
+from jobs.queue import make_cache
 from models import grants, migrations
+from models.cache import Evictor
 from models.database import create_bounded_engine, first_line
 from models.errors import Unavailable
 from models.orders import Orders
@@ -42,7 +44,9 @@ def main() -> None:
         _migrate_when_reachable(owner)
         let_in(service, owner)
         if settings.demo_wallets:
-            open_demo_wallets(service)
+            cache = make_cache(settings, service)
+            open_demo_wallets(service, cache)
+            cache.close()
     except (DBAPIError, Unavailable) as error:
         sys.exit(f"cannot prepare the database: {first_line(error)}")
     finally:
@@ -61,10 +65,11 @@ def let_in(service: Engine, owner: Engine) -> None:
     _log.info("privileges", role=role, is_owner=is_owner)
 
 
-def open_demo_wallets(engine: Engine) -> None:
+def open_demo_wallets(engine: Engine, cache: Evictor) -> None:
     """Deposit into the wallets of the README's tour, once in a database's life.
 
-    They are deposits like any other; the idempotency key is what makes them happen once.
+    They are deposits like any other; the idempotency key is what makes them happen once. The wallets may have been
+    there before, and be read through a cache.
     """
     snowflake = Snowflake(NodeLease(engine))
     for user_id in DEMO_USERS:
@@ -76,7 +81,7 @@ def open_demo_wallets(engine: Engine) -> None:
             amount_cents=DEMO_CENTS,
             idempotency_key="demo-wallet",
         )
-        receipt = Orders(engine, snowflake).execute(order)
+        receipt = Orders(engine, snowflake, cache).execute(order)
         _log.info("demo wallet", user_id=str(user_id), opened=not receipt.replayed)
     snowflake.release()
 

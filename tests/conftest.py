@@ -22,7 +22,7 @@ from config import Settings
 from models import grants, migrations
 from models.database import create_bounded_engine
 from models.snowflake import NodeLease, Snowflake
-from models.tables import audits, entries, transfers, wallets
+from models.tables import audits, entries, kept_evictions, transfers, wallets
 from ops.roles import SERVICE
 from ops.servers import PostgresServer, RedisServer
 from tests.api.document import DocumentedClient
@@ -157,7 +157,7 @@ def shared_engine(database_url: str) -> Iterator[Engine]:
 def engine(shared_engine: Engine) -> Engine:
     """An engine on empty tables, for tests that commit."""
     with shared_engine.begin() as connection:
-        for table in (audits, entries, transfers, wallets):
+        for table in (audits, entries, transfers, wallets, kept_evictions):
             connection.execute(delete(table))
     return shared_engine
 

@@ -1,5 +1,5 @@
--- ARGV fence_s entries_prefix fence_prefix, then wallet and version of each. What is cached goes first: should there be
--- no memory for a fence, it is gone all the same.
+-- ARGV fence_s entries_prefix fence_prefix, then wallet and version of each. What is cached goes first: deleting is
+-- never refused for want of memory, and a script that has written is refused none any more, so the fence stands, too.
 for i = 4, #ARGV, 2 do redis.call('DEL', ARGV[2] .. ARGV[i]) end
 for i = 4, #ARGV, 2 do
   local key = ARGV[3] .. ARGV[i]

@@ -9,7 +9,8 @@ if fence and tonumber(fence) > version then return 'fence' end
 local held = redis.call('HMGET', KEYS[2], 'epoch', 'version')
 local is_new = held[1] ~= ARGV[1] or tonumber(held[2]) < version
 if is_new then
-  redis.call('DEL', KEYS[2])
+  -- Only if there is something: a script that has written is refused no memory any more.
+  if held[1] then redis.call('DEL', KEYS[2]) end
 elseif tonumber(held[2]) > version then
   return 'fence'
 elseif redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) + 2 then

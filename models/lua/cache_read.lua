@@ -7,7 +7,7 @@ if epoch then
   if found[2] and found[1] == epoch then return {found[2]} end
 else
   epoch = ARGV[2]
-  redis.call('SET', KEYS[1], epoch)
+  redis.pcall('SET', KEYS[1], epoch)  -- without memory for it nothing will be filled
 end
 local time = redis.call('TIME')
 return {false, epoch, string.format('%d%06d', time[1], time[2])}
