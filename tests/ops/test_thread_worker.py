@@ -18,7 +18,7 @@ from tests.api.server import ROOT, Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 
 ROOMS = ("api", "jobs", "models", "ops")
-FILES = ("config.py", "logs.py", "wsgi.py")
+FILES = ("config.py", "logs.py", "metrics.py", "metrics_files.py", "wsgi.py")
 # What a new version of the code says of itself, with a part that the old one does not have.
 NEW_ENTRY = """
 from api.services import VERSION
