@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     # gunicorn. More than 8 busy threads a process did not help; the others are for callers who wait for a job.
     api_processes: int = Field(default=2, ge=1, le=64)
     api_threads: int = Field(default=16, ge=2, le=256)
+    # Requests of a process that may wait for a thread; beyond them it sheds load. 128 are served in about 0.2 s, which
+    # nobody minds; whoever would wait for much longer had better come again.
+    api_queue: int = Field(default=128, ge=1, le=4_096)
     graceful_timeout_s: int = Field(default=10, ge=1, le=300)
 
     # Bounds on every wait for PostgreSQL, in milliseconds. The idle bound stays below a worker's lease.

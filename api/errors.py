@@ -77,7 +77,10 @@ def install(app: Flask) -> None:
         (Fault, _unavailable),
         (DBAPIError, _unavailable),
         (PoolTimeoutError, _unavailable),
-        (ParseException, lambda _: problem_response("bad_input", "The body cannot be read: its chunks are malformed.")),
+        (
+            ParseException,
+            lambda _: problem_response("bad_input", "The body cannot be read: it is malformed, or came too slowly."),
+        ),
         (HTTPException, _http),
         (Exception, _unexpected),
     ]

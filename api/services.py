@@ -7,6 +7,7 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
+import metrics
 from api.counted_orders import CountedOrders
 from api.readings import Readings
 from api.token_bucket import TAKE
@@ -55,6 +56,10 @@ class Services:
         self.waiting.close(within_s=within_s)
         if not is_replaced:
             self.stopping.set()
+
+    def count_turned_away(self) -> None:
+        """Count a request that the server has answered by itself, with 503, because too many waited before it."""
+        metrics.shed["requests"].inc()
 
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""

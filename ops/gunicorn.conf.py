@@ -114,6 +114,7 @@ logger_class = JsonLogger
 worker_class = "ops.thread_worker.ProblemThreadWorker"
 workers = settings.api_processes
 threads = settings.api_threads
+ProblemThreadWorker.most_waiting = settings.api_queue
 # Each process loads the application itself: SIGHUP then brings new code, and no connection crosses a fork.
 preload_app = False
 # The libraries however are loaded once, here, and shared: new processes are ready sooner, and need less memory.

@@ -8,17 +8,18 @@ when it is told to stop, it accepts no more: requests end, waits for jobs are cu
 for a moment, for a request that may be on its way; its answer says that it is the last one.
 """
 
-import secrets
 import socket
 import time
 from types import FrameType
 from typing import Any
 
-import orjson
 import structlog
 from gunicorn import util
+from gunicorn.workers.gthread import ThreadWorker
 
-from ops.attentive_worker import AttentiveThreadWorker
+from ops import refusals
+from ops.attentive_worker import AttentiveWorker
+from ops.connection import TooSlowError
 from ops.succession import Succession
 
 # How long gunicorn leaves connections open that were kept alive. What else may keep a client here ends as soon.
@@ -26,14 +27,8 @@ LINGER_S = 2.0
 
 _log = structlog.get_logger("gunicorn")
 
-_HEAD = (
-    "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-    "Cache-Control: no-store\r\nX-Request-ID: {trace_id}\r\ntraceparent: 00-{trace_id}-{span_id}-00\r\n"
-    "Content-Length: {length}\r\n\r\n"
-)
 
-
-class ProblemThreadWorker(AttentiveThreadWorker):
+class ProblemThreadWorker(AttentiveWorker):
     """Answers what cannot be read as a problem (RFC 9457); leaves in an orderly way."""
 
     # Made in the master, when it loads this class.
@@ -56,10 +51,14 @@ class ProblemThreadWorker(AttentiveThreadWorker):
             super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Leave in a hurry: nobody waits for a job any longer, for Python ends no process before its threads."""
+        """Leave in a hurry: nobody waits for a job any longer, for Python ends no process before its threads.
+
+        gunicorn's threaded worker would shut its pool down first, here in the handler, and wait for ever if the signal
+        has come while this very thread was handing the pool a request and holds its lock.
+        """
         if self.booted:
             self._tell_application(within_s=0.0, is_replaced=False)
-        super().handle_quit(sig, frame)
+        super(ThreadWorker, self).handle_quit(sig, frame)
 
     def notify(self) -> None:
         """Give the sign of life that every round of the loop begins with, and see whether this is the last round."""
@@ -76,23 +75,13 @@ class ProblemThreadWorker(AttentiveThreadWorker):
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Refuse a request that never reached the application; nothing of it was done."""
         del req, addr
-        trace_id = secrets.token_hex(16)
-        _log.warning("unreadable request", cause=type(exc).__name__, trace_id=trace_id)
-        detail = "The request cannot be read as HTTP."
-        body = orjson.dumps(
-            {
-                "type": "urn:wallet:problem:bad_input",
-                "title": "The request is not well-formed",
-                "status": 400,
-                "detail": detail,
-                "code": "bad_input",
-                "message": detail,
-                "trace_id": trace_id,
-            }
+        detail = (
+            "The request came too slowly." if isinstance(exc, TooSlowError) else "The request cannot be read as HTTP."
         )
-        head = _HEAD.format(length=len(body), trace_id=trace_id, span_id=secrets.token_hex(8))
+        refusal = refusals.unreadable(detail)
+        _log.warning("unreadable request", cause=type(exc).__name__, trace_id=refusal.trace_id)
         try:
-            util.write_nonblock(client, head.encode() + body)
+            util.write_nonblock(client, refusal.answer)
         except OSError:
             _log.debug("the client has gone")
 
@@ -116,7 +105,5 @@ class ProblemThreadWorker(AttentiveThreadWorker):
 
     def _accept_waiting(self, listener: socket.socket) -> None:
         """Take in whoever stands before the door already: to them it looks as if they were inside."""
-        before = -1
-        while before < self.nr_conns < self.worker_connections:
-            before = self.nr_conns
-            self.accept(listener)
+        while self.nr_conns < self.worker_connections and self.accept(listener):
+            pass
