@@ -4,19 +4,23 @@ The interleavings are gone through in test_cache_model.py, and when a process ma
 test_cache_pulse.py.
 """
 
+import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
 from sqlalchemy import Engine, text
 
-import models.cache
 from models.cache import ENTRIES, FENCE, LATEST_FILL_S, MOST_BYTES, MOST_FIELDS, Miss, WalletCache
-from models.cache_pulse import EPOCH, MOST_MEMORY
+from models.cache_pulse import EPOCH, EVICTION_TIMEOUT_S, MOST_MEMORY
+from models.history import History
 from models.orders import Orders
 from models.snowflake import Snowflake
 from ops.processes import wait_for
@@ -26,6 +30,7 @@ from tests.models.ordering import PATIENCE_S, deposit
 from tests.proxy import TcpProxy
 
 WALLET = 7
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -53,8 +58,7 @@ def small_client(small_redis: RedisServer) -> Iterator[redis.Redis]:
 
 
 def entries_of(client: redis.Redis, wallet_id: int = WALLET) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = client.hgetall(f"{ENTRIES}{wallet_id}")
-    return found
+    return cast("dict[bytes, bytes]", client.hgetall(f"{ENTRIES}{wallet_id}"))
 
 
 def fill_memory(client: redis.Redis) -> None:
@@ -262,7 +266,7 @@ def test_an_eviction_that_cannot_reach_redis_is_kept_and_not_before_every_reader
             redis_proxy.hold()
         began = time.monotonic()
         orders.execute(deposit(WALLET, 10))
-        assert time.monotonic() - began >= models.cache.EVICTION_TIMEOUT_S
+        assert time.monotonic() - began >= EVICTION_TIMEOUT_S
         assert kept(engine) == {WALLET: 2}
         # It knows now: the next one waits for nothing, and the newest version is what is kept.
         assert cache.pulse.is_away()
@@ -287,7 +291,12 @@ def test_a_redis_that_is_back_while_a_writer_insists_is_told(
                 raise
 
         cache._tell = told  # type: ignore[method-assign, assignment]
-        back = threading.Thread(target=lambda: failures.wait(PATIENCE_S) and redis_proxy.refuse(refusing=False))
+
+        def come_back() -> None:
+            failures.wait(PATIENCE_S)
+            redis_proxy.refuse(refusing=False)
+
+        back = threading.Thread(target=come_back)
         back.start()
         assert cache.evict({WALLET: 2}) == {}
         back.join()
@@ -342,6 +351,24 @@ _REFUSING_TRIGGER = """
 CREATE FUNCTION test_refusal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
 CREATE TRIGGER test_refusal BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION test_refusal()
 """
+
+
+def test_a_writer_killed_just_after_its_commit_leaves_nothing_that_is_over(
+    *, cache: WalletCache, redis_client: redis.Redis, redis_url: str, engine: Engine, snowflake: Snowflake
+) -> None:
+    Orders(engine, snowflake, cache).execute(deposit(WALLET, 10))
+    put(cache, WALLET, 1, b"10")
+    late = missed(cache, WALLET, "page")
+    assert hit(cache, WALLET) == b"10"
+    task = {"database_url": engine.url.render_as_string(hide_password=False), "redis_url": redis_url}
+    writer = subprocess.run(
+        [sys.executable, "-m", "tests.models.cache_child", json.dumps(task)], cwd=ROOT, check=False, timeout=60
+    )
+    assert writer.returncode == -signal.SIGKILL
+    assert History(engine).get_balance(WALLET) == (15, 2)
+    missed(cache, WALLET)
+    assert not cache.fill(WALLET, "page", late, 1, b"old")
+    assert entries_of(redis_client) == {}
 
 
 def test_a_redis_that_hung_and_goes_on_with_its_old_data_says_nothing_that_is_over(
