@@ -236,9 +236,14 @@ def test_a_process_that_begins_while_redis_is_away_has_a_quarantine_too(
 
 
 def test_a_failure_that_somebody_else_saw_during_a_beat_is_not_undone_by_it(beating: Beating) -> None:
-    beating.line.meanwhile = beating.pulse.failed
+    def give_up() -> None:
+        beating.pulse.failed()
+        beating.pulse.gave_up()
+
+    beating.line.meanwhile = give_up
     beating.beat()
     beating.line.meanwhile = lambda: None
+    assert beating.pulse.is_away()
     assert not beating.pulse.believes()
     assert not beating.pulse.believed(beating.clock.now)
     beating.beat()
