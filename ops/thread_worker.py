@@ -55,10 +55,14 @@ class ProblemThreadWorker(ThreadWorker):
             super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Leave in a hurry: nobody waits for a job any longer, for Python ends no process before its threads."""
+        """Leave in a hurry: nobody waits for a job any longer, for Python ends no process before its threads.
+
+        gunicorn's threaded worker would shut its pool down first, here in the handler, and wait for ever if the signal
+        has come while this very thread was handing the pool a request and holds its lock.
+        """
         if self.booted:
             self._tell_application(within_s=0.0, is_replaced=False)
-        super().handle_quit(sig, frame)
+        super(ThreadWorker, self).handle_quit(sig, frame)
 
     def notify(self) -> None:
         """Give the sign of life that every round of the loop begins with, and see whether this is the last round."""
