@@ -20,6 +20,7 @@ from jobs.retries import RetryPolicy
 from jobs.rq_keys import DEAD, FAILED, QUEUE, STARTED, NewJob, RqKeys
 from jobs.transfers import Settler
 from jobs.worker import BatchWorker
+from ops.processes import wait_for
 from tests.api.calls import ADMIN, JOBS, Json, accept, answer, ask, balance_of, basic, decode, get, problem
 from tests.api.conftest import AppMaker
 from tests.jobs.backlog import hash_of, job_of, members, queued, status_of, stock_queue
@@ -72,6 +73,13 @@ def everything_in(client: redis.Redis) -> dict[str, tuple[bytes, bool]]:
     """All that RQ holds in Redis, key by key."""
     raw: Any = client
     return {key.decode(): (raw.dump(key), raw.pttl(key) > 0) for key in raw.keys("rq:*")}
+
+
+def accept_onto_queue(client: FlaskClient, redis_client: redis.Redis, amount: int = 67) -> str:
+    """Give a transfer to the queue, and wait until its job stands on it."""
+    job_id = accept(client, amount)
+    assert wait_for(lambda: job_id.encode() in redis_client.lrange(QUEUE, 0, -1), 10)
+    return job_id
 
 
 @pytest.fixture
@@ -150,8 +158,8 @@ def test_no_page_asks_anybody_else_for_anything(client: FlaskClient, path: str) 
     assert [line for line in page.splitlines() if "http" in line and "<a href=" not in line] == []
 
 
-def test_jobs_are_read_as_the_json_that_they_are(admin: FlaskClient) -> None:
-    job_id = accept(admin)
+def test_jobs_are_read_as_the_json_that_they_are(admin: FlaskClient, redis_client: redis.Redis) -> None:
+    job_id = accept_onto_queue(admin, redis_client)
     shown = data(admin, f"job/{job_id}")
     assert (shown["id"], shown["status"], shown["origin"], shown["description"]) == (
         job_id,
@@ -202,7 +210,7 @@ def test_nothing_changes_by_a_look(admin: FlaskClient, redis_client: redis.Redis
     """Also where RQ would tidy up: leases that have run out, ids without a job, workers that are gone."""
     keys = RqKeys(redis_client)
     for _ in range(3):
-        accept(admin)
+        accept_onto_queue(admin, redis_client)
     keys.claim(worker_key="rq:worker:gone", worker_name="gone", lease="l", limit=1, lease_s=-100)
     redis_client.delete("rq:worker:gone")
     redis_client.sadd("rq:workers", "rq:worker:gone", "nonsense", b"rq:worker:\xff")
@@ -308,7 +316,7 @@ def test_an_unknown_queue_cannot_be_changed(client: FlaskClient) -> None:
 
 
 def test_only_a_failed_job_can_be_requeued(admin: FlaskClient, redis_client: redis.Redis) -> None:
-    job_id = accept(admin)
+    job_id = accept_onto_queue(admin, redis_client)
     problem(change(admin, f"job/{job_id}/requeue"), "job_not_found")
     assert queued(redis_client) == [job_id]
 
@@ -382,7 +390,7 @@ def test_a_result_that_is_none_stops_no_page(
 def test_a_requeued_dead_letter_is_reopened_and_posted(
     admin: FlaskClient, redis_client: redis.Redis, bury: Bury, work: Callable[[], None]
 ) -> None:
-    jobs = [accept(admin, 1) for _ in range(3)]
+    jobs = [accept_onto_queue(admin, redis_client, 1) for _ in range(3)]
     for job_id in jobs:
         bury(job_id)
     work()  # finds them failed, and books them so
@@ -406,7 +414,7 @@ def test_a_requeued_dead_letter_is_reopened_and_posted(
 def test_what_is_deleted_here_is_no_transfer_lost(
     admin: FlaskClient, redis_client: redis.Redis, work: Callable[[], None], restore: Callable[[], int], press: str
 ) -> None:
-    job_id = accept(admin)
+    job_id = accept_onto_queue(admin, redis_client)
     assert answer(change(admin, press.format(job=job_id))) == {"status": "OK"}
     assert (queued(redis_client), hash_of(redis_client, job_id)) == ([], {})
     assert restore() == 1
@@ -417,7 +425,7 @@ def test_what_is_deleted_here_is_no_transfer_lost(
 def test_emptying_the_started_registry_loses_no_transfer_either(
     admin: FlaskClient, redis_client: redis.Redis, work: Callable[[], None], restore: Callable[[], int]
 ) -> None:
-    job_id = accept(admin)
+    job_id = accept_onto_queue(admin, redis_client)
     RqKeys(redis_client).claim(worker_key="rq:worker:w", worker_name="w", lease="l", limit=1, lease_s=60)
     redis_client.zadd(STARTED, {"no-lease": 1, "no-job:lease": 1})
     assert answer(change(admin, "queue/transfers/started/empty")) == {"status": "OK"}
