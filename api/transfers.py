@@ -1,5 +1,6 @@
 """Transfers to another user: v1 waits until the money has moved, v2 answers once the transfer is durable."""
 
+import structlog
 from flask import Blueprint, Response, request
 
 from api import tracing
@@ -28,6 +29,7 @@ def transfer_later() -> Response:
     """Record the transfer, put its job on the queue, and answer with where to follow it."""
     order = _read_order("transfer/v2")
     acceptance = services().orders.accept(order)
+    structlog.contextvars.bind_contextvars(job_id=str(acceptance.transfer_id))
     if not acceptance.replayed:
         # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
         services().queue.enqueue_soon(acceptance.transfer_id, trace=order.trace)

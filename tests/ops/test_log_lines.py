@@ -89,6 +89,7 @@ def assert_followed(stack: Stack, trace_id: str, job_id: str) -> None:
     assert (access["status"], access["user_id"], access["route"]) == (202, str(PAYER), "/api/transfer/v2")
     assert access["duration_ms"] > 0
     assert access["request_id"]
+    assert access["job_id"] == job_id
 
 
 @pytest.mark.stack
