@@ -1,6 +1,7 @@
 """Real servers for the whole run, a database of its own for every test process, clean tables for every test."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -105,10 +106,10 @@ def service_database_url(database_url: str) -> str:
     return os.environ[POSTGRES_SERVICE].rpartition("/")[0] + "/" + database_url.rpartition("/")[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def empty_database_url(worker_id: str) -> str:
-    """A database without any tables."""
-    name = f"empty_{worker_id}"
+    """A database without any tables, of this test's own: it may be migrated."""
+    name = f"empty_{worker_id}_{secrets.token_hex(4)}"
     _make_database(name, "template0")
     return _database_url(name)
 

@@ -13,6 +13,7 @@ import metrics
 from api.app import create_app
 from config import Settings
 from jobs.rq_keys import NewJob, RqKeys
+from ops.processes import wait_for
 from tests.api.calls import (
     BALANCE,
     DEPOSIT,
@@ -83,6 +84,7 @@ def test_the_backlog_is_told_as_it_stands(
 ) -> None:
     pending, dead = accept(funded), accept(funded)
     bury(dead)
+    assert wait_for(lambda: RqKeys(redis_client).queue_length() == 2, 10)
     RqKeys(redis_client).claim(worker_key="w", worker_name="w", lease="l", limit=1, lease_s=60)
     with engine.begin() as connection:
         connection.execute(
