@@ -1,9 +1,8 @@
 """The RQ worker's entry: settings in, jobs out. Run as many as there are cores to spare."""
 
 import config
-import logs
-import metrics_files
 from jobs.worker import work
+from observe import logs, metrics_files
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import sys
 
 import config
-import logs
 from api.app import create_app
 from api.commands import entry
+from observe import logs
 
 if entry.are_called():
     settings = config.load_for_command_or_exit(only_help=entry.only_help_is_wanted(sys.argv))

@@ -1,9 +1,9 @@
 """Orders as the API takes them: counted by what came of them. A replay is the same transfer, and counts no more."""
 
-import metrics
 from models.errors import Refused
 from models.orders import Orders
 from models.transfer import Acceptance, Order, Receipt
+from observe import metrics
 
 
 class CountedOrders(Orders):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-import metrics
 from api import tracing
 from api.headers import DEFAULTS
+from observe import metrics
 
 if TYPE_CHECKING:
     from flask import Request

@@ -9,12 +9,12 @@ from typing import Any, NoReturn, cast
 from flask import Flask, current_app, request
 from flask_limiter import Limiter
 
-import metrics
 from api.edge import add_header
 from api.errors import ApiError
 from api.services import Services
 from api.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
 from models.redis_line import Command
+from observe import metrics
 
 EXTENSION = "wallet-limits"
 _IPV6_PREFIX = 64

@@ -5,10 +5,10 @@ Open to whoever reaches the API, as its probes are: no id, no amount and no secr
 
 from flask import Blueprint, Response
 
-import metrics_files
 from api.schemas import NoQuery
 from api.services import services
 from api.validation import read_query
+from observe import metrics_files
 
 blueprint = Blueprint("metrics", __name__)
 

@@ -15,7 +15,6 @@ import structlog
 from prometheus_client import Metric
 from sqlalchemy import Engine
 
-import metrics
 from config import Settings
 from jobs.queue import connect_redis
 from jobs.rq_keys import RqKeys
@@ -23,6 +22,7 @@ from models import vitals
 from models.database import create_bounded_engine, first_line
 from models.errors import Unavailable
 from models.migrations import NEWEST
+from observe import metrics
 
 # A reading is good for this long.
 FRESH_S = 1.0

@@ -7,7 +7,6 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
-import metrics
 from api.counted_orders import CountedOrders
 from api.readings import Readings
 from api.token_bucket import TAKE
@@ -22,6 +21,7 @@ from models.history import History
 from models.orders import Orders
 from models.redis_line import RedisLine
 from models.snowflake import NodeLease, Snowflake
+from observe import metrics
 
 EXTENSION = "wallet"
 

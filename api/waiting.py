@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
-import metrics
 from models.transfer import Transfer
+from observe import metrics
 
 MAX_WAIT_S = 20.0
 # A posting takes milliseconds, so the first looks are close together; whoever still waits after them is waiting for

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
-import logs
 from jobs.queue import TransferQueue
 from models import attempts
 from models.attempts import Due
 from models.database import transaction
 from models.history import History, as_transfer
 from models.transfer import MAX_ID, Transfer
+from observe import logs
 
 # Transfers reopened in one transaction: its locks are held for a moment only.
 CHUNK = 500

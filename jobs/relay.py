@@ -18,8 +18,6 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from sqlalchemy import Engine
 
-import logs
-import metrics
 from jobs.auditor import Auditor
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
 from models import attempts
@@ -27,6 +25,7 @@ from models.cache import WalletCache
 from models.database import first_line, transaction
 from models.errors import Unavailable
 from models.transfer import Kind, Status
+from observe import logs, metrics
 
 LOCK_NAME = "wallet:relay"
 # A relay that dies is followed by another after this many seconds.

@@ -16,8 +16,6 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-import logs
-import metrics
 from config import Settings, load
 from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
@@ -30,6 +28,7 @@ from models.errors import TransferNotFound, Unavailable
 from models.ledger import Outcome, Posting, post
 from models.snowflake import instant_ms_of
 from models.transfer import Kind, Status
+from observe import logs, metrics
 
 LOCK_NOT_AVAILABLE = "55P03"
 _WORDS = {

@@ -23,11 +23,8 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
-import logs
-import metrics
 from config import Settings
 from jobs.auditor import Auditor, make_audit_engine
-from jobs.metrics_server import serve_metrics
 from jobs.queue import make_cache, transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
@@ -36,6 +33,8 @@ from jobs.transfers import Settled, Settler, make_engine
 from models.errors import Unavailable
 from models.ledger import Outcome
 from models.transfer import Status
+from observe import logs, metrics
+from observe.metrics_server import serve_metrics
 
 # Seconds of Redis's clock. Longer than the longest single step of a batch (a statement_timeout, a client's patience
 # with a silent server), after each of which it is renewed; and how long a killed worker's batch lies still.

@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import redis
 from sqlalchemy import Engine
 
-import metrics
 from models.cache_pulse import BEAT_TIMEOUT_S, EPOCH, EVICTION_TIMEOUT_S, OPEN, Pulse, new_epoch
 from models.kept_evictions import KeptEvictions
 from models.redis_line import Command, RedisLine, Script
+from observe import metrics
 
 # A question on the way of a request. Whoever gets no answer asks PostgreSQL.
 READ_TIMEOUT_S = 0.3

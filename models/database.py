@@ -20,9 +20,9 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-import metrics
 from models.errors import Unavailable
 from models.pool import CountedPool, count_lock_timeout
+from observe import metrics
 
 CONNECT_TIMEOUT_S = 2.0
 POOL_TIMEOUT_S = 2.0

@@ -10,8 +10,8 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-import metrics
 from models.database import Session, Statement, read_rows, transaction
+from observe import metrics
 
 # Done in one go.
 MOST_AT_ONCE = 500

@@ -3,7 +3,7 @@
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import ExceptionContext, PoolProxiedConnection, QueuePool
 
-import metrics
+from observe import metrics
 
 
 class CountedPool(QueuePool):

@@ -26,11 +26,11 @@ from sqlalchemy import Engine, create_engine, func, text, update
 from sqlalchemy.exc import DBAPIError
 
 import config
-import logs
 from config import StackSettings, load
 from models import migrations
 from models.database import first_line
 from models.tables import snowflake_nodes
+from observe import logs
 from ops.prepare import let_in
 from ops.processes import StackError
 from ops.server import find_in_wheel, plain_environment

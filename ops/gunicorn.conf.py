@@ -16,8 +16,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 import config as service_config  # `config` would be taken for one of gunicorn's settings
-import logs
-import metrics_files
+from observe import logs, metrics_files
 from ops.launch import PR_SET_PDEATHSIG
 from ops.supervisor import CONFIGURATION_STATUS
 from ops.thread_worker import ProblemThreadWorker

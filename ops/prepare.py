@@ -12,7 +12,6 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
-import logs
 from jobs.queue import make_cache
 from models import grants, migrations
 from models.cache import Evictor
@@ -21,6 +20,7 @@ from models.errors import Unavailable
 from models.orders import Orders
 from models.snowflake import NodeLease, Snowflake
 from models.transfer import Kind, Order
+from observe import logs
 
 DEMO_USERS = (1, 2)
 DEMO_CENTS = 10_000

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from config import ConfigurationError, PrepareSettings, Settings, StackSettings, load, load_or_exit
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"DATABASE_URL": "postgresql://u:hunter2@localhost/d", "REDIS_URL": "redis://:hunter2@localhost"}
 
 # Each setting with the least and the greatest value that it takes.

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from tests.api.calls import Json, decode
 from tests.api.document import Exchange, check, lowered
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"
 # Generous: on a busy machine gunicorn takes seconds to import all of it.
 TIMEOUT_S = 60.0

@@ -14,8 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 
 from tests.api.calls import ADMIN, DEPOSIT, MOVES, TRANSFER_LATER
-from tests.api.server import ROOT, Gunicorn, gunicorn
+from tests.api.server import Gunicorn, gunicorn
 from tests.conftest import ADMIN_PASSWORD
+from tests.project import ROOT
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 # Not among the numbers that generators like: whoever is paid by alice may see her job, and must not be bob.

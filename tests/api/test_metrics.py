@@ -9,10 +9,10 @@ import redis
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-import metrics
 from api.app import create_app
 from config import Settings
 from jobs.rq_keys import NewJob, RqKeys
+from observe import metrics
 from ops.processes import wait_for
 from tests.api.calls import (
     BALANCE,

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import metrics
 from api.readings import FRESH_S, Reader, Reading, Unreadable
+from observe import metrics
 
 LONG_S = 60.0
 

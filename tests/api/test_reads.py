@@ -13,10 +13,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-import metrics
 import models.cache
 from models.cache import ENTRIES, Miss, WalletCache
 from models.redis_line import Script
+from observe import metrics
 from ops.servers import RedisServer
 from tests.api.calls import (
     ADMIN,

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
+
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +23,8 @@ from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, backlog, locked
 from tests.jobs.conftest import WorkerStarter
 from tests.models.ordering import bounded_engine
+from tests.project import ROOT
 from tests.proxy import TcpProxy
-
-ROOT = Path(__file__).parents[2]
 
 
 class Clock:

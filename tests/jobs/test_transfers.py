@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,9 +53,9 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import DELAYS_S
 from tests.models.ordering import bounded_engine, count_waiting
+from tests.project import ROOT
 from tests.proxy import TcpProxy
 
-ROOT = Path(__file__).parents[2]
 POSTED = Outcome(Status.POSTED)
 
 

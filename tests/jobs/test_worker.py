@@ -56,9 +56,9 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import TakeOver, WorkerMaker, WorkerStarter, drain
 from tests.models.ordering import bounded_engine, count_waiting
+from tests.project import ROOT
 from tests.proxy import TcpProxy
 
-ROOT = Path(__file__).parents[2]
 # Long enough for a slow machine to run any batch here in.
 LONG_LEASE_S = 60.0
 

@@ -11,8 +11,7 @@ from typing import Any, Self
 
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S
-
-ROOT = Path(__file__).parents[2]
+from tests.project import ROOT
 
 
 class WorkerProcess:

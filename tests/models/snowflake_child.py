@@ -12,13 +12,13 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, func, select
 
 from models.errors import WalletServiceError
 from models.snowflake import EPOCH_MS, NodeLease, Snowflake, boot_time_s
+from tests.project import ROOT
 
 START_MS = EPOCH_MS + 1_000_000_000
 # Every process reads the same instants, as often: two that shared a node would certainly issue the same ids.
@@ -35,7 +35,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         self._write({"url": engine.url.render_as_string(hide_password=False), "lease_s": lease_s})
 

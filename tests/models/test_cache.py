@@ -27,10 +27,10 @@ from ops.processes import wait_for
 from ops.servers import RedisServer
 from tests.models.caching import FIELD, LONGEST_TRANSACTION_S, cache_at, cached_keys, hit, kept, missed, put
 from tests.models.ordering import PATIENCE_S, deposit
+from tests.project import ROOT
 from tests.proxy import TcpProxy
 
 WALLET = 7
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

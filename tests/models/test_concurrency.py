@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -24,8 +23,8 @@ from models.transfer import Status
 from ops.processes import wait_for
 from tests.books import check_books
 from tests.models.ordering import PATIENCE_S, balances, count_waiting, deposit, later
+from tests.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROCESSES = 6
 STEPS = 300 if os.environ.get("CI") else 100
 WALLETS = 4

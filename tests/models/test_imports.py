@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event, text
@@ -29,9 +28,9 @@ from tests.models.ordering import (
     deposit,
     transfer,
 )
+from tests.project import ROOT
 from tests.proxy import TcpProxy
 
-ROOT = Path(__file__).parents[2]
 MAX = 2**63 - 1
 SLICE = 3
 # More than a few slices, in no order, one of them empty.

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +22,8 @@ from models.tables import entries, transfers, wallets
 from models.transfer import Order, Status
 from tests.books import check_books
 from tests.models.ordering import PATIENCE_S, balances, count_transfers, deposit, later, transfer, withdrawal
+from tests.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 LEDGER = (wallets, transfers, entries)
 MAX = 2**63 - 1
 

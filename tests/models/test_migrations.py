@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +16,9 @@ from models import migrations
 from models.tables import metadata
 from ops.processes import wait_for
 from tests.models.ordering import PATIENCE_S, bounded_engine, count_waiting
+from tests.project import ROOT
 from tests.proxy import TcpProxy
 
-ROOT = Path(__file__).parents[2]
 # models/migrations/env.py, which only Alembic can import.
 MIGRATION_LOCK = 7_246_011
 

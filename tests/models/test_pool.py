@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-import metrics_files
+from observe import metrics_files
 from ops.processes import wait_for
 from tests.models.ordering import bounded_engine
 from tests.samples import Samples

@@ -25,8 +25,8 @@ from tests.books import check_books
 from tests.models.ordering import balances, deposit, later, transfer
 from tests.ops.test_servers import ask
 from tests.ops.test_stack import Run, get
+from tests.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 USERS = (1, 2, 3)
 
 

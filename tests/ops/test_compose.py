@@ -31,8 +31,8 @@ from jobs.queue import transfers_queue
 from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
 from ops.servers import REDIS_MAX_MEMORY, PostgresServer
+from tests.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 # Those of a profile are only there if asked for (tests/ops/monitoring).
 SERVICES: dict[str, dict[str, Any]] = {

@@ -18,8 +18,7 @@ import redis
 from ops.processes import StackError, process_identity, wait_for
 from ops.server import is_port_free
 from ops.servers import PostgresServer, RedisServer, parse_postgres_line, parse_valkey_line
-
-ROOT = Path(__file__).parents[2]
+from tests.project import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ import pytest
 from ops.processes import process_identity, wait_for
 from ops.servers import PostgresServer
 from tests.ops.test_servers import ask
+from tests.project import ROOT
 from tests.samples import Samples
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.stack
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ops.processes import wait_for
 from ops.stopping import SAME_SIGNAL_S, StopRequests
+from tests.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLLOWER = """
 import sys
 from pathlib import Path

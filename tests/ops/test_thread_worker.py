@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.api.calls import BALANCE, DEPOSIT, JOBS, MOVES, TRANSFER_LATER
-from tests.api.server import ROOT, Gunicorn, gunicorn
+from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
+from tests.project import ROOT
 
-ROOMS = ("api", "jobs", "models", "ops")
-FILES = ("config.py", "logs.py", "metrics.py", "metrics_files.py", "wsgi.py")
+ROOMS = ("api", "jobs", "models", "observe", "ops")
+FILES = ("config.py", "wsgi.py")
 # What a new version of the code says of itself, with a part that the old one does not have.
 NEW_ENTRY = """
 from api.services import VERSION

@@ -13,8 +13,7 @@ from flask import Flask
 from sqlalchemy import Engine, text
 
 from tests.books import check_books
-
-ROOT = Path(__file__).parents[3]
+from tests.project import ROOT
 
 
 class Runner(Protocol):

@@ -14,8 +14,9 @@ from sqlalchemy import Engine, insert, text
 
 from models.tables import entries, wallets
 from tests.api.calls import accept
-from tests.api.commands.conftest import ROOT, Process, Runner
+from tests.api.commands.conftest import Process, Runner
 from tests.models.ordering import balances
+from tests.project import ROOT
 
 COMMANDS = [
     ["wallets", "open"],

@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.project import ROOT
+
 FOLDER = ROOT / "ops" / "monitoring"
 RUNBOOK = ROOT / "ops" / "runbook.md"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))

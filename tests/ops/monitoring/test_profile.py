@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from ops.compose import monitoring_files
-from tests.ops.monitoring.stored import FOLDER, ROOT
+from tests.ops.monitoring.stored import FOLDER
+from tests.project import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = {

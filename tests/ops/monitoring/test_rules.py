@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ops.monitoring.stored import FOLDER, ROOT, RULE_FILES, RUNBOOK, find_tool, rules
+from tests.ops.monitoring.stored import FOLDER, RULE_FILES, RUNBOOK, find_tool, rules
+from tests.project import ROOT
 
 TEST_FILES = sorted((FOLDER / "rule_tests").glob("*.yml"))
 SEVERITIES = {"critical", "warning"}

@@ -6,13 +6,17 @@ import subprocess
 import sys
 import textwrap
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PREAMBLE = "import logging, threading, warnings, structlog, logs\nlogs.configure({level!r}, service='test')\n"
+from tests.project import ROOT
+
+PREAMBLE = """
+import logging, threading, warnings, structlog
+from observe import logs
+logs.configure({level!r}, service='test')
+"""
 
 
 def run(code: str, *, level: str = "INFO", status: int = 0) -> list[dict[str, Any]]:

@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-import metrics
-import metrics_files
+from observe import metrics, metrics_files
+from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
 
-ROOT = Path(__file__).resolve().parents[1]
 # What dashboards and alert rules are built on.
 COUNTED = {
     "wallet_http_request_duration_seconds_count": {"method", "route", "status"},

@@ -27,7 +27,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-import metrics
+from observe import metrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # The link to the folder of those that have ended, and what such folders' names begin with.

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 
 import structlog
 
-import metrics_files
+from observe import metrics_files
 
 # A client that neither asks nor reads holds up the next one for this long.
 CLIENT_TIMEOUT_S = 5.0

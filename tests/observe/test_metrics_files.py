@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-import metrics
-import metrics_files
-from metrics_files import ENDED, LOCK
+from observe import metrics, metrics_files
+from observe.metrics_files import ENDED, LOCK
+from tests.project import ROOT
 from tests.samples import Samples
 
-ROOT = Path(__file__).resolve().parents[1]
 # Counts once, says so, and lives on until its input ends.
 COUNT = """
-import metrics, sys
+import sys
+from observe import metrics
 metrics.relay_put_back.inc()
 metrics.transfers["transfer", "posted"].inc(3)
 metrics.batch_size.observe(7)
@@ -136,7 +136,8 @@ STEPS = [
 ]
 # Dies at the n-th call of a step, before or after it.
 DIE = """
-import metrics_files, os, pkgutil, signal, sys
+import os, pkgutil, signal, sys
+from observe import metrics_files
 from pathlib import Path
 path, when, count = sys.argv[2], sys.argv[3], int(sys.argv[4])
 owner, _, name = path.rpartition(".")

@@ -14,13 +14,12 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from jobs import metrics_server
-from jobs.metrics_server import MetricsServer
+from observe import metrics_server
+from observe.metrics_server import MetricsServer
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, assert_posted_once, backlog, statuses
+from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
-
-ROOT = Path(__file__).parents[2]
 
 
 def ask(port: int, path: str = "/metrics") -> tuple[int, str, bytes]:
