@@ -15,9 +15,9 @@ from api.services import services
 from api.validation import answers, read_query
 from jobs.auditor import MAX_SLICE, make_checks
 from jobs.queue import connect_redis
-from models import audits
-from models.audit import run_whole
-from models.audits import AuditResult
+from models.audit import record
+from models.audit.audit import run_whole
+from models.audit.record import AuditResult
 from models.errors import WalletServiceError
 
 # Exit statuses of the command.
@@ -35,7 +35,7 @@ def audit() -> AuditOut:
     require_admin()
     read_query(NoQuery)
     engine = services().engine
-    return AuditOut.of_both(audits.find_last(engine), audits.find_under_way(engine))
+    return AuditOut.of_both(record.find_last(engine), record.find_under_way(engine))
 
 
 @click.command(
@@ -85,11 +85,11 @@ def _audit_now() -> AuditResult:
         connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as queue,
         connect_redis(cache_url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache,
         click.progressbar(
-            length=audits.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
+            length=record.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as bar,
     ):
         checks = make_checks(engine, queue, cache if settings.cache_ttl else None)
         for progress, done in run_whole(checks, limit=MAX_SLICE):
             bar.update(sum(count for what, count in done.checked.items() if what != "wallets"))
             last = progress
-    return audits.record(engine, last)
+    return record.record(engine, last)

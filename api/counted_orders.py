@@ -1,8 +1,8 @@
 """Orders as the API takes them: counted by what came of them. A replay is the same transfer, and counts no more."""
 
 from models.errors import Refused
-from models.orders import Orders
-from models.transfer import Acceptance, Order, Receipt
+from models.ledger.orders import Orders
+from models.ledger.transfer import Acceptance, Order, Receipt
 from observe import metrics
 
 

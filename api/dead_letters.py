@@ -13,7 +13,7 @@ from api.services import services
 from api.validation import answers, read_query
 from jobs.dead_letters import DeadLetterPage
 from models.errors import WalletServiceError
-from models.transfer import MAX_ID
+from models.ledger.transfer import MAX_ID
 
 blueprint = Blueprint("dead_letters", __name__)
 commands = AppGroup("dead-letters", help="Transfers whose attempts ran out.")

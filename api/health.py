@@ -5,7 +5,7 @@ from flask import Blueprint, Response
 from api.schemas import HealthOut, NoQuery, ReadinessOut
 from api.services import services
 from api.validation import json_response, read_query
-from models import migrations
+from models.schema import migrations
 
 blueprint = Blueprint("health", __name__)
 

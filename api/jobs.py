@@ -9,7 +9,7 @@ from api.schemas import JobOut, JobQuery
 from api.services import services
 from api.validation import answers, read_query
 from models.errors import TransferNotFound
-from models.transfer import MAX_ID
+from models.ledger.transfer import MAX_ID
 
 blueprint = Blueprint("jobs", __name__)
 

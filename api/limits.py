@@ -13,7 +13,7 @@ from api.edge import add_header
 from api.errors import ApiError
 from api.services import Services
 from api.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
-from models.redis_line import Command
+from models.redis_line.line import Command
 from observe import metrics
 
 EXTENSION = "wallet-limits"

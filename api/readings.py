@@ -19,9 +19,9 @@ from config import Settings
 from jobs.queue import connect_redis
 from jobs.rq_keys import RqKeys
 from models import vitals
-from models.database import create_bounded_engine, first_line
+from models.database.engine import create_bounded_engine, first_line
 from models.errors import Unavailable
-from models.migrations import NEWEST
+from models.schema.migrations import NEWEST
 from observe import metrics
 
 # A reading is good for this long.

@@ -11,7 +11,7 @@ from api.identity import identify_user
 from api.limits import limits
 from api.services import services
 from api.validation import read_query
-from models.cache import Miss
+from models.cache.wallet_cache import Miss
 
 Query = TypeVar("Query", bound=BaseModel)
 

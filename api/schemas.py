@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from api.waiting import MAX_WAIT_S
-from models.audits import AuditResult
-from models.history import HistoryEntry
-from models.settlement import EntryType
-from models.statements import WalletView
-from models.transfer import MAX_CENTS, MAX_ID, Status, Transfer
+from models.audit.record import AuditResult
+from models.ledger.history import HistoryEntry
+from models.ledger.settlement import EntryType
+from models.ledger.statements import WalletView
+from models.ledger.transfer import MAX_CENTS, MAX_ID, Status, Transfer
 
 MAX_PAGE_SIZE = 100
 

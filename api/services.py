@@ -15,12 +15,12 @@ from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
 from jobs.queue import TransferQueue, connect_redis, make_cache
-from models.cache import READ, WalletCache
-from models.database import create_bounded_engine
-from models.history import History
-from models.orders import Orders
-from models.redis_line import RedisLine
-from models.snowflake import NodeLease, Snowflake
+from models.cache.wallet_cache import READ, WalletCache
+from models.database.engine import create_bounded_engine
+from models.ledger.history import History
+from models.ledger.orders import Orders
+from models.redis_line.line import RedisLine
+from models.snowflake.ids import NodeLease, Snowflake
 from observe import metrics
 
 EXTENSION = "wallet"

@@ -22,8 +22,8 @@ from limits.storage import Storage
 from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
-from jobs.circuit import Circuit
-from models.redis_line import Command, RedisLine, Script
+from models.redis_line.circuit import Circuit
+from models.redis_line.line import Command, RedisLine, Script
 
 NAME = "token-bucket"
 SCHEME = "wallet-buckets"

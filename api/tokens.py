@@ -17,7 +17,7 @@ from jwt.types import Options
 
 from api.provider_keys import ProviderKeys, UnknownKey
 from config import Settings
-from models.transfer import MAX_ID
+from models.ledger.transfer import MAX_ID
 
 # For clocks that do not quite agree.
 LEEWAY_S = 5

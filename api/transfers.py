@@ -11,7 +11,7 @@ from api.replay import marked
 from api.schemas import AcceptedOut, NoQuery, TransferBody, TransferOut
 from api.services import services
 from api.validation import json_response, read_body, read_idempotency_key, read_query
-from models.transfer import Kind, Order
+from models.ledger.transfer import Kind, Order
 
 blueprint = Blueprint("transfers", __name__)
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from models.transfer import Transfer
+from models.ledger.transfer import Transfer
 from observe import metrics
 
 MAX_WAIT_S = 20.0

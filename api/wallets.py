@@ -17,8 +17,8 @@ from api.schemas import (
 )
 from api.services import services
 from api.validation import json_response, read_body, read_idempotency_key, read_query
-from models.settlement import EntryType
-from models.transfer import Kind, Order
+from models.ledger.settlement import EntryType
+from models.ledger.transfer import Kind, Order
 
 blueprint = Blueprint("wallets", __name__)
 

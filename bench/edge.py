@@ -17,8 +17,8 @@ from bench.backlog import OPENING_CENTS, WALLETS, Spread
 from bench.figures import BenchError, Figure, Plan, Ratio, Values
 from bench.flood import FloodError, flood, request
 from bench.site import SERVICE, Site
-from models.history import History
-from models.settlement import EntryType
+from models.ledger.history import History
+from models.ledger.settlement import EntryType
 
 WINDOWS = 3
 WARM_UP_S = 0.7

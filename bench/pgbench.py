@@ -21,7 +21,7 @@ CLIENTS, THREADS = 8, 2
 PREPARED_A_SECOND = {Spread.UNIFORM: 25_000, Spread.HOT: 10_000}
 TIMEOUT_S = 120
 
-# Locks, balances, entries and outcome as models/ledger.py writes them, for one transfer.
+# Locks, balances, entries and outcome as models/ledger/posting.py writes them, for one transfer.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION post_one(the_id bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 
 from config import Settings, load
 from jobs.transfers import make_engine
-from models import migrations
+from models.schema import migrations
 from ops import processes
 from ops.processes import Command, Spec, StackError
 from ops.server import LOOPBACK, PORTS, is_port_free, plain_environment

@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from jobs.rq_keys import FAILED, QUEUE, SCHEDULED, STARTED, RqKeys, transfer_id_of
-from models import attempts
-from models.audit import Finding, Position, Slice, finding
-from models.transfer import Status
+from models.audit.audit import Finding, Position, Slice, finding
+from models.ledger import attempts
+from models.ledger.transfer import Status
 
 # Between the looks: a lease of the queue's has run out by then, and the relay has been round a few times. To which
 # comes the time that a relay needs to go through everything, which is longer with a long backlog: it looks at a page of

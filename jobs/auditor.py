@@ -14,11 +14,11 @@ from sqlalchemy import Engine
 from config import Settings
 from jobs.audit_queue import QueueCheck
 from jobs.rq_keys import RqKeys
-from models import audits
-from models.audit import Check, Finding, Progress, run_slice
-from models.audit_books import BooksCheck
-from models.audit_cache import CacheCheck
-from models.database import create_bounded_engine, first_line
+from models.audit import record
+from models.audit.audit import Check, Finding, Progress, run_slice
+from models.audit.books import BooksCheck
+from models.audit.cached import CacheCheck
+from models.database.engine import create_bounded_engine, first_line
 from models.errors import Unavailable
 
 # What a slice looks at: some ten milliseconds' worth. One that takes too long is followed by a smaller one.
@@ -97,7 +97,7 @@ class Auditor:
             _log.exception("slice broken off")
 
     def _begin(self) -> None:
-        begun = audits.begin_or_resume(self._engine, first_check=self._checks[0].name, interval_s=self._interval_s)
+        begun = record.begin_or_resume(self._engine, first_check=self._checks[0].name, interval_s=self._interval_s)
         if isinstance(begun, Progress):
             self._progress = begun
             self._save_at = self._clock() + SAVE_S
@@ -115,11 +115,11 @@ class Auditor:
             log_finding(each)
         if progress.check is None:
             self._progress = None
-            if audits.finish(self._engine, progress):
+            if record.finish(self._engine, progress):
                 log_finished(progress)
         elif news or self._clock() >= self._save_at:
             self._save_at = self._clock() + SAVE_S
-            if not audits.save(self._engine, progress):
+            if not record.save(self._engine, progress):
                 self._progress = None
 
 

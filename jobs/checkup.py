@@ -11,8 +11,8 @@ from rq.worker_registration import get_keys
 from jobs.queue import transfers_queue
 from jobs.rq_keys import QUEUE, transfer_id_of
 from models.checkup import Finding, Level, check_skew
-from models.database import first_line
-from models.snowflake import instant_of
+from models.database.engine import first_line
+from models.snowflake.ids import instant_of
 
 # BLMOVE came with 6.2.
 OLDEST_VERSION = (6, 2)

@@ -6,11 +6,11 @@ import structlog
 from sqlalchemy import Engine
 
 from jobs.queue import TransferQueue
-from models import attempts
-from models.attempts import Due
-from models.database import transaction
-from models.history import History, as_transfer
-from models.transfer import MAX_ID, Transfer
+from models.database.engine import transaction
+from models.ledger import attempts
+from models.ledger.attempts import Due
+from models.ledger.history import History, as_transfer
+from models.ledger.transfer import MAX_ID, Transfer
 from observe import logs
 
 # Transfers reopened in one transaction: its locks are held for a moment only.

@@ -18,11 +18,11 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.circuit import Circuit
 from jobs.rq_keys import ENQUEUE, QUEUE_NAME, NewJob, enqueueing
-from models.attempts import Due
-from models.cache import WalletCache
-from models.redis_line import RedisLine
+from models.cache.wallet_cache import WalletCache
+from models.ledger.attempts import Due
+from models.redis_line.circuit import Circuit
+from models.redis_line.line import RedisLine
 
 # On the request path a Redis that does not answer may cost this much once, and no retry.
 CONNECT_TIMEOUT_S = 0.3

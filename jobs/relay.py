@@ -20,11 +20,11 @@ from sqlalchemy import Engine
 
 from jobs.auditor import Auditor
 from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
-from models import attempts
-from models.cache import WalletCache
-from models.database import first_line, transaction
+from models.cache.wallet_cache import WalletCache
+from models.database.engine import first_line, transaction
 from models.errors import Unavailable
-from models.transfer import Kind, Status
+from models.ledger import attempts
+from models.ledger.transfer import Kind, Status
 from observe import logs, metrics
 
 LOCK_NAME = "wallet:relay"

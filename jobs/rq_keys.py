@@ -24,8 +24,8 @@ import orjson
 import redis
 from rq.results import Result
 
-from models import redis_line
-from models.transfer import MAX_ID
+from models.ledger.transfer import MAX_ID
+from models.redis_line import line
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -227,11 +227,11 @@ def _script(name: str) -> str:
 
 
 # One script for the ways of a request, which has it called by a RedisLine.
-ENQUEUE = redis_line.Script(_script("enqueue"))
+ENQUEUE = line.Script(_script("enqueue"))
 _ENQUEUE_KEYS = [QUEUE, QUEUES, SCHEDULED, FAILED, FINISHED, STARTED]
 
 
-def enqueueing(jobs: Iterable[NewJob], *, lost: bool = False) -> redis_line.Command:
+def enqueueing(jobs: Iterable[NewJob], *, lost: bool = False) -> line.Command:
     """Return the command for what :meth:`RqKeys.enqueue` does."""
     return ENQUEUE.call(_ENQUEUE_KEYS, *_enqueue_arguments(jobs, lost=lost))
 

@@ -20,14 +20,14 @@ from config import Settings, load
 from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import DEAD
-from models import attempts
-from models.attempts import Seen, Spent
-from models.cache import Evictor, NobodyCaches
-from models.database import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
+from models.cache.wallet_cache import Evictor, NobodyCaches
+from models.database.engine import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
 from models.errors import TransferNotFound, Unavailable
-from models.ledger import Outcome, Posting, post
-from models.snowflake import instant_ms_of
-from models.transfer import Kind, Status
+from models.ledger import attempts
+from models.ledger.attempts import Seen, Spent
+from models.ledger.posting import Outcome, Posting, post
+from models.ledger.transfer import Kind, Status
+from models.snowflake.ids import instant_ms_of
 from observe import logs, metrics
 
 LOCK_NOT_AVAILABLE = "55P03"

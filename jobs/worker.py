@@ -31,8 +31,8 @@ from jobs.retries import RetryPolicy
 from jobs.rq_keys import Claim, RqKeys, new_lease, transfer_id_of
 from jobs.transfers import Settled, Settler, make_engine
 from models.errors import Unavailable
-from models.ledger import Outcome
-from models.transfer import Status
+from models.ledger.posting import Outcome
+from models.ledger.transfer import Status
 from observe import logs, metrics
 from observe.metrics_server import serve_metrics
 

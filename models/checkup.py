@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Row, text
 
-from models import migrations
-from models.database import fetch_all, first_line
+from models.database.engine import fetch_all, first_line
 from models.errors import Unavailable
+from models.schema import migrations
 
 # client_connection_check_interval, which every connection of ours sets, came with 14.
 OLDEST_VERSION = 140_000

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, text
 
-from models import audits
-from models.database import fetch_all
+from models.audit import record
+from models.database.engine import fetch_all
 
 # Beyond that a backlog is merely large, and counting it would be a load of its own.
 MAX_COUNTED = 100_000
@@ -105,5 +105,5 @@ def find_last_audit(engine: Engine) -> LastAudit | None:
     Raises:
         Unavailable: the database cannot be reached.
     """
-    last = audits.find_last(engine)
+    last = record.find_last(engine)
     return None if last is None or last.finished_at is None else LastAudit(last.finished_at, len(last.findings))

@@ -72,7 +72,7 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
     # What Alembic tells is how it was set up, at every start of every process.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # SQLAlchemy's own loggers say nothing below a warning; a pool of ours is not one of them.
-    logging.getLogger("models.pool").setLevel(logging.WARNING)
+    logging.getLogger("models.database.pool").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

@@ -27,9 +27,9 @@ from sqlalchemy.exc import DBAPIError
 
 import config
 from config import StackSettings, load
-from models import migrations
-from models.database import first_line
-from models.tables import snowflake_nodes
+from models.database.engine import first_line
+from models.schema import migrations
+from models.schema.tables import snowflake_nodes
 from observe import logs
 from ops.prepare import let_in
 from ops.processes import StackError

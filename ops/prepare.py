@@ -13,13 +13,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
 from jobs.queue import make_cache
-from models import grants, migrations
-from models.cache import Evictor
-from models.database import create_bounded_engine, first_line
+from models.cache.wallet_cache import Evictor
+from models.database.engine import create_bounded_engine, first_line
 from models.errors import Unavailable
-from models.orders import Orders
-from models.snowflake import NodeLease, Snowflake
-from models.transfer import Kind, Order
+from models.ledger.orders import Orders
+from models.ledger.transfer import Kind, Order
+from models.schema import grants, migrations
+from models.snowflake.ids import NodeLease, Snowflake
 from observe import logs
 
 DEMO_USERS = (1, 2)

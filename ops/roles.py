@@ -1,7 +1,8 @@
 """The two roles of a database: the owner, who migrates it, and the service, which may only use what is there.
 
 What a superuser has to do, for the embedded server (``make run``) and for the one of ``docker-compose.yml``; what the
-service may do with each table is the owner's to give (:mod:`models.grants`). Containers have a third, for exporters.
+service may do with each table is the owner's to give (:mod:`models.schema.grants`). Containers have a third, for
+exporters.
 """
 
 from collections.abc import Callable

@@ -20,10 +20,10 @@ from sqlalchemy import Connection, Engine, create_engine, delete
 
 from api.app import create_app
 from config import Settings
-from models import grants, migrations
-from models.database import create_bounded_engine
-from models.snowflake import NodeLease, Snowflake
-from models.tables import audits, entries, kept_evictions, transfers, wallets
+from models.database.engine import create_bounded_engine
+from models.schema import grants, migrations
+from models.schema.tables import audits, entries, kept_evictions, transfers, wallets
+from models.snowflake.ids import NodeLease, Snowflake
 from ops.roles import SERVICE
 from ops.servers import PostgresServer, RedisServer
 from tests.api.document import DocumentedClient

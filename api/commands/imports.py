@@ -9,9 +9,9 @@ from flask.cli import with_appcontext
 from api.commands.conclusion import concludes, examples
 from api.commands.parameters import Key
 from api.services import services
-from models import import_file
-from models.import_file import FileRefused
-from models.imports import Imports, content_id
+from models.ledger import import_file
+from models.ledger.import_file import FileRefused
+from models.ledger.imports import Imports, content_id
 
 MAX_ID_LENGTH = 200
 

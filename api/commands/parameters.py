@@ -2,7 +2,7 @@
 
 import click
 
-from models.transfer import MAX_CENTS, MAX_ID
+from models.ledger.transfer import MAX_CENTS, MAX_ID
 
 ID = click.IntRange(1, MAX_ID)
 CENTS = click.IntRange(0, MAX_CENTS)

@@ -19,7 +19,7 @@ from api.commands.layout import facts_of
 from api.commands.parameters import ID
 from api.schemas import TransactionOut
 from api.services import services
-from models.statements import Statement, Statements
+from models.ledger.statements import Statement, Statements
 
 DAY = click.DateTime(["%Y-%m-%d"])
 # A spreadsheet takes a cell that begins like this for a formula. Numbers are not text, and stay as they are.

@@ -14,7 +14,7 @@ from api.commands.parameters import ID
 from api.schemas import JobOut
 from api.services import services
 from models.errors import TransferNotFound, Unavailable
-from models.transfer import Status, Transfer
+from models.ledger.transfer import Status, Transfer
 
 # Between two looks: at first what an idle worker needs, then what nobody notices.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0

@@ -10,9 +10,9 @@ from api.commands.parameters import CENTS, ID, Key
 from api.schemas import MAX_PAGE_SIZE, TransactionOut, WalletOut
 from api.services import services
 from api.validation import MAX_KEY_LENGTH
-from models.import_file import Opening
-from models.imports import Imports
-from models.statements import Statements
+from models.ledger.import_file import Opening
+from models.ledger.imports import Imports
+from models.ledger.statements import Statements
 
 # Opening a user's wallet happens once, unless somebody gives it another name.
 OPENING_KEY = "wallets open"

@@ -10,8 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from models import audits
-from models.audit import Progress
+from models.audit import record
+from models.audit.audit import Progress
 from tests.api.calls import ADMIN, accept, answer, ask, basic, fund, get, is_instant, problem
 from tests.api.conftest import AppMaker
 from tests.proxy import TcpProxy
@@ -50,10 +50,10 @@ def test_before_the_first_audit_nothing_is_known(client: FlaskClient) -> None:
 
 def test_the_last_result_is_shown_and_the_one_under_way(funded: FlaskClient, engine: Engine, run: Run) -> None:
     assert run(args=["audit"]).exit_code == 0
-    progress = audits.begin_or_resume(engine, first_check="books", interval_s=0)
+    progress = record.begin_or_resume(engine, first_check="books", interval_s=0)
     assert isinstance(progress, Progress)
     progress.checked = {"wallets": 1, "entries": 0, "transfers": 0}
-    audits.save(engine, progress)
+    record.save(engine, progress)
     body = answer(get(funded, AUDIT, user=ADMIN))
     under_way = body.pop("under_way")
     assert is_instant(body.pop("started_at"))

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
 from api.errors import PROBLEMS
-from models.history import History
+from models.ledger.history import History
 from tests.api.calls import (
     BALANCE,
     DEPOSIT,

@@ -13,9 +13,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-import models.cache
-from models.cache import ENTRIES, Miss, WalletCache
-from models.redis_line import Script
+from models.cache import wallet_cache
+from models.cache.wallet_cache import ENTRIES, Miss, WalletCache
+from models.redis_line.line import Script
 from observe import metrics
 from ops.servers import RedisServer
 from tests.api.calls import (
@@ -38,7 +38,7 @@ from tests.api.conftest import AppMaker
 from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD
-from tests.models.caching import kept
+from tests.models.cache.caching import kept
 from tests.proxy import TcpProxy
 
 PAGES = (
@@ -302,9 +302,9 @@ def test_without_the_fence_there_would_be_stale_reads(
     make_app: AppMaker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del redis_client
-    whole = models.cache.FILL.text
-    monkeypatch.setattr(models.cache, "FILL", Script(whole.replace("fence and tonumber(fence) > version", "false")))
-    assert models.cache.FILL.text != whole
+    whole = wallet_cache.FILL.text
+    monkeypatch.setattr(wallet_cache, "FILL", Script(whole.replace("fence and tonumber(fence) > version", "false")))
+    assert wallet_cache.FILL.text != whole
     assert stale_reads(make_app(rate_limit=UNTHROTTLED), rounds=20, reads=4) > 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from api.waiting import WaitingRoom
 from models.errors import TransferNotFound
-from models.transfer import Kind, Status, Transfer
+from models.ledger.transfer import Kind, Status, Transfer
 
 
 def transfer(status: Status) -> Transfer:

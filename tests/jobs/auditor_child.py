@@ -8,7 +8,7 @@ import redis
 
 import jobs.auditor
 from jobs.auditor import Auditor
-from tests.models.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
 
 
 def main() -> None:

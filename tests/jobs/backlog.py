@@ -11,8 +11,8 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Connection, Engine, Row, insert, text
 
 from jobs.rq_keys import QUEUE, QUEUE_NAME, STARTED, NewJob, RqKeys
-from models.ledger import post
-from models.tables import transfers
+from models.ledger.posting import post
+from models.schema.tables import transfers
 from tests.books import check_books
 
 PATIENCE_S = 30.0

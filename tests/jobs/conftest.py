@@ -16,7 +16,7 @@ from jobs.worker import BatchWorker, connect_worker_redis
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, are_final, fund, members, queued, rows_of
 from tests.jobs.workers import WorkerNursery, WorkerProcess
-from tests.models.ordering import bounded_engine
+from tests.models.ledger.ordering import bounded_engine
 
 DELAYS_S = (60.0, 120.0)
 # A worker whose lease is as short as this is soon followed by another.

@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 from jobs.audit_queue import MAX_LISTED, MAX_SUSPECTS, QueueCheck
 from jobs.relay import Relay
 from jobs.rq_keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
-from models.attempts import Seen, spend
-from models.audit import MAX_IDS, Progress, run_slice
-from models.ledger import post
+from models.audit.audit import MAX_IDS, Progress, run_slice
+from models.ledger.attempts import Seen, spend
+from models.ledger.posting import post
 from tests.jobs.backlog import accept, backlog, expire_leases, kill_off, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
-from tests.models.auditing import begun
+from tests.models.audit.auditing import begun
 
 Nothing: Callable[[], None] = lambda: None  # noqa: E731 - a word for what happens between two looks
 

@@ -12,17 +12,16 @@ from structlog.testing import capture_logs
 
 import jobs.auditor
 import jobs.relay
-import models.audit_books
 from jobs.auditor import MAX_SLICE, MIN_SLICE, RETRY_S, Auditor
 from jobs.relay import Relay, RelayThread
 from jobs.worker import connect_worker_redis
-from models import audits
-from models.audit import Slice, run_slice
-from models.audits import AuditResult
+from models.audit import books, record
+from models.audit.audit import Slice, run_slice
+from models.audit.record import AuditResult
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, backlog, locked
 from tests.jobs.conftest import WorkerStarter
-from tests.models.ordering import bounded_engine
+from tests.models.ledger.ordering import bounded_engine
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 
@@ -40,7 +39,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was posted just now is in the grand total, too."""
-    monkeypatch.setattr(models.audit_books, "CUT_AGE_S", 0.0)
+    monkeypatch.setattr(books, "CUT_AGE_S", 0.0)
 
 
 @pytest.fixture
@@ -55,15 +54,15 @@ def auditor(books: Engine, redis_client: redis.Redis, clock: Clock) -> Auditor:
 
 def run(auditor: Auditor, clock: Clock, engine: Engine) -> AuditResult:
     """Let it run until an audit is finished, and return that."""
-    before = audits.find_last(engine)
+    before = record.find_last(engine)
 
     def is_finished() -> bool:
         auditor.run_once()
         clock.now += 60.0
-        return audits.find_last(engine) != before
+        return record.find_last(engine) != before
 
     assert wait_for(is_finished, PATIENCE_S)
-    last = audits.find_last(engine)
+    last = record.find_last(engine)
     assert last is not None
     return last
 
@@ -116,7 +115,7 @@ def test_the_next_audit_waits_until_it_is_due(books: Engine, auditor: Auditor, c
     for _ in range(20):
         clock.now += 60.0
         auditor.run_once()
-    assert audits.find_under_way(books) is None
+    assert record.find_under_way(books) is None
     with books.begin() as connection:
         connection.execute(text("UPDATE audits SET started_at = now() - interval '301 seconds'"))
     assert run(auditor, clock, books).started_at > first.started_at
@@ -127,8 +126,8 @@ def test_an_interval_of_0_turns_it_off(books: Engine, redis_client: redis.Redis,
     for _ in range(20):
         off.run_once()
         clock.now += 600.0
-    assert audits.find_last(books) is None
-    assert audits.find_under_way(books) is None
+    assert record.find_last(books) is None
+    assert record.find_under_way(books) is None
 
 
 def test_after_each_slice_it_rests(
@@ -148,7 +147,7 @@ def test_after_each_slice_it_rests(
         clock.now += 0.25
     assert ran_at[0] == 0.0
     assert {later - earlier for earlier, later in pairwise(ran_at)} == {21.0}
-    assert audits.find_last(books) is None
+    assert record.find_last(books) is None
 
 
 def test_another_goes_on_where_one_was_killed(
@@ -175,7 +174,7 @@ def test_another_goes_on_where_one_was_killed(
 
 
 def wallets_seen(engine: Engine) -> int:
-    under_way = audits.find_under_way(engine)
+    under_way = record.find_under_way(engine)
     return 0 if under_way is None else under_way.wallets
 
 
@@ -232,7 +231,7 @@ def test_it_raises_nothing_and_goes_on_when_a_server_is_back(
                     break
         assert {line["event"] for line in logged} == {"slice broken off"}
         assert len(logged) > 2
-        assert audits.find_last(books) is None
+        assert record.find_last(books) is None
         proxy.refuse(refusing=False)
         assert run(auditor, clock, books).ok
 
@@ -292,8 +291,8 @@ def test_it_runs_after_passes_that_had_nothing_to_do(
 def test_a_worker_audits_beside_its_work(books: Engine, redis_client: redis.Redis, start_worker: WorkerStarter) -> None:
     ids = backlog(books, redis_client, 200)
     worker = start_worker(AUDIT_INTERVAL_S="0.5")
-    assert wait_for(lambda: (last := audits.find_last(books)) is not None and last.transfers == 204, PATIENCE_S)
-    last = audits.find_last(books)
+    assert wait_for(lambda: (last := record.find_last(books)) is not None and last.transfers == 204, PATIENCE_S)
+    last = record.find_last(books)
     assert last is not None
     assert (last.ok, last.findings) == (True, [])
     worker.stop()
@@ -309,5 +308,5 @@ def test_a_worker_that_is_told_not_to_audits_nothing(
     assert wait_for(lambda: redis_client.llen("rq:queue:transfers") == 0, PATIENCE_S)
     worker.stop()
     assert_posted_once(books, ids)
-    assert audits.find_last(books) is None
-    assert audits.find_under_way(books) is None
+    assert record.find_last(books) is None
+    assert record.find_under_way(books) is None

@@ -14,7 +14,7 @@ from jobs.checkup import check_redis
 from jobs.queue import connect_redis
 from jobs.rq_keys import QUEUE, NewJob, RqKeys
 from models.checkup import Finding, Level
-from models.snowflake import encode
+from models.snowflake.ids import encode
 from ops.servers import RedisServer
 from tests.jobs.conftest import WorkerMaker
 from tests.proxy import TcpProxy

@@ -8,7 +8,7 @@ from jobs.relay import Relay, RelayThread
 from jobs.rq_keys import MAX_LOST, RqKeys
 from jobs.transfers import Settler
 from jobs.worker import connect_worker_redis
-from models.snowflake import EPOCH_MS, Snowflake, encode
+from models.snowflake.ids import EPOCH_MS, Snowflake, encode
 from observe import metrics, metrics_files
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, backlog, expire_leases, fault_on, make_due, row_of

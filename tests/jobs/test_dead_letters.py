@@ -20,8 +20,8 @@ from jobs.queue import TransferQueue, connect_redis
 from jobs.relay import Relay
 from jobs.rq_keys import FAILED, QUEUE, STARTED, RqKeys
 from jobs.transfers import Settler
-from models import attempts
 from models.errors import TransferNotFound, Unavailable
+from models.ledger import attempts
 from tests.books import check_books
 from tests.jobs.backlog import (
     accept,
@@ -39,7 +39,7 @@ from tests.jobs.backlog import (
     stock_queue,
 )
 from tests.jobs.conftest import DELAYS_S, WorkerMaker, drain
-from tests.models.ordering import bounded_engine
+from tests.models.ledger.ordering import bounded_engine
 from tests.proxy import TcpProxy
 
 

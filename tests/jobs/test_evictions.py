@@ -10,17 +10,17 @@ from sqlalchemy import Engine
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
 from jobs.transfers import Settler
-from models.cache import ENTRIES, FENCE, Miss, WalletCache
-from models.history import History
-from models.kept_evictions import KeptEvictions
+from models.cache.kept_evictions import KeptEvictions
+from models.cache.wallet_cache import ENTRIES, FENCE, Miss, WalletCache
+from models.ledger.history import History
 from ops.processes import wait_for
 from tests.jobs.backlog import OPENING_CENTS, PATIENCE_S, accept, are_final, backlog, kill_off
 from tests.jobs.conftest import WorkerStarter
 from tests.jobs.workers import kills
-from tests.models.caching import FIELD, cache_at, hit, kept, missed
+from tests.models.cache.caching import FIELD, cache_at, hit, kept, missed
 from tests.proxy import TcpProxy
 
-EVICT_AGAIN = "models.cache:WalletCache.evict_again"
+EVICT_AGAIN = "models.cache.wallet_cache:WalletCache.evict_again"
 
 
 @pytest.fixture

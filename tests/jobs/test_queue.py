@@ -8,16 +8,16 @@ import redis
 from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
-from jobs.circuit import Circuit
 from jobs.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, connect_redis, transfers_queue
 from jobs.relay import Relay
 from jobs.rq_keys import FAILED, RqKeys
-from models.attempts import Due
-from models.redis_line import Command
+from models.ledger.attempts import Due
+from models.redis_line.circuit import Circuit
+from models.redis_line.line import Command
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
-from tests.jobs.test_circuit import Clock
+from tests.models.redis_line.test_circuit import Clock
 from tests.proxy import TcpProxy
 
 

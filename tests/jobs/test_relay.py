@@ -25,9 +25,9 @@ from jobs.relay import (
 )
 from jobs.rq_keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
 from jobs.worker import connect_worker_redis
-from models import attempts
-from models.attempts import Due, Seen
 from models.errors import Unavailable
+from models.ledger import attempts
+from models.ledger.attempts import Due, Seen
 from ops.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -49,7 +49,7 @@ from tests.jobs.backlog import (
     stock_queue,
 )
 from tests.jobs.conftest import WorkerMaker, drain
-from tests.models.ordering import bounded_engine
+from tests.models.ledger.ordering import bounded_engine
 from tests.proxy import TcpProxy
 
 

@@ -20,12 +20,12 @@ import jobs.transfers
 from jobs.retries import RetryPolicy
 from jobs.rq_keys import FAILED, STARTED
 from jobs.transfers import Settled, Settler, TransferFailedError, settle_alone
-from models import attempts
-from models.attempts import Seen
-from models.database import sqlstate
+from models.database.engine import sqlstate
 from models.errors import TransferNotFound, Unavailable
-from models.ledger import Outcome, Posting, post
-from models.transfer import Status
+from models.ledger import attempts
+from models.ledger.attempts import Seen
+from models.ledger.posting import Outcome, Posting, post
+from models.ledger.transfer import Status
 from ops.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -52,7 +52,7 @@ from tests.jobs.backlog import (
     stock_queue,
 )
 from tests.jobs.conftest import DELAYS_S
-from tests.models.ordering import bounded_engine, count_waiting
+from tests.models.ledger.ordering import bounded_engine, count_waiting
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

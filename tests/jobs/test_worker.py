@@ -55,7 +55,7 @@ from tests.jobs.backlog import (
     stock_queue,
 )
 from tests.jobs.conftest import TakeOver, WorkerMaker, WorkerStarter, drain
-from tests.models.ordering import bounded_engine, count_waiting
+from tests.models.ledger.ordering import bounded_engine, count_waiting
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

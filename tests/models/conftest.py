@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import Engine
 
-from models.history import History
-from models.orders import Orders
-from models.snowflake import Snowflake
+from models.ledger.history import History
+from models.ledger.orders import Orders
+from models.snowflake.ids import Snowflake
 
 
 @pytest.fixture

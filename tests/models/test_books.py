@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from models.orders import Orders
+from models.ledger.orders import Orders
 from tests.books import CHECKS, BooksDoNotBalanceError, broken_promises, check_books
-from tests.models.ordering import deposit, later, transfer, withdrawal
+from tests.models.ledger.ordering import deposit, later, transfer, withdrawal
 
 OVERDRAWN = """
     ALTER TABLE wallets DROP CONSTRAINT wallets_balance_not_negative;

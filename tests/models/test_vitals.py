@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Connection, Engine, func, insert, text, update
 
 from models import vitals
-from models.database import create_bounded_engine
-from models.snowflake import LEASE_S, NodeLease, Snowflake
-from models.tables import snowflake_nodes, transfers
+from models.database.engine import create_bounded_engine
+from models.schema.tables import snowflake_nodes, transfers
+from models.snowflake.ids import LEASE_S, NodeLease, Snowflake
 from models.vitals import Backlog
 from ops.processes import wait_for
 

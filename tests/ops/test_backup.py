@@ -14,15 +14,15 @@ import pytest
 import redis
 from sqlalchemy import Engine, create_engine, text
 
-from models import grants, migrations
-from models.orders import Orders
-from models.snowflake import NodeLease, Snowflake
-from models.tables import snowflake_nodes
+from models.ledger.orders import Orders
+from models.schema import grants, migrations
+from models.schema.tables import snowflake_nodes
+from models.snowflake.ids import NodeLease, Snowflake
 from ops.processes import wait_for
 from ops.roles import SERVICE
 from ops.servers import PostgresServer, RedisServer
 from tests.books import check_books
-from tests.models.ordering import balances, deposit, later, transfer
+from tests.models.ledger.ordering import balances, deposit, later, transfer
 from tests.ops.test_servers import ask
 from tests.ops.test_stack import Run, get
 from tests.project import ROOT

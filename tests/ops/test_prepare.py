@@ -3,11 +3,11 @@
 import redis
 from sqlalchemy import Engine
 
-from models.orders import Orders
-from models.snowflake import Snowflake
+from models.ledger.orders import Orders
+from models.snowflake.ids import Snowflake
 from ops.prepare import DEMO_CENTS, open_demo_wallets
-from tests.models.caching import cache_at, hit, missed, put
-from tests.models.ordering import balances, deposit
+from tests.models.cache.caching import cache_at, hit, missed, put
+from tests.models.ledger.ordering import balances, deposit
 
 
 def test_a_demo_deposit_into_a_wallet_that_was_there_is_seen_by_whoever_reads_it_cached(

@@ -12,10 +12,10 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, insert, text
 
-from models.tables import entries, wallets
+from models.schema.tables import entries, wallets
 from tests.api.calls import accept
 from tests.api.commands.conftest import Process, Runner
-from tests.models.ordering import balances
+from tests.models.ledger.ordering import balances
 from tests.project import ROOT
 
 COMMANDS = [

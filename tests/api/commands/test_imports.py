@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from tests.api.calls import balance_of, fund
 from tests.api.commands.conftest import Runner, held_nodes
 from tests.api.conftest import AppMaker
-from tests.models.ordering import balances
+from tests.models.ledger.ordering import balances
 from tests.proxy import TcpProxy
 
 pytestmark = pytest.mark.usefixtures("sound_books")

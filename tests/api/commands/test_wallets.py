@@ -7,12 +7,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
-from models.orders import Orders
-from models.snowflake import Snowflake
+from models.ledger.orders import Orders
+from models.snowflake.ids import Snowflake
 from tests.api.calls import balance_of, fund, is_id, is_instant
 from tests.api.commands.conftest import Runner, held_nodes
 from tests.api.conftest import AppMaker
-from tests.models.ordering import balances, transfer
+from tests.models.ledger.ordering import balances, transfer
 from tests.proxy import TcpProxy
 
 pytestmark = pytest.mark.usefixtures("sound_books")

@@ -1,0 +1,1 @@
+"""Proofs, while the service runs, that the books are right."""

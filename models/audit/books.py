@@ -1,0 +1,275 @@
+"""The audit of the books: wallets, entries and transfers against each other.
+
+Two walks. The first goes along the entries in the order of their key, wallet by wallet, and carries a wallet's running
+balance from slice to slice, so that a wallet with a million entries costs many slices and not a large one. It is
+complete, and compared with its wallet's row, in the slice that sees no entry after it. Entries are immutable: it
+matters not that earlier slices saw an earlier state of the books. The second walk goes along the transfers that there
+were at the beginning. From an entry to its transfer and back is one look-up by primary key each.
+
+The grand total (what deposits less withdrawals have made is what the entries sum up to) is taken *as of an instant*,
+the cut: both walks sum up what was completed until then. That stands still once every transaction has ended that may
+have written before the cut, which is waited for; so the sums of slices are exact, and no statement has to read it all.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, Row, text
+
+from models.audit.audit import MAX_IDS, Finding, Position, Slice
+from models.database.engine import fetch_all
+
+_MAX, _MIN = 2**63 - 1, -(2**63)
+# The cut lies this far back: a clock that is set back by less does no harm.
+CUT_AGE_S = 1.0
+# How often, and how many times, to look whether the transactions before the cut have ended. Ours end within seconds;
+# somebody else's may not, and then this audit does without the grand total.
+SEAL_PAUSE_S = 0.2
+SEAL_LOOKS = 150
+
+# A transaction that has locked or written anything has an id by then, and a lower one than this statement draws.
+_CUT = text("SELECT statement_timestamp() AS instant, CAST(CAST(pg_current_xact_id() AS text) AS numeric) AS xid")
+_SEAL = text("""
+SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS numeric) >= :xid AS sealed,
+    (SELECT max(id) FROM transfers) AS through
+""")
+
+# The slice ends with the last entry of the page, or, should there be as many wallets before that, with the last of
+# those. LATERAL … LIMIT 1 is a look-up by key for each row, whatever the planner thinks of the whole table.
+_WALLETS = text("""
+WITH page AS MATERIALIZED (
+    SELECT * FROM entries WHERE (wallet_id, seq) > (:wallet_id, :seq) ORDER BY wallet_id, seq LIMIT :limit
+), accounts AS MATERIALIZED (
+    SELECT id, balance, version FROM wallets WHERE id > :after ORDER BY id LIMIT :limit
+), last AS (
+    SELECT (SELECT count(*) = :limit FROM page) AS more, (SELECT count(*) = :limit FROM accounts) AS more_accounts,
+        (SELECT max(wallet_id) FROM page) AS wallet_id,
+        (SELECT seq FROM page ORDER BY wallet_id DESC, seq DESC LIMIT 1) AS seq,
+        (SELECT max(id) FROM accounts) AS account
+), edge AS MATERIALIZED (
+    SELECT CASE WHEN more_accounts AND (NOT more OR account < wallet_id) THEN account
+            WHEN more THEN wallet_id ELSE :end END AS wallet_id,
+        CASE WHEN more AND NOT (more_accounts AND account < wallet_id) THEN seq ELSE :end END AS seq
+    FROM last
+), part AS MATERIALIZED (
+    SELECT page.*,
+        coalesce(lag(page.seq) OVER chain, CASE page.wallet_id WHEN :wallet_id THEN :seq ELSE 0 END) AS seq_before,
+        coalesce(lag(page.balance_after) OVER chain, CASE page.wallet_id WHEN :wallet_id THEN :balance ELSE 0 END)
+            AS balance_before
+    FROM page, edge WHERE (page.wallet_id, page.seq) <= (edge.wallet_id, edge.seq)
+    WINDOW chain AS (PARTITION BY page.wallet_id ORDER BY page.seq)
+), sums AS MATERIALIZED (
+    SELECT wallet_id, max(seq) AS seq, sum(amount) AS amount, (array_agg(balance_after ORDER BY seq DESC))[1] AS balance
+    FROM part GROUP BY wallet_id
+), standing AS MATERIALIZED (
+    SELECT a.id, a.balance, a.version,
+        coalesce(s.seq, CASE a.id WHEN :wallet_id THEN :seq ELSE 0 END) AS newest_seq,
+        coalesce(s.balance, CASE a.id WHEN :wallet_id THEN :balance ELSE 0 END) AS newest_balance,
+        coalesce(s.amount, 0) + CASE a.id WHEN :wallet_id THEN :sum ELSE 0 END AS amount
+    FROM edge, accounts a LEFT JOIN sums s ON s.wallet_id = a.id
+    WHERE (a.id, :end) <= (edge.wallet_id, edge.seq)
+), linked AS MATERIALIZED (
+    SELECT part.wallet_id, part.seq, part.amount, part.transfer_id, t.id, t.status, t.completed_at,
+        (t.source = part.wallet_id AND t.source_seq = part.seq)
+            OR (t.destination = part.wallet_id AND t.destination_seq = part.seq) AS is_pointed_to
+    FROM part LEFT JOIN LATERAL (SELECT * FROM transfers WHERE transfers.id = part.transfer_id LIMIT 1) t ON true
+), broken AS (
+    SELECT 'balance_equals_entries' AS invariant, CAST(id AS text) AS id,
+        format('wallet %s: balance %s, its entries sum up to %s, the newest says %s', id, balance, amount,
+            newest_balance) AS detail
+    FROM standing WHERE balance <> amount OR balance <> newest_balance
+    UNION ALL
+    SELECT 'version_counts_entries', CAST(id AS text),
+        format('wallet %s: version %s, its newest entry is number %s', id, version, newest_seq)
+    FROM standing WHERE version <> newest_seq
+    UNION ALL
+    SELECT 'balance_not_negative', CAST(id AS text), format('wallet %s: balance %s', id, balance)
+    FROM standing WHERE balance < 0
+    UNION ALL
+    SELECT 'balance_not_negative', wallet_id || '-' || seq,
+        format('entry %s of wallet %s: balance %s after it', seq, wallet_id, balance_after)
+    FROM part WHERE balance_after < 0
+    UNION ALL
+    SELECT 'seq_without_gaps', wallet_id || '-' || seq,
+        format('entry %s of wallet %s comes after number %s', seq, wallet_id, seq_before)
+    FROM part WHERE seq <> CAST(seq_before AS numeric) + 1
+    UNION ALL
+    SELECT 'running_balance', wallet_id || '-' || seq,
+        format('entry %s of wallet %s: %s and %s is not %s', seq, wallet_id, balance_before, amount, balance_after)
+    FROM part WHERE balance_after <> CAST(balance_before AS numeric) + amount
+    UNION ALL
+    SELECT 'entry_has_wallet', wallet_id || '-' || seq,
+        format('entry %s of wallet %s, which does not exist', seq, wallet_id)
+    FROM part WHERE NOT EXISTS (SELECT FROM accounts a WHERE a.id = part.wallet_id)
+    UNION ALL
+    SELECT 'entry_has_posted_transfer', wallet_id || '-' || seq,
+        format('entry %s of wallet %s: transfer %s %s', seq, wallet_id, transfer_id,
+            CASE WHEN id IS NULL THEN 'does not exist' ELSE 'points to another' END)
+    FROM linked WHERE id IS NULL OR (status = 'posted' AND is_pointed_to IS NOT TRUE)
+    UNION ALL
+    SELECT 'unposted_has_no_entries', CAST(id AS text),
+        format('transfer %s is %s, and has entry %s of wallet %s', id, status, seq, wallet_id)
+    FROM linked WHERE status <> 'posted'
+), named AS (
+    -- for each invariant how many break it, some of their ids, and more about one
+    SELECT invariant, count(DISTINCT id) AS count, (array_agg(DISTINCT id))[1 : :max_ids] AS ids, min(detail) AS detail
+    FROM broken GROUP BY invariant
+)
+SELECT edge.wallet_id, edge.seq, carried.amount AS sum, carried.balance,
+    (SELECT count(*) FROM standing) AS wallets, (SELECT count(*) FROM part) AS entries,
+    (SELECT coalesce(sum(amount), 0) FROM linked WHERE (completed_at <= CAST(:cut AS timestamptz)) IS NOT FALSE)
+        AS moved,
+    (SELECT coalesce(jsonb_agg(named), '[]') FROM named) AS findings
+FROM edge LEFT JOIN sums carried ON carried.wallet_id = edge.wallet_id
+""")
+_TRANSFERS = text("""
+WITH page AS MATERIALIZED (
+    SELECT * FROM transfers WHERE id > :after AND id <= :through ORDER BY id LIMIT :limit
+), linked AS MATERIALIZED (
+    SELECT page.*,
+        page.source IS NULL OR coalesce(
+            taken.transfer_id = page.id AND taken.amount = -CAST(page.amount AS numeric)
+            AND taken.counterparty IS NOT DISTINCT FROM page.destination
+            AND taken.type = CASE page.kind WHEN 'withdrawal' THEN 2 WHEN 'transfer' THEN 3 END, false) AS is_taken,
+        page.destination IS NULL OR coalesce(
+            given.transfer_id = page.id AND given.amount = page.amount
+            AND given.counterparty IS NOT DISTINCT FROM page.source
+            AND given.type = CASE page.kind WHEN 'deposit' THEN 1 WHEN 'transfer' THEN 3 END, false) AS is_given
+    FROM page
+    LEFT JOIN LATERAL (
+        SELECT * FROM entries WHERE wallet_id = page.source AND seq = page.source_seq LIMIT 1
+    ) taken ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM entries WHERE wallet_id = page.destination AND seq = page.destination_seq LIMIT 1
+    ) given ON true
+), broken AS (
+    SELECT 'posted_has_entries' AS invariant, CAST(id AS text) AS id,
+        format('%s %s of %s from wallet %s to wallet %s: no such entry on the %s', kind, id, amount,
+            coalesce(CAST(source AS text), '-'), coalesce(CAST(destination AS text), '-'),
+            CASE WHEN is_taken THEN 'destination' ELSE 'source' END) AS detail
+    FROM linked WHERE status = 'posted' AND NOT (is_taken AND is_given)
+    UNION ALL
+    SELECT 'unposted_has_no_entries', CAST(id AS text),
+        format('transfer %s is %s, and points to entries', id, status)
+    FROM linked WHERE status <> 'posted' AND (source_seq IS NOT NULL OR destination_seq IS NOT NULL)
+    UNION ALL
+    SELECT 'amount_is_positive', CAST(id AS text), format('transfer %s: amount %s', id, amount)
+    FROM linked WHERE amount < 1
+), named AS (
+    -- for each invariant how many break it, some of their ids, and more about one
+    SELECT invariant, count(DISTINCT id) AS count, (array_agg(DISTINCT id))[1 : :max_ids] AS ids, min(detail) AS detail
+    FROM broken GROUP BY invariant
+)
+SELECT (SELECT max(id) FROM page) AS id, (SELECT count(*) FROM page) AS transfers,
+    (SELECT coalesce(sum(CASE kind WHEN 'deposit' THEN amount WHEN 'withdrawal' THEN -amount END), 0)
+        FROM page WHERE status = 'posted' AND completed_at <= CAST(:cut AS timestamptz)) AS made,
+    (SELECT coalesce(jsonb_agg(named), '[]') FROM named) AS findings
+""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where the audit of the books stands; all of it is JSON.
+
+    ``walk``: cut, seal, wallets, transfers. ``cut``: the instant of the grand total; None: it is not taken.
+    ``wallet_id``, ``seq``: the last entry seen (a seq of _MAX: the wallet is done with), and then what was summed up of
+    this wallet so far. ``moved``, ``made``: what entries, and deposits less withdrawals, come to until the cut.
+    """
+
+    walk: str = "cut"
+    cut: str | None = None
+    xid: int = 0
+    looks: int = 0
+    through: int = _MIN
+    wallet_id: int = _MIN
+    seq: int = _MAX
+    sum: int = 0
+    balance: int = 0
+    moved: int = 0
+    after: int = _MIN
+    made: int = 0
+
+
+class BooksCheck:
+    """Audits the books of one database. Nothing is locked, and no statement reads more than a slice."""
+
+    name = "books"
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, position: Position, limit: int) -> Slice:
+        """Look at no more than ``limit`` wallets and ``limit`` entries, or as many transfers.
+
+        Raises:
+            Unavailable: the database is away, or the slice too large for the time that a statement may take.
+        """
+        place = _Place(**position)
+        walk = {"cut": self._cut, "seal": self._seal, "wallets": self._wallets, "transfers": self._transfers}
+        return walk[place.walk](place, limit)
+
+    def _one(self, statement: Any, **parameters: object) -> Row[Any]:
+        return fetch_all(self._engine, statement.bindparams(**parameters))[0]
+
+    def _cut(self, place: _Place, _: int) -> Slice:
+        row = self._one(_CUT)
+        cut = row.instant - timedelta(seconds=CUT_AGE_S)
+        return _on(replace(place, walk="seal", cut=cut.isoformat(), xid=int(row.xid)))
+
+    def _seal(self, place: _Place, _: int) -> Slice:
+        """Wait until nobody can complete anything before the cut any more."""
+        row = self._one(_SEAL, xid=place.xid)
+        through = _MIN if row.through is None else row.through
+        if row.sealed:
+            return _on(replace(place, walk="wallets", through=through))
+        if place.looks >= SEAL_LOOKS:
+            return _on(replace(place, walk="wallets", through=through, cut=None))
+        return _on(replace(place, looks=place.looks + 1), pause_s=SEAL_PAUSE_S)
+
+    def _wallets(self, place: _Place, limit: int) -> Slice:
+        is_done = place.seq == _MAX
+        row = self._one(
+            _WALLETS,
+            wallet_id=place.wallet_id,
+            seq=place.seq,
+            after=place.wallet_id if is_done else max(place.wallet_id - 1, _MIN),
+            balance=place.balance,
+            sum=place.sum,
+            cut=place.cut,
+            limit=limit,
+            end=_MAX,
+            max_ids=MAX_IDS,
+        )
+        place = replace(
+            place,
+            walk="transfers" if row.wallet_id == row.seq == _MAX else "wallets",
+            wallet_id=row.wallet_id,
+            seq=row.seq,
+            moved=place.moved + int(row.moved),
+            sum=0 if row.seq == _MAX else int(row.sum) + (place.sum if row.wallet_id == place.wallet_id else 0),
+            balance=0 if row.seq == _MAX else row.balance,
+        )
+        return _on(place, checked={"wallets": row.wallets, "entries": row.entries}, findings=_findings(row))
+
+    def _transfers(self, place: _Place, limit: int) -> Slice:
+        row = self._one(
+            _TRANSFERS, after=place.after, through=place.through, cut=place.cut, limit=limit, max_ids=MAX_IDS
+        )
+        checked, found = {"transfers": row.transfers}, _findings(row)
+        place = replace(place, made=place.made + int(row.made))
+        if row.transfers == limit:
+            return _on(replace(place, after=row.id), checked=checked, findings=found)
+        if place.cut is not None and place.made != place.moved:
+            at = datetime.fromisoformat(place.cut)
+            detail = f"until {at}, deposits less withdrawals made {place.made} cents, entries sum up to {place.moved}"
+            found.append(Finding(invariant="money_is_conserved", count=1, ids=[], detail=detail))
+        return Slice(position=None, checked=checked, findings=found)
+
+
+def _on(place: _Place, **of_slice: Any) -> Slice:
+    return Slice(position=asdict(place), **of_slice)
+
+
+def _findings(row: Row[Any]) -> list[Finding]:
+    return [Finding(**each) for each in row.findings]

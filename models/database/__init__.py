@@ -1,0 +1,1 @@
+"""The way to PostgreSQL: every wait is bounded, and every fault has somebody to blame."""

@@ -1,0 +1,1 @@
+"""Where money moves: orders become transfers, transfers are posted as entries, and entries are read."""

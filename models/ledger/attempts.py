@@ -1,0 +1,175 @@
+"""What is tried again: the attempts of pending transfers, dead letters, and what has to be brought back.
+
+All of it is fenced by ``attempts`` and ``generation`` as they were seen before the try, so that a worker that comes
+late can neither spend an attempt twice nor fail what an administrator has just requeued.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, Row, func, or_, select, text
+
+from models.database.engine import fetch_all
+from models.ledger.posting import Outcome
+from models.ledger.transfer import Status
+from models.schema.tables import transfers
+
+# Reasons of a failed transfer.
+ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+WORKER_LOST = "worker_lost"
+
+
+class Seen(NamedTuple):
+    """A pending transfer's counters before it is tried."""
+
+    attempts: int
+    generation: int
+
+
+class Spent(NamedTuple):
+    """What became of a transfer whose attempt failed: due again at an instant, or a dead letter (None)."""
+
+    generation: int
+    attempts: int
+    next_attempt_at: datetime | None
+    # The W3C traceparent that it came with.
+    trace: str | None
+
+
+class Due(NamedTuple):
+    """A pending transfer to put back on the queue."""
+
+    id: int
+    trace: str | None
+    lost_leases: int
+
+
+_SPEND = text("""
+UPDATE transfers AS t SET
+    attempts = t.attempts + 1,
+    last_error = :error,
+    next_attempt_at = now() + tried.delay_s * interval '1 second',
+    status = CASE WHEN tried.delay_s IS NULL THEN 'failed' ELSE 'pending' END,
+    reason = CASE WHEN tried.delay_s IS NULL THEN :reason END,
+    completed_at = CASE WHEN tried.delay_s IS NULL THEN statement_timestamp() END
+FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:generations AS int[]),
+            CAST(:delays AS float8[])) AS tried (id, attempts, generation, delay_s)
+WHERE t.id = tried.id AND t.status = 'pending'
+  AND t.attempts = tried.attempts AND t.generation = tried.generation
+RETURNING t.id, t.generation, t.attempts, t.next_attempt_at, t.trace
+""")
+_COUNT_LOST = text("""
+UPDATE transfers AS t SET lost_leases = greatest(t.lost_leases, lost.leases)
+FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS int[])) AS lost (id, leases)
+WHERE t.id = lost.id AND t.status = 'pending'
+""")
+_FAIL_LOST = text("""
+UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
+    last_error = 'the worker died each time it was tried', next_attempt_at = NULL
+WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' RETURNING id, generation, attempts, trace
+""")
+# A generation that somebody saw as dead is reopened once, however often he asks.
+_REOPEN = text("""
+UPDATE transfers AS t SET status = 'pending', reason = NULL, attempts = 0, generation = t.generation + 1,
+    lost_leases = 0, next_attempt_at = NULL, completed_at = NULL
+FROM unnest(CAST(:ids AS bigint[]), CAST(:generations AS int[])) AS dead (id, generation)
+WHERE t.id = dead.id AND t.status = 'failed' AND t.generation = dead.generation
+RETURNING t.id, t.trace, t.lost_leases
+""")
+_FIND_PENDING = text("""
+SELECT id FROM transfers
+WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now()) AND id > :after
+ORDER BY id LIMIT :limit
+""")
+
+
+def find_seen(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Seen]:
+    """Return the counters of those that are pending."""
+    query = select(transfers.c.id, transfers.c.attempts, transfers.c.generation).where(
+        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending"
+    )
+    return {row.id: Seen(row.attempts, row.generation) for row in fetch_all(engine, query)}
+
+
+def spend(
+    connection: Connection, seen: Mapping[int, Seen], delays_s: Mapping[int, float | None], *, error: str
+) -> dict[int, Spent]:
+    """Spend an attempt of each transfer that still stands as it was seen.
+
+    Args:
+        connection: in a transaction.
+        seen: the counters before the try.
+        delays_s: seconds until the next attempt; None: there is none, the transfer becomes a dead letter.
+        error: for ``last_error``, which users see: no SQL, no secrets.
+    """
+    ids = sorted(seen)
+    parameters = {
+        "ids": ids,
+        "attempts": [seen[each].attempts for each in ids],
+        "generations": [seen[each].generation for each in ids],
+        "delays": [delays_s[each] for each in ids],
+        "error": error,
+        "reason": ATTEMPTS_EXHAUSTED,
+    }
+    rows = connection.execute(_SPEND, parameters)
+    return {row.id: Spent(row.generation, row.attempts, row.next_attempt_at, row.trace) for row in rows}
+
+
+def count_lost(connection: Connection, leases: Mapping[int, int]) -> None:
+    """Remember how many workers died while they held each of these."""
+    connection.execute(_COUNT_LOST, {"ids": list(leases), "leases": list(leases.values())})
+
+
+def fail_lost(connection: Connection, transfer_ids: Sequence[int]) -> dict[int, Spent]:
+    """Turn transfers that kill their worker each time into dead letters."""
+    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST})
+    return {row.id: Spent(row.generation, row.attempts, None, row.trace) for row in rows}
+
+
+def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:
+    """Bring dead letters back as pending, in a new generation and with all their attempts.
+
+    Args:
+        connection: in a transaction.
+        generations: the generation in which each was seen dead; one that was reopened since is left alone.
+    """
+    rows = connection.execute(_REOPEN, {"ids": list(generations), "generations": list(generations.values())})
+    return [Due(row.id, row.trace, row.lost_leases) for row in rows]
+
+
+def find_pending(engine: Engine, *, after: int, limit: int) -> list[int]:
+    """Return ids of pending transfers that are due now, oldest first: a look at one index, not at the table."""
+    rows = fetch_all(engine, _FIND_PENDING.bindparams(after=after, limit=limit))
+    return [row.id for row in rows]
+
+
+def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
+    """Return what is needed to enqueue those of the transfers that are still pending, and due."""
+    is_due = or_(transfers.c.next_attempt_at.is_(None), transfers.c.next_attempt_at <= func.now())
+    query = (
+        select(transfers.c.id, transfers.c.trace, transfers.c.lost_leases)
+        .where(transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", is_due)
+        .order_by(transfers.c.id)
+    )
+    return [Due(row.id, row.trace, row.lost_leases) for row in fetch_all(engine, query)]
+
+
+def find_outcomes(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Outcome]:
+    """Return how those of the transfers stand that exist."""
+    query = select(transfers.c.id, transfers.c.status, transfers.c.reason).where(transfers.c.id.in_(list(transfer_ids)))
+    return {row.id: Outcome(Status(row.status), row.reason) for row in fetch_all(engine, query)}
+
+
+def find_dead_generations(engine: Engine, transfer_ids: Sequence[int]) -> dict[int, int]:
+    """Return the generations of those of the transfers that are dead letters."""
+    query = select(transfers.c.id, transfers.c.generation).where(
+        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "failed"
+    )
+    return {row.id: row.generation for row in fetch_all(engine, query)}
+
+
+def find_dead(engine: Engine, *, before: int, limit: int) -> Sequence[Row[Any]]:
+    """Return rows of failed transfers with an id below ``before``, newest first."""
+    query = select(transfers).where(transfers.c.status == "failed", transfers.c.id < before)
+    return fetch_all(engine, query.order_by(transfers.c.id.desc()).limit(limit))

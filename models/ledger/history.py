@@ -1,0 +1,192 @@
+"""Reading: balances, pages of history, single transfers. Each is one statement, so one snapshot; none takes a lock."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine
+
+from models.database.engine import Statement, read_rows
+from models.errors import TransferNotFound, WalletNotFound
+from models.ledger.settlement import EntryType
+from models.ledger.transfer import MAX_ID, Kind, Status, Transfer
+
+
+class Balance(NamedTuple):
+    """A wallet's posted balance in cents, and its version in the same snapshot."""
+
+    cents: int
+    version: int
+
+
+class HistoryEntry(NamedTuple):
+    """An entry as its owner sees it: the API calls it a transaction. Amounts are signed cents."""
+
+    wallet_id: int
+    seq: int
+    transfer_id: int
+    counterparty: int | None
+    type: int  # an EntryType's value
+    amount_cents: int
+    balance_after_cents: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPage:
+    """Some entries, newest first, and the wallet's balance and version in the same snapshot.
+
+    ``next_seq``: the page after this one holds entries with a lower seq than it; None when there are none.
+    """
+
+    entries: list[HistoryEntry]
+    statement_balance_cents: int
+    version: int
+    next_seq: int | None
+
+
+_BALANCE = Statement("find_balance", ("bigint",), "SELECT balance, version FROM wallets WHERE id = $1")
+# The wallet, and beside it the entries of the page, if there are any. seq has no gaps, so page N of the whole history
+# is a range of the primary key.
+_PAGE = Statement(
+    "find_page",
+    ("bigint", "bigint", "bigint", "int"),
+    """
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at
+FROM wallets AS w LEFT JOIN LATERAL (
+    SELECT * FROM entries WHERE wallet_id = w.id AND seq < $2 AND seq <= w.version - $3 ORDER BY seq DESC LIMIT $4
+) AS e ON true
+WHERE w.id = $1 ORDER BY e.seq DESC
+""",
+)
+# Filtered, the rows before the page are counted off, on the index alone; a cursor spares that too.
+_PAGE_OF_TYPE = Statement(
+    "find_page_of_type",
+    ("bigint", "smallint", "bigint", "bigint", "int"),
+    """
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at
+FROM wallets AS w LEFT JOIN LATERAL (
+    SELECT * FROM entries WHERE wallet_id = w.id AND type = $2 AND seq <= (
+        SELECT seq FROM entries WHERE wallet_id = w.id AND type = $2 AND seq < $3 ORDER BY seq DESC LIMIT 1 OFFSET $4
+    ) ORDER BY seq DESC LIMIT $5
+) AS e ON true
+WHERE w.id = $1 ORDER BY e.seq DESC
+""",
+)
+_TRANSFER = Statement(
+    "find_transfer",
+    ("bigint",),
+    """
+SELECT id, kind, source, destination, amount, status, reason, attempts, last_error, next_attempt_at, created_at,
+    completed_at
+FROM transfers WHERE id = $1
+""",
+)
+
+
+class _TransferRow(NamedTuple):
+    id: int
+    kind: str
+    source: int | None
+    destination: int | None
+    amount: int
+    status: str
+    reason: str | None
+    attempts: int
+    last_error: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+    completed_at: datetime | None
+
+
+class History:
+    """Reads one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get_balance(self, wallet_id: int) -> Balance:
+        """Return the posted balance.
+
+        Raises:
+            WalletNotFound: the user has no wallet.
+            Unavailable: the database cannot be reached.
+        """
+        rows = read_rows(self._engine, _BALANCE, wallet_id)
+        if not rows:
+            raise WalletNotFound(wallet_id)
+        return Balance(*rows[0])
+
+    def get_page(
+        self,
+        wallet_id: int,
+        entry_type: EntryType | None,
+        *,
+        size: int,
+        page: int = 1,
+        before_seq: int | None = None,
+    ) -> HistoryPage:
+        """Return a page of a wallet's entries, newest first.
+
+        Args:
+            wallet_id: whose.
+            entry_type: only these; None for all.
+            size: entries a page.
+            page: counted from 1 at the newest entry. Without a type it costs the same at any depth.
+            before_seq: instead of a page: the ``next_seq`` of an earlier one. New entries do not shift it.
+
+        Raises:
+            WalletNotFound: the user has no wallet.
+            Unavailable: the database cannot be reached.
+        """
+        skip = 0 if before_seq is not None else (page - 1) * size
+        before = MAX_ID if before_seq is None else before_seq
+        if entry_type is None:
+            rows = read_rows(self._engine, _PAGE, wallet_id, before, skip, size + 1)
+        else:
+            rows = read_rows(self._engine, _PAGE_OF_TYPE, wallet_id, entry_type.value, before, skip, size + 1)
+        if not rows:
+            raise WalletNotFound(wallet_id)
+        balance_cents, version, *_ = rows[0]
+        found = [HistoryEntry(wallet_id, *row[2:]) for row in rows if row[2] is not None]
+        return HistoryPage(
+            entries=found[:size],
+            statement_balance_cents=balance_cents,
+            version=version,
+            next_seq=found[size - 1].seq if len(found) > size else None,
+        )
+
+    def get_transfer(self, transfer_id: int, *, seen_by: int | None) -> Transfer:
+        """Return a transfer of any kind.
+
+        Args:
+            transfer_id: which.
+            seen_by: the user who asks, who must be a party to it; None for an administrator.
+
+        Raises:
+            TransferNotFound: it does not exist, or not for this user.
+            Unavailable: the database cannot be reached.
+        """
+        rows = read_rows(self._engine, _TRANSFER, transfer_id)
+        transfer = as_transfer(_TransferRow._make(rows[0])) if rows else None
+        if transfer is None or (seen_by is not None and not transfer.is_party(seen_by)):
+            raise TransferNotFound(transfer_id)
+        return transfer
+
+
+def as_transfer(row: Any) -> Transfer:
+    """Read a row of the transfers table."""
+    return Transfer(
+        id=row.id,
+        kind=Kind(row.kind),
+        source=row.source,
+        destination=row.destination,
+        amount_cents=row.amount,
+        status=Status(row.status),
+        reason=row.reason,
+        attempts=row.attempts,
+        last_error=row.last_error,
+        next_attempt_at=row.next_attempt_at,
+        created_at=row.created_at,
+        completed_at=row.completed_at,
+    )

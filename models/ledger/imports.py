@@ -1,0 +1,214 @@
+"""Opening wallets with what is in them, many at once: each balance is a deposit, and all of them are one transaction.
+
+Whatever breaks off an import, nothing of it is left, and it is simply run again. One that was done says so: its
+deposits carry its idempotency key, as any order's would.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from models.database.engine import is_conflict, is_connection_lost, transaction
+from models.errors import OutcomeUnknown, Unavailable, WalletServiceError
+from models.ledger.import_file import Opening
+from models.ledger.orders import MAX_TRIES, Ids
+from models.ledger.posting import open_wallets, post_locked
+from models.ledger.settlement import Pending
+from models.ledger.transfer import Kind, Order, Status
+
+CALL = "import"
+# Rows a statement. With 2,000 PostgreSQL reads whole tables for each slice, which takes twice as long and, the more
+# there is in them, longer; 1,000 are looked up in the indexes.
+SLICE = 1_000
+# As many users are named in a refusal.
+MAX_NAMED = 5
+
+_FIND_WALLETS = "SELECT id FROM wallets WHERE id = ANY (%s::bigint[])"
+_RECORD = """
+INSERT INTO transfers (id, kind, destination, amount, idempotency_key, request_hash)
+SELECT new.id, 'deposit', new.destination, new.amount, %s, decode(new.hash, 'hex')
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[]) AS new (id, destination, amount, hash)
+"""
+_FIND_DEPOSITS = """
+SELECT count(*), count(*) FILTER (WHERE t.request_hash = decode(new.hash, 'hex'))
+FROM unnest(%s::bigint[], %s::text[]) AS new (user_id, hash)
+JOIN transfers t ON coalesce(t.source, t.destination) = new.user_id AND t.idempotency_key = %s
+"""
+
+
+class WalletsExist(WalletServiceError):
+    """Some of the users have a wallet already; nothing moved."""
+
+    def __init__(self, user_ids: Sequence[int]) -> None:
+        super().__init__()
+        self.count = len(user_ids)
+        self.users = " ".join(map(str, user_ids[:MAX_NAMED])) + (" …" if len(user_ids) > MAX_NAMED else "")
+
+
+class ImportReused(WalletServiceError):
+    """The import's id or key was used before, for other users or balances; nothing moved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import comes to; ``replayed``: it was done before, and nothing moved this time."""
+
+    wallets: int
+    amount_cents: int
+    replayed: bool
+
+
+def content_id(openings: Iterable[Opening]) -> str:
+    """Name an import by what is in it, whatever the order of its rows and the spelling of its file."""
+    digest = hashlib.sha256()
+    for opening in sorted(openings):
+        digest.update(b"%d,%d\n" % opening)
+    return digest.hexdigest()[:32]
+
+
+class Imports:
+    """Opens wallets in one database."""
+
+    def __init__(self, engine: Engine, ids: Ids) -> None:
+        self._engine = engine
+        self._ids = ids
+
+    def check(self, openings: Iterable[Opening], *, key: str) -> Imported:
+        """Tell what :meth:`run` would do, and do nothing.
+
+        Raises:
+            WalletsExist, ImportReused: as :meth:`run`.
+            Unavailable: the database cannot be reached.
+        """
+        work = _Work(openings, key)
+        with transaction(self._engine) as connection:
+            existing = {row.id for row in _slices(connection, _FIND_WALLETS, [*work.users])}
+            return work.replayed(connection, existing) if existing else work.imported(replayed=False)
+
+    def run(
+        self, openings: Iterable[Opening], *, key: str, progress: Callable[[int], object] = lambda _: None
+    ) -> Imported:
+        """Open all of these wallets, each by a deposit of its balance, or none of them.
+
+        Args:
+            openings: each user once.
+            key: the idempotency key of each of the deposits. The same openings under the same key move nothing again.
+            progress: is told how many more rows have been written; a try that starts anew takes back what it had told.
+
+        Raises:
+            WalletsExist: some of the users have a wallet, and not from this import.
+            ImportReused: the key was used for other balances.
+            Unavailable: nothing moved.
+            OutcomeUnknown: the reply to the commit was lost, and so was every attempt to find out: run it again.
+        """
+        work = _Work(openings, key)
+        # Drawn before, and kept for every try: what comes of a commit may be unknown, its ids are not.
+        work.ids = [self._ids.next_id() for _ in work.funded]
+        for _ in range(MAX_TRIES):
+            try:
+                return self._run(work, progress)
+            except PoolTimeoutError as error:
+                raise work.unfinished() from error
+            except DBAPIError as error:
+                if is_connection_lost(error):
+                    work.in_doubt |= work.sent
+                elif not is_conflict(error):
+                    raise work.unfinished() from error
+                progress(-work.written)
+        raise work.unfinished()
+
+    def _run(self, work: "_Work", progress: Callable[[int], object]) -> Imported:
+        work.sent, work.written = False, 0
+        with self._engine.connect() as connection:
+            # Before anything else: who waits for a twin of this import holds nothing that the twin may wait for.
+            opened = work.open(connection)
+            if existing := work.users.keys() - opened:
+                connection.rollback()
+                return work.replayed(connection, existing)
+            for size in work.post(connection):
+                work.written += size
+                progress(size)
+            work.sent = True
+            connection.commit()
+        return work.imported(replayed=False)
+
+
+class _Work:
+    """One import. ``sent`` and ``in_doubt`` as in models/ledger/orders.py; ``written``: rows of this try so far."""
+
+    def __init__(self, openings: Iterable[Opening], key: str) -> None:
+        # In order of user, which is the order of locks.
+        self.users = dict(sorted(openings))
+        self.key = key
+        self.funded = [Opening(*each) for each in self.users.items() if each[1]]
+        self.ids: list[int] = []
+        self.sent = self.in_doubt = False
+        self.written = 0
+
+    def open(self, connection: Connection) -> set[int]:
+        """Open the wallets and return those that there were none of."""
+        users = [*self.users]
+        return {
+            user for first in range(0, len(users), SLICE) for user in open_wallets(connection, users[first:][:SLICE])
+        }
+
+    def post(self, connection: Connection) -> Iterator[int]:
+        """Deposit into each, and yield the sizes of the slices."""
+        for first in range(0, len(self.funded), SLICE):
+            rows, ids = self.funded[first : first + SLICE], self.ids[first : first + SLICE]
+            columns = (_array(ids), *map(_array, zip(*rows, strict=True)), _array(map(_hash, rows)))
+            connection.exec_driver_sql(_RECORD, (self.key, *columns))
+            batch = [Pending(new, None, *row) for new, row in zip(ids, rows, strict=True)]
+            posting = post_locked(connection, batch)
+            # A new wallet takes any balance, and its owner cannot see it before the commit.
+            if any(outcome.status is not Status.POSTED for outcome in posting.outcomes.values()):
+                raise AssertionError("a deposit into a new wallet was rejected")
+            yield len(rows)
+
+    def replayed(self, connection: Connection, existing: set[int]) -> Imported:
+        """Tell an import that was done from wallets that came to be in another way.
+
+        Raises:
+            WalletsExist, ImportReused: as :meth:`Imports.run`.
+        """
+        found = same = 0
+        for first in range(0, len(self.funded), SLICE):
+            rows = self.funded[first : first + SLICE]
+            arrays = _array(row.user_id for row in rows), _array(map(_hash, rows))
+            counts = connection.exec_driver_sql(_FIND_DEPOSITS, (*arrays, self.key)).one()
+            found, same = found + counts[0], same + counts[1]
+        if not found:
+            raise WalletsExist(sorted(existing))
+        if same < len(self.funded) or len(existing) < len(self.users):
+            raise ImportReused
+        # In doubt, it was this very run whose reply was lost.
+        return self.imported(replayed=not self.in_doubt)
+
+    def imported(self, *, replayed: bool) -> Imported:
+        return Imported(wallets=len(self.users), amount_cents=sum(self.users.values()), replayed=replayed)
+
+    def unfinished(self) -> OutcomeUnknown | Unavailable:
+        return OutcomeUnknown(self.ids[0]) if self.in_doubt and self.ids else Unavailable()
+
+
+def _slices(connection: Connection, statement: str, numbers: Sequence[int]) -> Iterator[Any]:
+    for first in range(0, len(numbers), SLICE):
+        yield from connection.exec_driver_sql(statement, (_array(numbers[first : first + SLICE]),))
+
+
+def _hash(opening: Opening) -> str:
+    """Digest what an import's key is bound to in each of its deposits, in hexadecimal digits."""
+    order = Order(
+        call=CALL, kind=Kind.DEPOSIT, source=None, destination=opening.user_id, amount_cents=opening.balance_cents
+    )
+    return order.request_hash.hex()
+
+
+def _array(values: Iterable[int | str]) -> str:
+    """Spell a PostgreSQL array of integers or of hexadecimal digits, which need no quotes."""
+    return "{" + ",".join(map(str, values)) + "}"

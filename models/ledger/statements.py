@@ -1,0 +1,123 @@
+"""Statements: a wallet's entries between two days, however many, in constant memory and without a long transaction.
+
+Entries are immutable, and a wallet's seq has no gaps and grows with time. So a wallet's version, read once, bounds
+what a statement shows as well as a snapshot would, and days are found in the entries by halving.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, Row, Select, select
+
+from models.database.engine import fetch_all
+from models.errors import WalletNotFound
+from models.ledger.history import HistoryEntry
+from models.ledger.settlement import EntryType
+from models.schema.tables import entries, wallets
+
+# Entries a query.
+SLICE = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalletView:
+    """A wallet as it stands: ``version`` counts its entries, of which ``newest`` are the last few, newest first."""
+
+    wallet_id: int
+    balance_cents: int
+    version: int
+    opened_at: datetime
+    newest: list[HistoryEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What a wallet held before and after a range of its entries, which :meth:`Statements.entries` reads."""
+
+    wallet_id: int
+    seqs: range
+    opening_balance_cents: int
+    closing_balance_cents: int
+
+
+class Statements:
+    """Reads one database. Every method raises :class:`~models.errors.Unavailable` when it cannot be reached."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get_wallet(self, wallet_id: int, *, newest: int) -> WalletView:
+        """Return a wallet with its newest entries.
+
+        Raises:
+            WalletNotFound: the user has no wallet.
+        """
+        row = self._wallet(wallet_id)
+        last = entries.c.seq > row.version - newest, entries.c.seq <= row.version
+        found = fetch_all(self._engine, _entries(wallet_id, *last)) if newest else []
+        return WalletView(
+            wallet_id=wallet_id,
+            balance_cents=row.balance,
+            version=row.version,
+            opened_at=row.created_at,
+            newest=[_entry(each) for each in reversed(found)],
+        )
+
+    def get_statement(self, wallet_id: int, first_day: date, last_day: date) -> Statement:
+        """Find the entries from the beginning of one day to the end of another, both in UTC.
+
+        Raises:
+            WalletNotFound: the user has no wallet.
+        """
+        seqs = range(1, self._wallet(wallet_id).version + 1)
+
+        def instant_of(seq: int) -> datetime:
+            instant: datetime = self._row(wallet_id, seq).created_at
+            return instant
+
+        first = bisect_left(seqs, datetime.combine(first_day, time.min, UTC), key=instant_of)
+        # To the microsecond, which is as fine as PostgreSQL's clock is.
+        end = bisect_right(seqs, datetime.combine(last_day, time.max, UTC), lo=first, key=instant_of)
+        opening_cents = self._row(wallet_id, first).balance_after if first else 0
+        return Statement(
+            wallet_id=wallet_id,
+            seqs=seqs[first:end],
+            opening_balance_cents=opening_cents,
+            closing_balance_cents=self._row(wallet_id, end).balance_after if end > first else opening_cents,
+        )
+
+    def entries(self, statement: Statement) -> Iterator[HistoryEntry]:
+        """Read a statement's entries, oldest first."""
+        for first in range(statement.seqs.start, statement.seqs.stop, SLICE):
+            seqs = statement.seqs[first - statement.seqs.start :][:SLICE]
+            query = _entries(statement.wallet_id, entries.c.seq >= seqs.start, entries.c.seq < seqs.stop)
+            yield from map(_entry, fetch_all(self._engine, query))
+
+    def _wallet(self, wallet_id: int) -> Row[Any]:
+        rows = fetch_all(self._engine, select(wallets).where(wallets.c.id == wallet_id))
+        if not rows:
+            raise WalletNotFound(wallet_id)
+        return rows[0]
+
+    def _row(self, wallet_id: int, seq: int) -> Row[Any]:
+        return fetch_all(self._engine, _entries(wallet_id, entries.c.seq == seq))[0]
+
+
+def _entries(wallet_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(entries).where(entries.c.wallet_id == wallet_id, *conditions).order_by(entries.c.seq)
+
+
+def _entry(row: Row[Any]) -> HistoryEntry:
+    return HistoryEntry(
+        wallet_id=row.wallet_id,
+        seq=row.seq,
+        transfer_id=row.transfer_id,
+        counterparty=row.counterparty,
+        type=EntryType(row.type),
+        amount_cents=row.amount,
+        balance_after_cents=row.balance_after,
+        created_at=row.created_at,
+    )

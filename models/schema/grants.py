@@ -1,0 +1,55 @@
+"""What the service's role may do with each table: what its statements need, and nothing else.
+
+Whoever breaks into the service can then take part in the business of the day, but cannot rewrite what has happened:
+no entry changes, no transfer changes its parties or its amount, nothing is deleted from the ledger, no trigger and no
+constraint goes away. A table that a migration adds is added here (a test says so).
+"""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+from models.schema import migrations
+
+# By table; a table that this database does not have is passed over.
+PRIVILEGES: Mapping[str, str] = {
+    "wallets": "SELECT, INSERT, UPDATE (balance, version)",
+    "transfers": (
+        "SELECT, INSERT, UPDATE (status, reason, attempts, generation, lost_leases, source_seq, destination_seq,"
+        " last_error, next_attempt_at, completed_at)"
+    ),
+    "entries": "SELECT, INSERT",
+    # UPDATE alone: a node that was deleted and made anew would issue the same ids again.
+    "snowflake_nodes": "SELECT, UPDATE (holder, expires_at, reserved_until_ms)",
+    "kept_evictions": "SELECT, INSERT, UPDATE, DELETE",
+    "audits": "SELECT, INSERT, UPDATE, DELETE",
+    # For /readyz.
+    "alembic_version": "SELECT",
+}
+
+
+def give(engine: Engine, role: str) -> None:
+    """Give a role exactly these privileges, in one transaction: whoever works as it meanwhile misses none. Idempotent.
+
+    What the owner makes *beside* our tables (the table or sequence that a trigger of his writes to) the role may use:
+    a trigger runs with the privileges of whoever caused it, and would else break every payment.
+
+    Args:
+        engine: connects as the owner of the tables.
+        role: an existing role, other than the owner.
+    """
+    with engine.begin() as connection:
+        # Two that change the privileges of one table at once, or those and its columns, would fail.
+        migrations.lock(connection)
+        name = connection.dialect.identifier_preparer.quote(role)
+        connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {name}"))
+        for kind, usage in (("TABLES", "SELECT, INSERT, UPDATE, DELETE"), ("SEQUENCES", "ALL"), ("SCHEMAS", "USAGE")):
+            connection.execute(text(f"ALTER DEFAULT PRIVILEGES GRANT {usage} ON {kind} TO {name}"))
+        connection.execute(text(f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {name}"))
+        for table in PRIVILEGES.keys() & _tables(connection):
+            connection.execute(text(f"REVOKE ALL ON {table} FROM {name}, PUBLIC"))
+            connection.execute(text(f"GRANT {PRIVILEGES[table]} ON {table} TO {name}"))
+
+
+def _tables(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names(schema="public"))

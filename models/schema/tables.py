@@ -1,0 +1,178 @@
+"""The tables, as SQLAlchemy Core sees them. Migrations make them; the rules stand in both and a test compares.
+
+Entries and transfers carry no foreign keys. Each would cost a look-up and a row lock for every row posted, to guard
+rows that one function alone writes while it holds the locks on all of their parents; the audit checks the same facts.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_label)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s",
+    }
+)
+
+_timestamp = DateTime(timezone=True)
+
+wallets = Table(
+    "wallets",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # the user's id
+    Column("balance", BigInteger, nullable=False, server_default=text("0")),  # cents
+    Column("version", BigInteger, nullable=False, server_default=text("0")),  # how many entries it has
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("id > 0", name="id_positive"),
+    CheckConstraint("balance >= 0", name="balance_not_negative"),
+    CheckConstraint("version >= 0", name="version_not_negative"),
+    comment="A user's account. version counts its entries, balance is the newest's balance_after.",
+    # Every posting updates rows in place: room on the page keeps those updates heap-only, off the index.
+    postgresql_with={"fillfactor": "50"},
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # a Snowflake, and the job's id
+    Column("kind", Text, nullable=False),
+    Column("source", BigInteger),
+    Column("destination", BigInteger),
+    Column("amount", BigInteger, nullable=False),  # cents
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    Column("reason", Text),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("generation", Integer, nullable=False, server_default=text("1")),  # a requeue starts a new one
+    Column("lost_leases", Integer, nullable=False, server_default=text("0")),  # workers that died holding it
+    Column("source_seq", BigInteger),  # its entry on the source's wallet
+    Column("destination_seq", BigInteger),  # its entry on the destination's wallet
+    Column("last_error", Text),
+    Column("next_attempt_at", _timestamp),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("completed_at", _timestamp),
+    Column("idempotency_key", Text),
+    Column("request_hash", LargeBinary),
+    Column("trace", Text),
+    CheckConstraint("id > 0", name="id_positive"),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("kind IN ('deposit', 'withdrawal', 'transfer')", name="kind_known"),
+    CheckConstraint("status IN ('pending', 'posted', 'rejected', 'failed')", name="status_known"),
+    CheckConstraint("(source IS NULL) = (kind = 'deposit')", name="source_fits_kind"),
+    CheckConstraint("(destination IS NULL) = (kind = 'withdrawal')", name="destination_fits_kind"),
+    CheckConstraint("source <> destination", name="parties_differ"),
+    CheckConstraint("(status = 'pending') = (completed_at IS NULL)", name="final_has_completed_at"),
+    CheckConstraint("(status IN ('rejected', 'failed')) = (reason IS NOT NULL)", name="refusal_has_reason"),
+    CheckConstraint(
+        "(status = 'posted' AND source IS NOT NULL) = (source_seq IS NOT NULL)", name="source_entry_iff_posted"
+    ),
+    CheckConstraint(
+        "(status = 'posted' AND destination IS NOT NULL) = (destination_seq IS NOT NULL)",
+        name="destination_entry_iff_posted",
+    ),
+    CheckConstraint("attempts >= 0 AND lost_leases >= 0 AND generation >= 1", name="counters_not_negative"),
+    CheckConstraint("char_length(idempotency_key) BETWEEN 1 AND 255", name="idempotency_key_length"),
+    CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="key_has_hash"),
+    comment="A movement of money: the job's record, the outbox and the idempotency store in a row.",
+)
+
+# models/ledger/orders.py find_by_key: the first answer to this user's key. The user is whoever gave the order.
+Index(
+    "transfers_idempotency_key",
+    func.coalesce(transfers.c.source, transfers.c.destination),
+    transfers.c.idempotency_key,
+    unique=True,
+    postgresql_where=transfers.c.idempotency_key.is_not(None),
+)
+# jobs/relay.py: what is pending and due, oldest first, without reading the table.
+Index(
+    "transfers_pending",
+    transfers.c.id,
+    postgresql_include=["next_attempt_at"],
+    postgresql_where=transfers.c.status == text("'pending'"),
+)
+# jobs/dead_letters.py: what failed, newest first, a page at a time.
+Index("transfers_failed", transfers.c.id, postgresql_where=transfers.c.status == text("'failed'"))
+
+entries = Table(
+    "entries",
+    metadata,
+    # models/ledger/history.py: a page of the whole history is a range of this key.
+    Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # the wallet's version just after it
+    Column("transfer_id", BigInteger, nullable=False),
+    Column("counterparty", BigInteger),  # the other wallet; null for deposits and withdrawals
+    Column("type", SmallInteger, nullable=False),  # 1 deposit, 2 withdrawal, 3 transfer
+    Column("amount", BigInteger, nullable=False),  # cents, signed
+    Column("balance_after", BigInteger, nullable=False),  # cents
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("seq > 0", name="seq_positive"),
+    CheckConstraint("type BETWEEN 1 AND 3", name="type_known"),
+    CheckConstraint("amount <> 0", name="amount_not_zero"),
+    CheckConstraint("(type = 1 AND amount > 0) OR (type = 2 AND amount < 0) OR type = 3", name="sign_fits_type"),
+    CheckConstraint("(type = 3) = (counterparty IS NOT NULL)", name="counterparty_iff_transfer"),
+    CheckConstraint("counterparty <> wallet_id", name="counterparty_is_another"),
+    CheckConstraint("balance_after >= 0", name="balance_not_negative"),
+    comment="Immutable. One signed row on one wallet for every transfer posted; seq has no gaps.",
+)
+
+# models/ledger/history.py with a type: a filtered page is a range of this one.
+Index("entries_by_type", entries.c.wallet_id, entries.c.type, entries.c.seq)
+
+kept_evictions = Table(
+    "kept_evictions",
+    metadata,
+    Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),  # nothing older may be cached
+    comment="Wallets whose cached reads are still to be dropped; models/cache/wallet_cache.py does it.",
+)
+
+snowflake_nodes = Table(
+    "snowflake_nodes",
+    metadata,
+    Column("node", SmallInteger, primary_key=True, autoincrement=False),
+    Column("holder", Uuid),
+    Column("expires_at", _timestamp, nullable=False, server_default=text("'-infinity'")),
+    # Milliseconds since the Unix epoch: no id of this node lies beyond it, and its next holder starts above it.
+    Column("reserved_until_ms", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("node BETWEEN 0 AND 1023", name="node_fits_10_bits"),
+    comment="Who may issue ids as which node, and up to which instant.",
+)
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("started_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("finished_at", _timestamp),
+    Column("ok", Boolean),  # null while it is under way
+    Column("wallets", BigInteger, nullable=False, server_default=text("0")),  # how many were looked at
+    Column("entries", BigInteger, nullable=False, server_default=text("0")),
+    Column("transfers", BigInteger, nullable=False, server_default=text("0")),
+    Column("findings", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("cursor", JSONB(none_as_null=True)),  # where to go on
+    CheckConstraint("(finished_at IS NULL) = (ok IS NULL)", name="finished_has_verdict"),
+    CheckConstraint("(finished_at IS NULL) = (cursor IS NOT NULL)", name="under_way_has_cursor"),
+    CheckConstraint("wallets >= 0 AND entries >= 0 AND transfers >= 0", name="counts_not_negative"),
+    comment="What audits of the books came to, and where the one under way stands.",
+)
+
+# models/audit/record.py: there is one audit under way at most.
+Index("audits_under_way", text("(true)"), unique=True, _table=audits, postgresql_where=audits.c.finished_at.is_(None))

@@ -1,0 +1,385 @@
+"""Posting, against a naive model of it, in any order that hypothesis can think of, on a real PostgreSQL."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Connection, Engine, insert, select, text
+
+from models.errors import Refused
+from models.ledger.orders import Orders
+from models.ledger.posting import Outcome, Posting, open_wallets, post
+from models.ledger.settlement import Wallet
+from models.ledger.transfer import Order, Status
+from models.schema.tables import entries, transfers, wallets
+from models.snowflake.ids import Snowflake
+from tests.books import check_books
+from tests.models.ledger.ordering import PATIENCE_S, balances, count_transfers, deposit, later, transfer, withdrawal
+from tests.project import ROOT
+
+LEDGER = (wallets, transfers, entries)
+MAX = 2**63 - 1
+
+users = st.integers(1, 4)
+amounts = st.one_of(st.integers(1, 100), st.sampled_from([MAX, MAX - 50]))
+# Positions among the transfers recorded so far, those that are final included; repeated at will.
+choices = st.lists(st.integers(0, 30), max_size=8)
+
+
+@dataclass
+class Model:
+    """The ledger as a child would keep it: a purse for everybody and a list of what happened to it."""
+
+    purses: dict[int, int] = field(default_factory=dict)
+    pages: dict[int, list[tuple[int, int | None, int, int]]] = field(default_factory=dict)
+    orders: dict[int, tuple[int | None, int | None, int]] = field(default_factory=dict)
+    fates: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+
+    def record(self, number: int, payer: int | None, payee: int | None, amount: int) -> None:
+        self.orders[number] = (payer, payee, amount)
+        self.fates[number] = ("pending", None)
+
+    def open(self, user: int) -> None:
+        self.purses.setdefault(user, 0)
+        self.pages.setdefault(user, [])
+
+    def objection(self, payer: int | None, payee: int | None, amount: int) -> str | None:
+        if any(who is not None and who not in self.purses for who in (payer, payee)):
+            return "wallet_not_found"
+        if payer is not None and self.purses[payer] - amount < 0:
+            return "balance_insufficient"
+        if payee is not None and self.purses[payee] + amount > MAX:
+            return "balance_overflow"
+        return None
+
+    def move(self, number: int) -> None:
+        payer, payee, amount = self.orders[number]
+        for who, other, change in ((payer, payee, -amount), (payee, payer, amount)):
+            if who is not None:
+                self.purses[who] += change
+                self.pages[who].append((number, other, change, self.purses[who]))
+        self.fates[number] = ("posted", None)
+
+    def post(self, numbers: list[int]) -> dict[int, tuple[str, str | None]]:
+        known = sorted({number for number in numbers if number in self.orders})
+        waiting = [number for number in known if self.fates[number][0] == "pending"]
+        for number in waiting:
+            payer, payee, _ = self.orders[number]
+            if payer is None and payee is not None:
+                self.open(payee)
+        for number in waiting:
+            objection = self.objection(*self.orders[number])
+            if objection is None:
+                self.move(number)
+            else:
+                self.fates[number] = ("rejected", objection)
+        return {number: self.fates[number] for number in known}
+
+    def execute(self, payer: int | None, payee: int | None, amount: int) -> str | None:
+        """Return the objection; without one the caller says under which number it was posted."""
+        if payer == payee:
+            return "self_transfer_invalid" if payer in self.purses else "wallet_not_found"
+        if payer is None and payee is not None:
+            self.open(payee)
+        return self.objection(payer, payee, amount)
+
+    def accept(self, payer: int, payee: int, amount: int) -> str | None:
+        if payer == payee:
+            return "self_transfer_invalid" if payer in self.purses else "wallet_not_found"
+        if payer not in self.purses or payee not in self.purses:
+            return "wallet_not_found"
+        return "balance_insufficient" if self.purses[payer] < amount else None
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Gives the same to the ledger and to the model."""
+
+    def __init__(self, engine: Engine, ids: Snowflake) -> None:
+        super().__init__()
+        self.engine = engine
+        self.ids = ids
+        self.orders = Orders(engine, ids)
+        self.model = Model()
+
+    @initialize()
+    def begin_with_empty_books(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text("TRUNCATE entries, transfers, wallets"))
+
+    @rule(user=users, amount=amounts)
+    def deposit(self, user: int, amount: int) -> None:
+        self.execute(deposit(user, amount))
+
+    @rule(user=users, amount=amounts)
+    def withdraw(self, user: int, amount: int) -> None:
+        self.execute(withdrawal(user, amount))
+
+    @rule(payer=users, payee=users, amount=amounts)
+    def transfer(self, payer: int, payee: int, amount: int) -> None:
+        self.execute(transfer(payer, payee, amount))
+
+    @rule(payer=users, payee=users, amount=amounts)
+    def accept(self, payer: int, payee: int, amount: int) -> None:
+        objection = self.model.accept(payer, payee, amount)
+        if objection is not None:
+            assert refusal(lambda: self.orders.accept(later(payer, payee, amount))) == objection
+            return
+        acceptance = self.orders.accept(later(payer, payee, amount))
+        assert not acceptance.replayed
+        self.model.record(acceptance.transfer_id, payer, payee, amount)
+
+    @rule(
+        parties=st.one_of(
+            st.tuples(st.none(), users),
+            st.tuples(users, st.none()),
+            st.tuples(users, users).filter(lambda pair: pair[0] != pair[1]),
+        ),
+        amount=amounts,
+    )
+    def record_for_later(self, parties: tuple[int | None, int | None], amount: int) -> None:
+        """Any kind, covered or not: what a batch is made of."""
+        number = self.ids.next_id()
+        payer, payee = parties
+        with self.engine.begin() as connection:
+            record(connection, number, payer, payee, amount)
+        self.model.record(number, payer, payee, amount)
+
+    @rule(choice=choices, wait_for_locks=st.booleans())
+    def post_a_batch(self, choice: list[int], wait_for_locks: bool) -> None:
+        numbers = self.pick(choice)
+        with self.engine.begin() as connection:
+            posting = post(connection, numbers, wait_for_locks=wait_for_locks)
+        assert outcomes(posting) == self.model.post(numbers)
+        assert all(posting.wallets[who].balance_cents == self.model.purses[who] for who in posting.wallets)
+
+        with self.engine.begin() as connection:
+            again = post(connection, numbers)
+        assert again == Posting(posting.outcomes, {})
+
+    @rule(choice=choices)
+    def post_a_batch_and_roll_back(self, choice: list[int]) -> None:
+        with self.engine.connect() as connection:
+            post(connection, self.pick(choice))
+            connection.rollback()
+
+    @invariant()
+    def nothing_differs(self) -> None:
+        with self.engine.connect() as connection:
+            purses = {row.id: row.balance for row in connection.execute(text("SELECT id, balance FROM wallets"))}
+            fates = {row.id: (row.status, row.reason) for row in connection.execute(text("SELECT * FROM transfers"))}
+            pages: dict[int, list[tuple[int, int | None, int, int]]] = {who: [] for who in purses}
+            for row in connection.execute(text("SELECT * FROM entries ORDER BY wallet_id, seq")):
+                pages[row.wallet_id].append((row.transfer_id, row.counterparty, row.amount, row.balance_after))
+        assert (purses, fates, pages) == (self.model.purses, self.model.fates, self.model.pages)
+
+    def teardown(self) -> None:
+        check_books(self.engine)
+
+    def execute(self, order: Order) -> None:
+        parties = (order.source, order.destination, order.amount_cents)
+        objection = self.model.execute(*parties)
+        if objection is not None:
+            assert refusal(lambda: self.orders.execute(order)) == objection
+            return
+        receipt = self.orders.execute(order)
+        self.model.record(receipt.transfer_id, *parties)
+        self.model.move(receipt.transfer_id)
+        assert receipt.balance_cents == self.model.purses[order.user_id]
+
+    def pick(self, choice: list[int]) -> list[int]:
+        """Turn positions into ids; those past the end are ids that nobody ever recorded."""
+        recorded = list(self.model.orders)
+        return [recorded[position] if position < len(recorded) else 10**6 + position for position in choice]
+
+
+def refusal(order: Callable[[], object]) -> str:
+    with pytest.raises(Refused) as refused:
+        order()
+    return refused.value.code
+
+
+def outcomes(posting: Posting) -> dict[int, tuple[str, str | None]]:
+    return {number: (outcome.status.value, outcome.reason) for number, outcome in posting.outcomes.items()}
+
+
+def record(connection: Connection, number: int, payer: int | None, payee: int | None, amount: int) -> None:
+    kind = "deposit" if payer is None else "withdrawal" if payee is None else "transfer"
+    row = {"id": number, "kind": kind, "source": payer, "destination": payee, "amount": amount}
+    connection.execute(insert(transfers), [row])
+
+
+def test_the_ledger_agrees_with_a_naive_model_whatever_the_order(engine: Engine, snowflake: Snowflake) -> None:
+    # The stubs ask for a class where any factory will do.
+    run_state_machine_as_test(lambda: LedgerMachine(engine, snowflake))  # type: ignore[arg-type]
+
+
+def test_a_batch_is_decided_in_the_order_of_its_ids_however_it_is_handed_in(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    for user in (2, 3):
+        orders.execute(deposit(user, 1))
+    with engine.begin() as connection:
+        record(connection, 11, 1, 2, 50)
+        record(connection, 12, 2, 3, 51)  # 1 + 50: covered by the one before it, and only by that
+    with engine.begin() as connection:
+        posting = post(connection, [12, 11])
+
+    assert outcomes(posting) == {11: ("posted", None), 12: ("posted", None)}
+    assert posting.wallets == {1: Wallet(0, 2), 2: Wallet(0, 3), 3: Wallet(52, 2)}
+    check_books(engine)
+
+
+def test_an_id_that_is_repeated_in_a_batch_moves_money_once(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    number = orders.accept(later(1, 2, 20)).transfer_id
+    with engine.begin() as connection:
+        posting = post(connection, [number, number, number])
+
+    assert outcomes(posting) == {number: ("posted", None)}
+    assert balances(engine) == {1: 30, 2: 21}
+    check_books(engine)
+
+
+def test_posting_again_changes_nothing_and_tells_the_stored_outcomes(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    numbers = [orders.accept(later(1, 2, amount)).transfer_id for amount in (30, 25)]
+    with engine.begin() as connection:
+        first = post(connection, numbers)
+    before = everything(engine)
+    with engine.begin() as connection:
+        second = post(connection, numbers)
+
+    assert outcomes(first) == {numbers[0]: ("posted", None), numbers[1]: ("rejected", "balance_insufficient")}
+    assert second == Posting(first.outcomes, {})
+    assert everything(engine) == before
+
+
+def test_a_dead_letter_is_left_alone_and_told(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    number = orders.accept(later(1, 2, 20)).transfer_id
+    with engine.begin() as connection:
+        dead = "UPDATE transfers SET status = 'failed', reason = 'worker_lost', completed_at = now() WHERE id = :id"
+        connection.execute(text(dead), {"id": number})
+    before = everything(engine)
+    with engine.begin() as connection:
+        posting = post(connection, [number])
+
+    assert posting == Posting({number: Outcome(Status.FAILED, "worker_lost")}, {})
+    assert everything(engine) == before
+
+
+def test_ids_that_nobody_recorded_have_no_outcome(engine: Engine) -> None:
+    with engine.begin() as connection:
+        assert post(connection, [1, 2]) == Posting({}, {})
+        assert post(connection, []) == Posting({}, {})
+    assert balances(engine) == {}
+
+
+def test_an_outcome_spends_an_attempt_and_ends_the_wait_for_the_next(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    numbers = [orders.accept(later(1, 2, amount)).transfer_id for amount in (30, 25)]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE transfers SET attempts = 2, next_attempt_at = now() WHERE status = 'pending'"))
+    with engine.begin() as connection:
+        post(connection, numbers)
+        rows = connection.execute(
+            text("SELECT * FROM transfers WHERE id = ANY(:ids) ORDER BY id"), {"ids": numbers}
+        ).all()
+
+    assert [(row.attempts, row.next_attempt_at) for row in rows] == [(3, None), (3, None)]
+    assert all(row.completed_at >= row.created_at for row in rows)
+
+
+def test_the_traces_of_what_was_decided_now_are_told(engine: Engine, orders: Orders) -> None:
+    for user in (1, 2):
+        orders.execute(deposit(user, 10))
+    traced, untraced = (
+        orders.accept(replace(later(1, 2, 1), trace=trace)).transfer_id for trace in ("00-abc-def-01", None)
+    )
+    with engine.begin() as connection:
+        assert post(connection, [traced, untraced]).traces == {traced: "00-abc-def-01"}
+        assert post(connection, [traced, untraced]).traces == {}
+
+
+def test_a_batch_that_is_rolled_back_leaves_nothing(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    with engine.begin() as connection:
+        record(connection, 11, 1, 2, 20)
+        record(connection, 12, None, 2, 5)  # would open wallet 2
+    before = everything(engine)
+    with engine.connect() as connection:
+        assert outcomes(post(connection, [11, 12])) == {11: ("posted", None), 12: ("posted", None)}
+        connection.rollback()
+
+    assert everything(engine) == before
+    check_books(engine)
+
+
+def test_a_posting_is_seen_whole_or_not_at_all(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    number = orders.accept(later(1, 2, 20)).transfer_id
+    before = everything(engine)
+    with engine.begin() as connection:
+        post(connection, [number])
+        assert everything(engine) == before  # to everybody else, until the commit
+    assert balances(engine) == {1: 30, 2: 21}
+    check_books(engine)
+
+
+def test_wallets_are_opened_without_money_and_told_from_those_that_were_there(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(2, 5))
+    with engine.begin() as connection:
+        assert open_wallets(connection, [3, 2, 1]) == {1, 3}
+        assert open_wallets(connection, [3, 2, 1]) == set()
+        assert open_wallets(connection, []) == set()
+    assert balances(engine) == {1: 0, 2: 5, 3: 0}
+    check_books(engine)
+
+
+@pytest.mark.parametrize(
+    ("work", "written"), [("die_before_the_commit_of_an_order", 2), ("die_before_the_commit_of_a_batch", 3)]
+)
+def test_a_process_killed_between_write_and_commit_leaves_nothing(
+    engine: Engine, orders: Orders, work: str, written: int
+) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    before = count_transfers(engine)
+    task = {"url": engine.url.render_as_string(hide_password=False), "work": work, "arguments": {}}
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.models.ledger.ledger_child", json.dumps(task)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S * 2,
+        check=False,
+    )
+
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert json.loads(child.stdout) == {"entries_written": 2 + written}  # beside the two deposits'
+    assert balances(engine) == {1: 50, 2: 1}
+    recorded = 2 if "batch" in work else 0  # a batch's transfers were accepted before: they still wait
+    assert count_transfers(engine) == before + recorded
+    check_books(engine)
+
+    with engine.begin() as connection:  # and nothing is locked
+        waiting = list(connection.execute(text("SELECT id FROM transfers WHERE status = 'pending'")).scalars())
+        assert len(post(connection, waiting).outcomes) == recorded
+    check_books(engine)
+
+
+def everything(engine: Engine) -> list[Any]:
+    """All rows of the ledger."""
+    with engine.connect() as connection:
+        return [connection.execute(select(table).order_by(*table.primary_key)).all() for table in LEDGER]

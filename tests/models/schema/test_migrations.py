@@ -1,0 +1,310 @@
+"""Migrations make the schema that models/schema/tables.py describes, once, however many start at once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import IntegrityError
+
+from models.schema import migrations
+from models.schema.tables import metadata
+from ops.processes import wait_for
+from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting
+from tests.project import ROOT
+from tests.proxy import TcpProxy
+
+# models/schema/migrations/env.py, which only Alembic can import.
+MIGRATION_LOCK = 7_246_011
+
+
+@pytest.fixture
+def empty_engine(empty_database_url: str) -> Iterator[Engine]:
+    """An engine on a database without any tables."""
+    with bounded_engine(empty_database_url, lock_ms=100, statement_ms=500) as engine:
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        yield engine
+
+
+# Upgrading
+
+
+UPGRADE = """
+import sys
+from models import migrations
+from tests.models.ledger.ordering import bounded_engine
+with bounded_engine(sys.argv[1], lock_ms=10, statement_ms=10) as engine:
+    migrations.upgrade(engine)
+"""
+
+
+def test_two_upgrades_at_once_both_succeed_and_wait_longer_than_payments_do(
+    empty_engine: Engine, empty_database_url: str
+) -> None:
+    """One as the service does it and one on Alembic's command line, both held back until the other is there too."""
+    url = empty_database_url.replace("postgresql://", "postgresql+psycopg2://")
+    commands = [
+        [sys.executable, "-c", UPGRADE, empty_database_url],
+        [sys.executable, "-m", "alembic", "-x", f"url={url}", "upgrade", "head"],
+    ]
+    with empty_engine.connect() as holder, ExitStack() as stack:
+        holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
+        holder.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        upgrades = [
+            stack.enter_context(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+            for command in commands
+        ]
+        try:
+            assert wait_for(lambda: count_waiting(empty_engine) == 2, PATIENCE_S)
+        finally:
+            holder.rollback()
+        said = [upgrade.communicate(timeout=PATIENCE_S)[1] for upgrade in upgrades]
+
+    assert [upgrade.returncode for upgrade in upgrades] == [0, 0], said
+    assert migrations.readiness(empty_engine) == "ok"
+    with empty_engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM snowflake_nodes")).scalar_one() == 1024
+
+
+def test_a_second_upgrade_changes_nothing(empty_engine: Engine) -> None:
+    migrations.upgrade(empty_engine)
+    with empty_engine.begin() as connection:
+        connection.execute(text("INSERT INTO wallets (id, balance) VALUES (1, 5)"))
+    before = schema(empty_engine)
+    migrations.upgrade(empty_engine)
+    assert schema(empty_engine) == before
+    with empty_engine.connect() as connection:
+        assert connection.execute(text("SELECT balance FROM wallets")).scalar_one() == 5
+
+
+def test_an_upgrade_that_breaks_off_leaves_nothing(empty_engine: Engine) -> None:
+    with empty_engine.begin() as connection:
+        connection.execute(text("CREATE TABLE snowflake_nodes ()"))  # in the way of the last table
+    with pytest.raises(Exception, match="already exists"):
+        migrations.upgrade(empty_engine)
+    with empty_engine.connect() as connection:
+        tables = text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert list(connection.execute(tables).scalars()) == ["snowflake_nodes"]
+
+
+def test_readiness_tells_what_is_missing(empty_engine: Engine, postgres_proxy: TcpProxy) -> None:
+    assert migrations.readiness(empty_engine) == "not migrated"
+    migrations.upgrade(empty_engine)
+    assert migrations.readiness(empty_engine) == "ok"
+    with empty_engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'older'"))
+    assert migrations.readiness(empty_engine) == "not migrated"
+    postgres_proxy.refuse()
+    with bounded_engine(postgres_proxy.url) as unreachable:
+        assert migrations.readiness(unreachable) == "unreachable"
+
+
+# The same schema in both
+
+
+def test_alembic_sees_no_difference(connection: Connection) -> None:
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    assert compare_metadata(context, metadata) == []
+
+
+COLUMNS = """
+    SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+    WHERE table_schema = :schema AND table_name <> 'alembic_version'
+"""
+CONSTRAINTS = """
+    SELECT c.conrelid::regclass::text, c.conname, pg_get_constraintdef(c.oid) FROM pg_constraint c
+    JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname = :schema AND c.conname NOT LIKE 'alembic%'
+"""
+INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = :schema AND tablename <> 'alembic_version'"
+OPTIONS = """
+    SELECT c.relname, c.reloptions FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = :schema AND c.reloptions IS NOT NULL
+"""
+
+
+def described(connection: Connection, query: str, schema: str) -> list[str]:
+    """What PostgreSQL's catalogue says, without the schema's name."""
+    rows = connection.execute(text(query), {"schema": schema})
+    return sorted(str(tuple(row)).replace(f"{schema}.", "") for row in rows)
+
+
+@pytest.mark.parametrize(
+    "query", [COLUMNS, CONSTRAINTS, INDEXES, OPTIONS], ids=["columns", "constraints", "indexes", "options"]
+)
+def test_the_tables_as_python_sees_them_are_those_that_the_migrations_made(connection: Connection, query: str) -> None:
+    """To the letter, as PostgreSQL itself spells them: CHECK constraints and partial indexes above all."""
+    connection.execute(text("CREATE SCHEMA mirror"))
+    connection.execute(text("SET LOCAL search_path = mirror"))
+    metadata.create_all(connection)
+    mirrored = described(connection, query, "mirror")
+    connection.execute(text("SET LOCAL search_path = public"))
+    migrated = described(connection, query, "public")
+
+    assert mirrored == migrated
+    assert migrated
+
+
+def schema(engine: Engine) -> list[list[str]]:
+    with engine.connect() as connection:
+        return [described(connection, query, "public") for query in (COLUMNS, CONSTRAINTS, INDEXES, OPTIONS)]
+
+
+def test_every_snowflake_node_is_there(connection: Connection) -> None:
+    nodes = list(connection.execute(text("SELECT node FROM snowflake_nodes ORDER BY node")).scalars())
+    assert nodes == list(range(1024))
+
+
+# Every constraint refuses what it is there to refuse
+
+WALLET: dict[str, Any] = {"id": 1, "balance": 0, "version": 0}
+DEPOSIT: dict[str, Any] = {"id": 1, "kind": "deposit", "destination": 1, "amount": 5}
+WITHDRAWAL: dict[str, Any] = {"id": 1, "kind": "withdrawal", "source": 1, "amount": 5}
+TRANSFER: dict[str, Any] = {"id": 1, "kind": "transfer", "source": 1, "destination": 2, "amount": 5}
+NOW = "2026-01-01T00:00:00Z"
+POSTED = TRANSFER | {"status": "posted", "completed_at": NOW, "source_seq": 1, "destination_seq": 1}
+REJECTED = TRANSFER | {"status": "rejected", "completed_at": NOW, "reason": "balance_insufficient"}
+KEYED = TRANSFER | {"idempotency_key": "k", "request_hash": b"hash"}
+RECEIVED: dict[str, Any] = {
+    "wallet_id": 1, "seq": 1, "transfer_id": 1, "counterparty": 2, "type": 3, "amount": 5, "balance_after": 5,
+}  # fmt: skip
+DEPOSITED = RECEIVED | {"type": 1, "counterparty": None}
+WITHDRAWN = RECEIVED | {"type": 2, "counterparty": None, "amount": -5}
+AUDIT: dict[str, Any] = {"cursor": {}}
+AUDITED: dict[str, Any] = {"finished_at": NOW, "ok": True}
+
+FINE = [
+    ("wallets", WALLET),
+    ("transfers", DEPOSIT),
+    ("transfers", WITHDRAWAL),
+    ("transfers", TRANSFER),
+    ("transfers", POSTED),
+    ("transfers", REJECTED),
+    ("transfers", REJECTED | {"status": "failed"}),
+    ("transfers", KEYED),
+    ("transfers", KEYED | {"idempotency_key": "k" * 255}),
+    ("entries", RECEIVED),
+    ("entries", RECEIVED | {"amount": -5}),
+    ("entries", DEPOSITED),
+    ("entries", WITHDRAWN),
+    ("audits", AUDIT),
+    ("audits", AUDITED),
+]
+WRONG = [
+    ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
+    ("wallets", WALLET | {"balance": -1}, "wallets_balance_not_negative"),
+    ("wallets", WALLET | {"version": -1}, "wallets_version_not_negative"),
+    ("transfers", TRANSFER | {"id": 0}, "transfers_id_positive"),
+    ("transfers", TRANSFER | {"amount": 0}, "transfers_amount_positive"),
+    ("transfers", TRANSFER | {"amount": -5}, "transfers_amount_positive"),
+    ("transfers", TRANSFER | {"kind": "gift"}, "transfers_kind_known"),
+    ("transfers", REJECTED | {"status": "lost", "reason": None}, "transfers_status_known"),
+    ("transfers", DEPOSIT | {"source": 2}, "transfers_source_fits_kind"),
+    ("transfers", TRANSFER | {"source": None}, "transfers_source_fits_kind"),
+    ("transfers", WITHDRAWAL | {"source": None, "destination": None}, "transfers_source_fits_kind"),
+    ("transfers", WITHDRAWAL | {"destination": 2}, "transfers_destination_fits_kind"),
+    ("transfers", TRANSFER | {"destination": None}, "transfers_destination_fits_kind"),
+    ("transfers", TRANSFER | {"destination": 1}, "transfers_parties_differ"),
+    ("transfers", TRANSFER | {"completed_at": NOW}, "transfers_final_has_completed_at"),
+    ("transfers", POSTED | {"completed_at": None}, "transfers_final_has_completed_at"),
+    ("transfers", TRANSFER | {"reason": "why"}, "transfers_refusal_has_reason"),
+    ("transfers", POSTED | {"reason": "why"}, "transfers_refusal_has_reason"),
+    ("transfers", REJECTED | {"reason": None}, "transfers_refusal_has_reason"),
+    ("transfers", REJECTED | {"status": "failed", "reason": None}, "transfers_refusal_has_reason"),
+    ("transfers", POSTED | {"source_seq": None}, "transfers_source_entry_iff_posted"),
+    ("transfers", TRANSFER | {"source_seq": 1}, "transfers_source_entry_iff_posted"),
+    ("transfers", POSTED | {"destination_seq": None}, "transfers_destination_entry_iff_posted"),
+    ("transfers", REJECTED | {"destination_seq": 1}, "transfers_destination_entry_iff_posted"),
+    ("transfers", TRANSFER | {"attempts": -1}, "transfers_counters_not_negative"),
+    ("transfers", TRANSFER | {"lost_leases": -1}, "transfers_counters_not_negative"),
+    ("transfers", TRANSFER | {"generation": 0}, "transfers_counters_not_negative"),
+    ("transfers", KEYED | {"idempotency_key": ""}, "transfers_idempotency_key_length"),
+    ("transfers", KEYED | {"idempotency_key": "k" * 256}, "transfers_idempotency_key_length"),
+    ("transfers", KEYED | {"request_hash": None}, "transfers_key_has_hash"),
+    ("transfers", TRANSFER | {"request_hash": b"hash"}, "transfers_key_has_hash"),
+    ("entries", RECEIVED | {"seq": 0}, "entries_seq_positive"),
+    ("entries", RECEIVED | {"type": 4}, "entries_type_known"),
+    ("entries", DEPOSITED | {"type": 0}, "entries_type_known"),
+    ("entries", RECEIVED | {"amount": 0}, "entries_amount_not_zero"),
+    ("entries", DEPOSITED | {"amount": -5}, "entries_sign_fits_type"),
+    ("entries", WITHDRAWN | {"amount": 5}, "entries_sign_fits_type"),
+    ("entries", RECEIVED | {"counterparty": None}, "entries_counterparty_iff_transfer"),
+    ("entries", DEPOSITED | {"counterparty": 2}, "entries_counterparty_iff_transfer"),
+    ("entries", RECEIVED | {"counterparty": 1}, "entries_counterparty_is_another"),
+    ("entries", RECEIVED | {"balance_after": -1}, "entries_balance_not_negative"),
+    ("snowflake_nodes", {"node": 1024}, "snowflake_nodes_node_fits_10_bits"),
+    ("snowflake_nodes", {"node": -1}, "snowflake_nodes_node_fits_10_bits"),
+    ("audits", AUDIT | {"ok": True}, "audits_finished_has_verdict"),
+    ("audits", AUDITED | {"ok": None}, "audits_finished_has_verdict"),
+    ("audits", AUDIT | {"cursor": None}, "audits_under_way_has_cursor"),
+    ("audits", AUDITED | {"cursor": {}}, "audits_under_way_has_cursor"),
+    ("audits", AUDIT | {"wallets": -1}, "audits_counts_not_negative"),
+    ("audits", AUDIT | {"entries": -1}, "audits_counts_not_negative"),
+    ("audits", AUDIT | {"transfers": -1}, "audits_counts_not_negative"),
+]
+
+
+@pytest.mark.parametrize(("table", "row"), FINE)
+def test_what_is_right_passes_every_constraint(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    connection.execute(metadata.tables[table].insert(), [row])
+
+
+@pytest.mark.parametrize(("table", "row", "constraint"), WRONG)
+def test_every_constraint_refuses_what_is_wrong(
+    connection: Connection, table: str, row: dict[str, Any], constraint: str
+) -> None:
+    # PostgreSQL names the first constraint in the order of the alphabet; the others may object besides.
+    others = [name for other, _, name in WRONG if other == table and name != constraint]
+    for name in dict.fromkeys(others):
+        connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {name}"))
+    with pytest.raises(IntegrityError) as refused:
+        connection.execute(metadata.tables[table].insert(), [row])
+    assert refused.value.orig is not None
+    assert refused.value.orig.diag.constraint_name == constraint  # type: ignore[attr-defined]
+
+
+def test_every_check_has_been_tried(connection: Connection) -> None:
+    query = text("SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0")
+    assert set(connection.execute(query).scalars()) >= {constraint for _, _, constraint in WRONG}
+    ours = text("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")
+    assert set(connection.execute(ours).scalars()) == {constraint for _, _, constraint in WRONG}
+
+
+@pytest.mark.parametrize(
+    ("table", "first", "second", "constraint"),
+    [
+        ("wallets", WALLET, WALLET, "wallets_pkey"),
+        ("transfers", TRANSFER, TRANSFER | {"amount": 6}, "transfers_pkey"),
+        ("transfers", KEYED, KEYED | {"id": 2}, "transfers_idempotency_key"),
+        (
+            "transfers",
+            KEYED,
+            DEPOSIT | {"id": 2, "idempotency_key": "k", "request_hash": b"other"},
+            "transfers_idempotency_key",
+        ),
+        ("entries", RECEIVED, RECEIVED | {"transfer_id": 2}, "entries_pkey"),
+        ("snowflake_nodes", {"node": 5}, {"node": 5}, "snowflake_nodes_pkey"),
+        ("audits", AUDIT, AUDIT, "audits_under_way"),
+    ],
+)
+def test_what_must_be_unique_is(
+    connection: Connection, table: str, first: dict[str, Any], second: dict[str, Any], constraint: str
+) -> None:
+    connection.execute(text("DELETE FROM snowflake_nodes"))
+    connection.execute(metadata.tables[table].insert(), [first])
+    with pytest.raises(IntegrityError) as refused:
+        connection.execute(metadata.tables[table].insert(), [second])
+    assert refused.value.orig is not None
+    assert refused.value.orig.diag.constraint_name == constraint  # type: ignore[attr-defined]
+
+
+def test_a_key_is_unique_per_user_and_absent_keys_are_not_compared(connection: Connection) -> None:
+    rows = [KEYED, KEYED | {"id": 2, "source": 2, "destination": 1}, KEYED | {"id": 3, "idempotency_key": "l"}]
+    connection.execute(metadata.tables["transfers"].insert(), rows)
+    connection.execute(metadata.tables["transfers"].insert(), [TRANSFER | {"id": 4}, TRANSFER | {"id": 5}])
