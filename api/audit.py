@@ -14,7 +14,7 @@ from api.schemas import AuditedOut, AuditOut, NoQuery
 from api.services import services
 from api.validation import answers, read_query
 from jobs.auditor import MAX_SLICE, make_checks
-from jobs.queue import connect_redis
+from jobs.rq.queue import connect_redis
 from models.audit import record
 from models.audit.audit import run_whole
 from models.audit.record import AuditResult

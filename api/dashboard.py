@@ -2,7 +2,7 @@
 
 It comes as a blueprint without any authentication, changes things on a GET, and shows what is in a job as HTML. So
 each request for it passes :func:`_guard` first, which lets through only what exists; it sees RQ through
-``jobs/dashboard.py``; and its pages come by way of ``api/dashboard_templates.py``, under a Content-Security-Policy.
+``jobs/rq/dashboard.py``; and its pages come by way of ``api/dashboard_templates.py``, under a Content-Security-Policy.
 """
 
 import re
@@ -20,9 +20,9 @@ from api.errors import RETRY_AFTER_S, problem_response
 from api.identity import require_admin
 from api.services import services
 from config import Settings
-from jobs import dashboard
-from jobs.queue import connect_redis
-from jobs.rq_keys import QUEUE_NAME
+from jobs.rq import dashboard
+from jobs.rq.keys import QUEUE_NAME
+from jobs.rq.queue import connect_redis
 
 PREFIX = "/rq"
 # An administrator is more patient than a request that moves money; each page asks Redis for many things.

@@ -16,8 +16,8 @@ from prometheus_client import Metric
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.queue import connect_redis
-from jobs.rq_keys import RqKeys
+from jobs.rq.keys import RqKeys
+from jobs.rq.queue import connect_redis
 from models import vitals
 from models.database.engine import create_bounded_engine, first_line
 from models.errors import Unavailable

@@ -14,7 +14,7 @@ from api.tokens import TokenVerifier, make_verifier
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters
-from jobs.queue import TransferQueue, connect_redis, make_cache
+from jobs.rq.queue import TransferQueue, connect_redis, make_cache
 from models.cache.wallet_cache import READ, WalletCache
 from models.database.engine import create_bounded_engine
 from models.ledger.history import History

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, text
 
 from bench.figures import BenchError
 from bench.site import SERVICE, YARDSTICK, Site
-from jobs.rq_keys import QUEUE, STARTED, NewJob, RqKeys
+from jobs.rq.keys import QUEUE, STARTED, NewJob, RqKeys
 from models.snowflake import ids
 
 WALLETS = 2_000

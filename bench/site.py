@@ -18,7 +18,7 @@ import redis
 from sqlalchemy import Engine, text
 
 from config import Settings, load
-from jobs.transfers import make_engine
+from jobs.settler import make_engine
 from models.schema import migrations
 from ops import processes
 from ops.processes import Command, Spec, StackError

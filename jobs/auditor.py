@@ -12,8 +12,8 @@ import structlog
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.audit_queue import QueueCheck
-from jobs.rq_keys import RqKeys
+from jobs.rq.audit_queue import QueueCheck
+from jobs.rq.keys import RqKeys
 from models.audit import record
 from models.audit.audit import Check, Finding, Progress, run_slice
 from models.audit.books import BooksCheck

@@ -8,8 +8,8 @@ import redis
 from rq.suspension import is_suspended
 from rq.worker_registration import get_keys
 
-from jobs.queue import transfers_queue
-from jobs.rq_keys import QUEUE, transfer_id_of
+from jobs.rq.keys import QUEUE, transfer_id_of
+from jobs.rq.queue import transfers_queue
 from models.checkup import Finding, Level, check_skew
 from models.database.engine import first_line
 from models.snowflake.ids import instant_of

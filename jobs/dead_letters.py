@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
-from jobs.queue import TransferQueue
+from jobs.rq.queue import TransferQueue
 from models.database.engine import transaction
 from models.ledger import attempts
 from models.ledger.attempts import Due

@@ -19,7 +19,7 @@ from redis.lock import Lock
 from sqlalchemy import Engine
 
 from jobs.auditor import Auditor
-from jobs.rq_keys import NewJob, RqKeys, transfer_id_of
+from jobs.rq.keys import NewJob, RqKeys, transfer_id_of
 from models.cache.wallet_cache import WalletCache
 from models.database.engine import first_line, transaction
 from models.errors import Unavailable

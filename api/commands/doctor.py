@@ -18,7 +18,7 @@ from api.commands.conclusion import concludes, examples
 from api.services import services
 from config import Settings
 from jobs.checkup import check_redis, count_workers
-from jobs.queue import connect_redis
+from jobs.rq.queue import connect_redis
 from models.checkup import Finding, Level, check_postgres
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.

@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
-from jobs.rq_keys import DEAD, FAILED, QUEUE, STARTED, NewJob, RqKeys
-from jobs.transfers import Settler
-from jobs.worker import BatchWorker
+from jobs.rq.keys import DEAD, FAILED, QUEUE, STARTED, NewJob, RqKeys
+from jobs.rq.worker import BatchWorker
+from jobs.settler import Settler
 from ops.processes import wait_for
 from tests.api.calls import ADMIN, JOBS, Json, accept, answer, ask, balance_of, basic, decode, get, problem
 from tests.api.conftest import AppMaker

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 
 from api.app import create_app
 from config import Settings
-from jobs.rq_keys import NewJob, RqKeys
+from jobs.rq.keys import NewJob, RqKeys
 from observe import metrics
 from ops.processes import wait_for
 from tests.api.calls import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from api.token_bucket import MOST_LOCAL, SCHEME, TAKE, Bucket, BucketStorage, LocalBuckets, Taken, TokenBucket
-from jobs.queue import connect_redis
+from jobs.rq.queue import connect_redis
 from models.redis_line.circuit import OPEN_S, Circuit
 from models.redis_line.line import RedisLine, Script
 from tests.api.waiters import wait_for

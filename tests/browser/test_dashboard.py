@@ -12,11 +12,11 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.queue import make_cache
 from jobs.retries import RetryPolicy
-from jobs.rq_keys import QUEUE_NAME, RqKeys
-from jobs.transfers import Settler
-from jobs.worker import BatchWorker
+from jobs.rq.keys import QUEUE_NAME, RqKeys
+from jobs.rq.queue import make_cache
+from jobs.rq.worker import BatchWorker
+from jobs.settler import Settler
 from ops.processes import wait_for
 from tests.api.server import Gunicorn
 from tests.browser.conftest import Visit

@@ -10,7 +10,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy import Connection, Engine, Row, insert, text
 
-from jobs.rq_keys import QUEUE, QUEUE_NAME, STARTED, NewJob, RqKeys
+from jobs.rq.keys import QUEUE, QUEUE_NAME, STARTED, NewJob, RqKeys
 from models.ledger.posting import post
 from models.schema.tables import transfers
 from tests.books import check_books

@@ -7,12 +7,12 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-import jobs.worker
+import jobs.rq.worker
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
-from jobs.rq_keys import STARTED, RqKeys
-from jobs.transfers import Settler
-from jobs.worker import BatchWorker, connect_worker_redis
+from jobs.rq.keys import STARTED, RqKeys
+from jobs.rq.worker import BatchWorker, connect_worker_redis
+from jobs.settler import Settler
 from ops.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, are_final, fund, members, queued, rows_of
 from tests.jobs.workers import WorkerNursery, WorkerProcess
@@ -86,14 +86,14 @@ def make_worker(
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
     """Leases that are over as soon as their holder is gone."""
-    monkeypatch.setattr(jobs.worker, "LEASE_S", SHORT_LEASE_S)
+    monkeypatch.setattr(jobs.rq.worker, "LEASE_S", SHORT_LEASE_S)
     return SHORT_LEASE_S
 
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses after faults."""
-    monkeypatch.setattr(jobs.worker, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(jobs.rq.worker, "FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr(BatchWorker, "_wait_after", lambda *_: None)
 
 
@@ -112,7 +112,7 @@ class WorkerStarter(Protocol):
         *strikes: dict[str, Any],
         entry: str = "worker",
         lease_s: float = SHORT_LEASE_S,
-        answer_s: float = jobs.worker.ANSWER_TIMEOUT_S,
+        answer_s: float = jobs.rq.worker.ANSWER_TIMEOUT_S,
         **settings: str,
     ) -> WorkerProcess:
         """Start it, to be struck at the points given."""
@@ -129,7 +129,7 @@ def start_worker(
         *strikes: dict[str, Any],
         entry: str = "worker",
         lease_s: float = SHORT_LEASE_S,
-        answer_s: float = jobs.worker.ANSWER_TIMEOUT_S,
+        answer_s: float = jobs.rq.worker.ANSWER_TIMEOUT_S,
         **settings: str,
     ) -> WorkerProcess:
         environment = {

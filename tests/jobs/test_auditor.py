@@ -14,7 +14,7 @@ import jobs.auditor
 import jobs.relay
 from jobs.auditor import MAX_SLICE, MIN_SLICE, RETRY_S, Auditor
 from jobs.relay import Relay, RelayThread
-from jobs.worker import connect_worker_redis
+from jobs.rq.worker import connect_worker_redis
 from models.audit import books, record
 from models.audit.audit import Slice, run_slice
 from models.audit.record import AuditResult
@@ -103,8 +103,8 @@ def test_a_finding_is_told_once_an_audit_by_name_and_ids(
 def test_the_queue_is_audited_too(
     books: Engine, auditor: Auditor, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.audit_queue.APART_S", 0.0)
-    monkeypatch.setattr("jobs.audit_queue.APART_S_PER_PAGE", 0.0)
+    monkeypatch.setattr("jobs.rq.audit_queue.APART_S", 0.0)
+    monkeypatch.setattr("jobs.rq.audit_queue.APART_S_PER_PAGE", 0.0)
     (lost,) = accept(books, 1)
     last = run(auditor, clock, books)
     assert [(each.invariant, each.ids) for each in last.findings] == [("pending_has_job", [str(lost)])]

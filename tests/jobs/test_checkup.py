@@ -11,8 +11,8 @@ from rq.suspension import suspend
 
 from jobs import checkup
 from jobs.checkup import check_redis
-from jobs.queue import connect_redis
-from jobs.rq_keys import QUEUE, NewJob, RqKeys
+from jobs.rq.keys import QUEUE, NewJob, RqKeys
+from jobs.rq.queue import connect_redis
 from models.checkup import Finding, Level
 from models.snowflake.ids import encode
 from ops.servers import RedisServer

@@ -5,9 +5,9 @@ import redis
 from sqlalchemy import Engine
 
 from jobs.relay import Relay, RelayThread
-from jobs.rq_keys import MAX_LOST, RqKeys
-from jobs.transfers import Settler
-from jobs.worker import connect_worker_redis
+from jobs.rq.keys import MAX_LOST, RqKeys
+from jobs.rq.worker import connect_worker_redis
+from jobs.settler import Settler
 from models.snowflake.ids import EPOCH_MS, Snowflake, encode
 from observe import metrics, metrics_files
 from ops.processes import wait_for

@@ -11,7 +11,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine, text
 
 from jobs.relay import LOCK_NAME
-from jobs.rq_keys import FAILED, MAX_LOST, STARTED, RqKeys
+from jobs.rq.keys import FAILED, MAX_LOST, STARTED, RqKeys
 from ops.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -35,24 +35,24 @@ from tests.jobs.backlog import (
 from tests.jobs.conftest import TakeOver, WorkerStarter
 from tests.jobs.workers import freezes, kills, terminates
 
-CLAIM = "jobs.rq_keys:RqKeys.claim"
-FINISH = "jobs.rq_keys:RqKeys.finish"
-HAND_BACK = "jobs.rq_keys:RqKeys.hand_back"
-POSTPONE = "jobs.rq_keys:RqKeys.postpone"
-BURY = "jobs.rq_keys:RqKeys.bury"
-REAP = "jobs.rq_keys:RqKeys.reap"
-ENQUEUE = "jobs.rq_keys:RqKeys.enqueue"
-PUSH = "jobs.queue:TransferQueue._push"
-POST = "jobs.transfers:post"
-SETTLE = "jobs.transfers:Settler.settle"
-REOPEN = "jobs.transfers:Settler.reopen"
+CLAIM = "jobs.rq.keys:RqKeys.claim"
+FINISH = "jobs.rq.keys:RqKeys.finish"
+HAND_BACK = "jobs.rq.keys:RqKeys.hand_back"
+POSTPONE = "jobs.rq.keys:RqKeys.postpone"
+BURY = "jobs.rq.keys:RqKeys.bury"
+REAP = "jobs.rq.keys:RqKeys.reap"
+ENQUEUE = "jobs.rq.keys:RqKeys.enqueue"
+PUSH = "jobs.rq.queue:TransferQueue._push"
+POST = "jobs.settler:post"
+SETTLE = "jobs.settler:Settler.settle"
+REOPEN = "jobs.settler:Settler.reopen"
 REOPEN_UNCOMMITTED = "models.ledger.attempts:reopen"
-SPEND = "jobs.transfers:Settler._spend"
+SPEND = "jobs.settler:Settler._spend"
 SPEND_UNCOMMITTED = "models.ledger.attempts:spend"
-BOOK = "jobs.worker:BatchWorker._book"
-WAIT_FOR_JOBS = "jobs.rq_keys:RqKeys.wait_for_jobs"
-HEARTBEAT = "jobs.worker:BatchWorker.heartbeat"
-SETTLE_ALONE = "jobs.transfers:settle_alone"
+BOOK = "jobs.rq.worker:BatchWorker._book"
+WAIT_FOR_JOBS = "jobs.rq.keys:RqKeys.wait_for_jobs"
+HEARTBEAT = "jobs.rq.worker:BatchWorker.heartbeat"
+SETTLE_ALONE = "jobs.settler:settle_alone"
 COUNT_LOST = "models.ledger.attempts:count_lost"
 FIND_DUE = "models.ledger.attempts:find_due"
 

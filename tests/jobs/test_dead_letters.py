@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Engine, text
 from structlog.testing import capture_logs
 
 from jobs.dead_letters import CHUNK, DeadLetters
-from jobs.queue import TransferQueue, connect_redis
 from jobs.relay import Relay
-from jobs.rq_keys import FAILED, QUEUE, STARTED, RqKeys
-from jobs.transfers import Settler
+from jobs.rq.keys import FAILED, QUEUE, STARTED, RqKeys
+from jobs.rq.queue import TransferQueue, connect_redis
+from jobs.settler import Settler
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from tests.books import check_books

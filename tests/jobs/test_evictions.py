@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
-from jobs.transfers import Settler
+from jobs.settler import Settler
 from models.cache.kept_evictions import KeptEvictions
 from models.cache.wallet_cache import ENTRIES, FENCE, Miss, WalletCache
 from models.ledger.history import History

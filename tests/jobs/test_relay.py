@@ -23,8 +23,8 @@ from jobs.relay import (
     Relay,
     RelayThread,
 )
-from jobs.rq_keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
-from jobs.worker import connect_worker_redis
+from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
+from jobs.rq.worker import connect_worker_redis
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Due, Seen

@@ -22,7 +22,7 @@ from typing import Any
 from rq.cli import workers as _rq_worker_command  # noqa: F401 - the import adds the command
 from rq.cli.cli import main as rq_command
 
-import jobs.worker
+import jobs.rq.worker
 import worker
 from api.app import create_app
 from config import Settings, load
@@ -83,7 +83,7 @@ def work(task: dict[str, Any]) -> None:
     os.environ.update(task["environment"])
     logging.getLogger().handlers.clear()
     for name, value in task["constants"].items():
-        setattr(jobs.worker, name, value)
+        setattr(jobs.rq.worker, name, value)
     for each in task["strikes"]:
         arm(each["point"], when=each["when"], signal_name=each["signal"], transfer_id=each.get("id"))
     ENTRIES[task["entry"]]()

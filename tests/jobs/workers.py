@@ -85,7 +85,7 @@ class WorkerNursery:
     def start(
         self, entry: str, environment: dict[str, str], *strikes: dict[str, Any], constants: dict[str, float]
     ) -> WorkerProcess:
-        """Start a process that is struck at the points given, with some constants of ``jobs.worker`` changed."""
+        """Start a process that is struck at the points given, with some constants of ``jobs.rq.worker`` changed."""
         self._count += 1
         log = self._folder / f"worker-{self._count}.log"
         log.touch()

@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
 from jobs.retries import RetryPolicy
-from jobs.transfers import Settler
-from jobs.worker import BatchWorker, connect_worker_redis
+from jobs.rq.worker import BatchWorker, connect_worker_redis
+from jobs.settler import Settler
 from tests.api.calls import accept
 from tests.api.commands.conftest import Process, Runner, held_nodes
 from tests.api.conftest import AppMaker

@@ -7,7 +7,7 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from jobs.queue import connect_redis
+from jobs.rq.queue import connect_redis
 from models.audit.audit import run_slice
 from models.audit.cached import BALANCE, CacheCheck
 from models.cache.pulse import EPOCH

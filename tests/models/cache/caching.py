@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import redis
 from sqlalchemy import Engine, text
 
-from jobs.queue import connect_redis
+from jobs.rq.queue import connect_redis
 from models.cache.wallet_cache import Miss, WalletCache
 from ops.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S

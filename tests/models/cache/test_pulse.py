@@ -10,7 +10,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from jobs.queue import CONNECT_TIMEOUT_S, connect_redis
+from jobs.rq.queue import CONNECT_TIMEOUT_S, connect_redis
 from models.cache.kept_evictions import KeptEvictions, keeping
 from models.cache.pulse import (
     AWAY_S,

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from jobs.rq_keys import FAILED, QUEUE, SCHEDULED, STARTED, RqKeys, transfer_id_of
+from jobs.rq.keys import FAILED, QUEUE, SCHEDULED, STARTED, RqKeys, transfer_id_of
 from models.audit.audit import Finding, Position, Slice, finding
 from models.ledger import attempts
 from models.ledger.transfer import Status

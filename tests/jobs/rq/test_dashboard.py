@@ -9,11 +9,11 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.registry import FailedJobRegistry
 
-from jobs import dashboard
-from jobs.dashboard import ShownJob, ShownQueue, ShownSerializer, ShownWorker
-from jobs.rq_keys import DEAD, FAILED, NewJob, RqKeys
+from jobs.rq import dashboard
+from jobs.rq.dashboard import ShownJob, ShownQueue, ShownSerializer, ShownWorker
+from jobs.rq.keys import DEAD, FAILED, NewJob, RqKeys
 from tests.jobs.backlog import hash_of, members, names_in, queued, stock_queue
-from tests.jobs.test_rq_keys import comparable, refuse, run_stock, seconds_left
+from tests.jobs.rq.test_keys import comparable, refuse, run_stock, seconds_left
 
 
 def test_a_requeued_job_is_the_one_that_stock_rq_would_have_requeued(redis_client: redis.Redis, keys: RqKeys) -> None:

@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.rq_keys import ENQUEUE, QUEUE_NAME, NewJob, enqueueing
+from jobs.rq.keys import ENQUEUE, QUEUE_NAME, NewJob, enqueueing
 from models.cache.wallet_cache import WalletCache
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit

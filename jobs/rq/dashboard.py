@@ -18,7 +18,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from jobs.rq_keys import QUEUE, QUEUE_NAME, QUEUES, RqKeys
+from jobs.rq.keys import QUEUE, QUEUE_NAME, QUEUES, RqKeys
 
 # What RQ raises about a job that is not there, or no longer.
 JOB_IS_GONE = (NoSuchJobError, InvalidJobOperation)

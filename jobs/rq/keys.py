@@ -1,7 +1,7 @@
 """All that touches RQ's private keys: rq 3.0.0, pinned exactly.
 
 Each step of a job's life is one Lua call (``lua/``), so it happens whole or not at all, and a batch of jobs costs what
-one costs. The scripts keep to RQ's own keys and fields (``tests/jobs/test_rq_keys.py`` compares what is left behind
+one costs. The scripts keep to RQ's own keys and fields (``tests/jobs/rq/test_keys.py`` compares what is left behind
 with what stock RQ leaves), so that rq-dashboard, ``rq info`` and ``Job.fetch`` read our jobs like any others. Fields of
 our own in a job's hash, which RQ ignores:
 

@@ -16,10 +16,10 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-import jobs.transfers
+import jobs.settler
 from jobs.retries import RetryPolicy
-from jobs.rq_keys import FAILED, STARTED
-from jobs.transfers import Settled, Settler, TransferFailedError, settle_alone
+from jobs.rq.keys import FAILED, STARTED
+from jobs.settler import Settled, Settler, TransferFailedError, settle_alone
 from models.database.engine import sqlstate
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
@@ -68,11 +68,11 @@ def lock_timeouts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         try:
             return post(connection, ids, **how)
         except DBAPIError as error:
-            if sqlstate(error) == jobs.transfers.LOCK_NOT_AVAILABLE:
+            if sqlstate(error) == jobs.settler.LOCK_NOT_AVAILABLE:
                 found.append(len(ids))
             raise
 
-    monkeypatch.setattr(jobs.transfers, "post", counting)
+    monkeypatch.setattr(jobs.settler, "post", counting)
     return found
 
 
@@ -90,7 +90,7 @@ def test_a_healthy_batch_is_posted_as_one(books: Engine, settler: Settler, monke
         calls.append(len(ids))
         return post(connection, ids, **how)
 
-    monkeypatch.setattr(jobs.transfers, "post", counting)
+    monkeypatch.setattr(jobs.settler, "post", counting)
     ids = accept(books, 300)
     settled = settler.settle(ids)
     assert settled.outcomes == dict.fromkeys(ids, POSTED)
@@ -478,7 +478,7 @@ def test_what_was_posted_before_the_database_went_away_stays_posted(
             connection.execute(terminate)
         return post(connection, some, **how)
 
-    monkeypatch.setattr(jobs.transfers, "post", post_twice_and_be_cut_off)
+    monkeypatch.setattr(jobs.settler, "post", post_twice_and_be_cut_off)
     with fault_on(books, [ids[8]]):
         settled = settler.settle(ids)
     assert postings == [9, 3, 3]
@@ -652,11 +652,11 @@ def stock_environment(
     }
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    jobs.transfers._settler_of_this_process.cache_clear()
+    jobs.settler._settler_of_this_process.cache_clear()
     yield {**os.environ, **own}
-    if jobs.transfers._settler_of_this_process.cache_info().currsize:
-        jobs.transfers._settler_of_this_process()._engine.dispose()
-    jobs.transfers._settler_of_this_process.cache_clear()
+    if jobs.settler._settler_of_this_process.cache_info().currsize:
+        jobs.settler._settler_of_this_process()._engine.dispose()
+    jobs.settler._settler_of_this_process.cache_clear()
 
 
 def run_simple_worker(client: redis.Redis) -> None:

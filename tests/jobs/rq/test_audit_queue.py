@@ -6,9 +6,9 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from jobs.audit_queue import MAX_LISTED, MAX_SUSPECTS, QueueCheck
 from jobs.relay import Relay
-from jobs.rq_keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
+from jobs.rq.audit_queue import MAX_LISTED, MAX_SUSPECTS, QueueCheck
+from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
 from models.audit.audit import MAX_IDS, Progress, run_slice
 from models.ledger.attempts import Seen, spend
 from models.ledger.posting import post

@@ -25,11 +25,11 @@ from rq.worker_registration import register
 
 from config import Settings
 from jobs.auditor import Auditor, make_audit_engine
-from jobs.queue import make_cache, transfers_queue
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
-from jobs.rq_keys import Claim, RqKeys, new_lease, transfer_id_of
-from jobs.transfers import Settled, Settler, make_engine
+from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
+from jobs.rq.queue import make_cache, transfers_queue
+from jobs.settler import Settled, Settler, make_engine
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
 from models.ledger.transfer import Status

@@ -8,9 +8,9 @@ import redis
 from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
-from jobs.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, connect_redis, transfers_queue
 from jobs.relay import Relay
-from jobs.rq_keys import FAILED, RqKeys
+from jobs.rq.keys import FAILED, RqKeys
+from jobs.rq.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, connect_redis, transfers_queue
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.line import Command
@@ -204,7 +204,7 @@ def test_an_ending_process_first_puts_what_it_has_accepted_on_the_queue(
 def test_while_redis_hangs_no_more_is_kept_in_memory_than_the_bound(
     queue: TransferQueue, redis_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.queue.MOST_ACCEPTED", 5)
+    monkeypatch.setattr("jobs.rq.queue.MOST_ACCEPTED", 5)
     redis_proxy.hold()
     for number in range(1, 1_001):
         queue.enqueue_soon(number, trace=None)

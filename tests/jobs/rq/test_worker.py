@@ -24,9 +24,9 @@ from rq.suspension import resume, suspend
 from rq.worker_registration import unregister
 from sqlalchemy import Engine, text
 
-import jobs.worker
-from jobs.rq_keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
-from jobs.worker import ANSWER_TIMEOUT_S, connect_worker_redis
+import jobs.rq.worker
+from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
+from jobs.rq.worker import ANSWER_TIMEOUT_S, connect_worker_redis
 from ops.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -118,7 +118,7 @@ def test_rq_sees_a_living_worker_and_what_it_did(
     before = worker.last_heartbeat
     assert isinstance(before, datetime)
     wait_until(lambda: (only_worker(redis_client).last_heartbeat or before) > before)
-    assert 0 < int(redis_client.ttl(worker.key)) <= jobs.worker.WORKER_TTL_S + 60
+    assert 0 < int(redis_client.ttl(worker.key)) <= jobs.rq.worker.WORKER_TTL_S + 60
     process.stop()
     assert Worker.all(connection=redis_client) == []
 
@@ -133,7 +133,7 @@ def test_a_worker_that_redis_has_forgotten_registers_again(
     wait_until(lambda: is_idle(redis_client))
     worker = only_worker(redis_client)
     assert (worker.name, worker.pid, worker.queue_names()) == (name, process.pid, ["transfers"])
-    assert 0 < int(redis_client.ttl(worker.key)) <= jobs.worker.WORKER_TTL_S + 60
+    assert 0 < int(redis_client.ttl(worker.key)) <= jobs.rq.worker.WORKER_TTL_S + 60
     process.stop()
 
 
@@ -247,7 +247,7 @@ def test_redis_goes_away_in_mid_batch_and_comes_back(
 def test_a_redis_that_hangs_is_found_out_and_waited_for(
     books: Engine, redis_client: redis.Redis, redis_proxy: TcpProxy, start_worker: WorkerStarter
 ) -> None:
-    process = start_worker(REDIS_URL=redis_proxy.url, answer_s=jobs.worker.IDLE_WAIT_S + 0.5)
+    process = start_worker(REDIS_URL=redis_proxy.url, answer_s=jobs.rq.worker.IDLE_WAIT_S + 0.5)
     wait_until(lambda: is_idle(redis_client))
     redis_proxy.hold()
     wait_until(lambda: '"cause":"TimeoutError"' in process.log.read_text(), process.log.read_text)
@@ -262,14 +262,14 @@ def test_the_patience_with_a_silent_redis_is_ours_and_not_rqs(make_worker: Worke
     """RQ would raise it to 25 seconds, far beyond a lease."""
     worker = make_worker()
     assert worker.connection.connection_pool.connection_kwargs["socket_timeout"] == ANSWER_TIMEOUT_S
-    assert jobs.worker.LEASE_S > ANSWER_TIMEOUT_S > jobs.worker.IDLE_WAIT_S
+    assert jobs.rq.worker.LEASE_S > ANSWER_TIMEOUT_S > jobs.rq.worker.IDLE_WAIT_S
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])
 def test_a_worker_stops_when_told_while_redis_is_away(
     redis_client: redis.Redis, redis_proxy: TcpProxy, start_worker: WorkerStarter, fault: str
 ) -> None:
-    process = start_worker(REDIS_URL=redis_proxy.url, answer_s=jobs.worker.IDLE_WAIT_S + 0.5)
+    process = start_worker(REDIS_URL=redis_proxy.url, answer_s=jobs.rq.worker.IDLE_WAIT_S + 0.5)
     wait_until(lambda: is_idle(redis_client))
     if fault == "refuses":
         redis_proxy.refuse()

@@ -1,0 +1,322 @@
+"""Settling batches of transfers, with faults told apart; and the function that stock RQ workers run.
+
+A fault of the database undoes the batch and blames nobody. A fault of one transfer is narrowed down until it stands
+alone, its neighbours are posted, and it alone spends an attempt.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from rq import get_current_job
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from config import Settings, load
+from jobs.retries import RetryPolicy
+from jobs.rq.keys import DEAD
+from jobs.rq.queue import make_cache
+from models.cache.wallet_cache import Evictor, NobodyCaches
+from models.database.engine import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
+from models.errors import TransferNotFound, Unavailable
+from models.ledger import attempts
+from models.ledger.attempts import Seen, Spent
+from models.ledger.posting import Outcome, Posting, post
+from models.ledger.transfer import Kind, Status
+from models.snowflake.ids import instant_ms_of
+from observe import logs, metrics
+
+LOCK_NOT_AVAILABLE = "55P03"
+_WORDS = {
+    LOCK_NOT_AVAILABLE: "a wallet stayed locked for too long",
+    "57014": "the database took too long",
+}
+
+_log = structlog.get_logger("jobs")
+
+
+class TransferFailedError(Exception):
+    """The transfer is a dead letter."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__()
+        self.generation = generation
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of a batch: every id is in one of the first three, or was never a transfer.
+
+    ``outcomes``: final now. ``spent``: an attempt failed. ``undone``: handed back, through no fault of their own;
+    ``fault`` says why. ``dead``: the generations of those found to have failed before.
+    """
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    spent: dict[int, Spent] = field(default_factory=dict)
+    undone: list[int] = field(default_factory=list)
+    dead: dict[int, int] = field(default_factory=dict)
+    traces: dict[int, str] = field(default_factory=dict)
+    fault: str | None = None
+
+
+class _DatabaseAwayError(Exception):
+    """A fault of the whole database: stop here."""
+
+
+class Settler:
+    """Settles batches on one database."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: RetryPolicy,
+        cache: Evictor | None = None,
+        *,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            engine: of the database.
+            policy: of retries.
+            cache: what others read these wallets through; None: nothing caches them.
+            renew: called between the steps of a batch that takes long.
+        """
+        self._engine = engine
+        self._cache = cache or NobodyCaches()
+        self._policy = policy
+        self.renew = renew
+
+    def settle(self, transfer_ids: Sequence[int]) -> Settled:
+        """Post what can be posted. Raises nothing that a database can cause."""
+        settled = Settled()
+        try:
+            self._settle(transfer_ids, settled, seen=None)
+        except _DatabaseAwayError as away:
+            settled.fault = str(away)
+        settled.undone = [each for each in transfer_ids if each not in settled.outcomes and each not in settled.spent]
+        if settled.fault is None:
+            self._look_again(settled)
+        return settled
+
+    def reopen(self, generations: dict[int, int]) -> None:
+        """Bring back dead letters whose jobs somebody put on the queue again.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        with transaction(self._engine) as connection:
+            reopened = attempts.reopen(connection, generations)
+        for due in reopened:
+            _log.warning("dead letter requeued", job_id=str(due.id), trace_id=logs.trace_id_of(due.trace), by="rq")
+
+    def _settle(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen] | None) -> None:
+        """Post a batch, or narrow down what is wrong with it: the whole, then its parts, then each alone.
+
+        An attempt is spent only on a try that came after ``seen`` was read: whoever was held up in an earlier one
+        may have been overtaken, and would count twice.
+        """
+        try:
+            self._post(ids, settled)
+        except DBAPIError as error:
+            is_first_try, seen = seen is None, self._seen(ids) if seen is None else seen
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                self._settle_around_locks(ids, settled, seen)
+            elif len(ids) == 1 and is_first_try:
+                self._settle(ids, settled, seen)
+            elif len(ids) == 1:
+                self._spend(ids, settled, seen, error)
+            else:
+                size = math.ceil(len(ids) / math.ceil(math.sqrt(len(ids))))
+                for first in range(0, len(ids), size):
+                    self.renew()
+                    self._settle(ids[first : first + size], settled, seen)
+
+    def _settle_around_locks(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen]) -> None:
+        """Post those that need not wait; wait once more for the others; those still locked out spend an attempt.
+
+        However many are locked out, they wait together, so a wallet that somebody holds costs a batch a few lock
+        timeouts and not one for each transfer.
+        """
+        blocked = self._post_unlocked(ids, settled, seen)
+        if not blocked:
+            return
+        self.renew()
+        try:
+            self._post(blocked, settled)
+        except DBAPIError as error:
+            self.renew()
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                self._settle_each(blocked, settled, seen)
+            elif blocked := self._post_unlocked(blocked, settled, seen):
+                self._spend(blocked, settled, seen, error)
+
+    def _post_unlocked(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen]) -> list[int]:
+        """Post what can be locked at once, and return what cannot."""
+        try:
+            self._post(ids, settled, wait_for_locks=False)
+        except DBAPIError:
+            self._settle_each(ids, settled, seen, wait_for_locks=False)
+        return [each for each in ids if each in seen and each not in settled.outcomes and each not in settled.spent]
+
+    def _settle_each(
+        self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], *, wait_for_locks: bool = True
+    ) -> None:
+        for transfer_id in ids:
+            self.renew()
+            try:
+                self._post([transfer_id], settled, wait_for_locks=wait_for_locks)
+            except DBAPIError as error:
+                self._spend([transfer_id], settled, seen, error)
+
+    def _post(self, ids: Sequence[int], settled: Settled, *, wait_for_locks: bool = True) -> None:
+        """Post in one transaction.
+
+        Raises:
+            DBAPIError: one of the transfers is at fault.
+            _DatabaseAwayError: none of them is.
+        """
+        try:
+            with self._engine.begin() as connection:
+                posting = post(connection, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
+        except (DBAPIError, PoolTimeoutError) as error:
+            self._raise_if_away(error)
+            raise
+        if not posting.kept:
+            self._cache.evict_again(posting.versions)
+        self._take_over(posting, settled)
+
+    def _take_over(self, posting: Posting, settled: Settled) -> None:
+        settled.outcomes |= {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
+        settled.traces |= posting.traces
+        _count_decided(posting)
+
+    def _spend(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], error: DBAPIError) -> None:
+        """Spend an attempt of each; the last one makes a dead letter."""
+        mine = {each: seen[each] for each in ids if each in seen}
+        if not mine:
+            return
+        delays_s = {each: self._policy.delay_after(counters.attempts + 1) for each, counters in mine.items()}
+        code = sqlstate(error)
+        words = _WORDS.get(code or "", f"the database refused it (SQLSTATE {code})")
+        try:
+            with self._engine.begin() as connection:
+                spent = attempts.spend(connection, mine, delays_s, error=words)
+        except DBAPIError as failure:
+            self._raise_if_away(failure)
+            raise _DatabaseAwayError(first_line(failure)) from failure
+        settled.spent |= spent
+        metrics.attempts_failed.inc(len(spent))
+        metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(sum(not each.next_attempt_at for each in spent.values()))
+        for transfer_id, after in spent.items():
+            _log.warning(
+                "attempt failed",
+                job_id=str(transfer_id),
+                trace_id=logs.trace_id_of(after.trace),
+                attempts=after.attempts,
+                cause=first_line(error),
+                next_attempt_at=after.next_attempt_at,
+                is_dead=after.next_attempt_at is None,
+            )
+
+    def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
+        try:
+            return attempts.find_seen(self._engine, ids)
+        except Unavailable as error:
+            raise _DatabaseAwayError(first_line(error)) from error
+
+    def _look_again(self, settled: Settled) -> None:
+        """Tell the undone from those that somebody else has settled and from those that nobody knows.
+
+        Of those that are dead letters, learn in which generation they failed.
+        """
+        try:
+            if settled.undone:
+                known = attempts.find_outcomes(self._engine, settled.undone)
+                settled.outcomes |= {each: outcome for each, outcome in known.items() if outcome.status.is_final}
+                settled.undone = [each for each in known if each not in settled.outcomes]
+            failed = [each for each, outcome in settled.outcomes.items() if outcome.status is Status.FAILED]
+            if failed:
+                settled.dead = attempts.find_dead_generations(self._engine, failed)
+        except Unavailable as error:
+            settled.fault = str(error)
+
+    def _raise_if_away(self, error: DBAPIError | PoolTimeoutError) -> None:
+        if scope_of(error) is FaultScope.BATCH:
+            raise _DatabaseAwayError(first_line(error)) from error
+
+
+def _count_decided(posting: Posting) -> None:
+    """Count what a commit has just made true, and not what was true before. Only transfers are jobs."""
+    now_ms = time.time() * 1000
+    posted = [each for each in posting.decided if posting.outcomes[each].status is Status.POSTED]
+    metrics.transfers[Kind.TRANSFER, Status.POSTED].inc(len(posted))
+    metrics.transfers[Kind.TRANSFER, Status.REJECTED].inc(len(posting.decided) - len(posted))
+    # An id tells when its transfer was accepted. By a clock that may be another machine's, and ahead.
+    metrics.observe_all(
+        metrics.transfer_settle_seconds, [max(0, now_ms - instant_ms_of(each)) / 1000 for each in posted]
+    )
+
+
+def make_engine(settings: Settings, *, pool_size: int = 1) -> Engine:
+    """Make a worker process's engine: a connection for one batch at a time."""
+    return create_bounded_engine(
+        settings.sqlalchemy_url,
+        timeouts_ms=settings.database_timeouts_ms,
+        pool_size=pool_size,
+        application_name="wallet-worker",
+    )
+
+
+def run(transfer_id: str) -> str:
+    """Settle one transfer and return its status: the function that RQ calls by name.
+
+    Batches never come this way; it is what makes any RQ worker settle our jobs, one at a time.
+
+    Raises:
+        TransferFailedError: it is a dead letter, and RQ books it into its failed registry.
+        TransferNotFound: there is no such transfer.
+        Unavailable: the database is away; the relay puts the job back.
+    """
+    job = get_current_job()
+    dead = job.connection.hget(job.key, DEAD) if job else None
+    try:
+        return settle_alone(_settler_of_this_process(), int(transfer_id), generation=int(dead) if dead else None).value
+    except TransferFailedError as error:
+        if job:
+            job.connection.hset(job.key, DEAD, str(error.generation))
+        raise
+
+
+def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) -> Status:
+    """Settle one transfer, reopening it first if it was booked dead in this generation."""
+    if generation is not None:
+        settler.reopen({transfer_id: generation})
+    settled = settler.settle([transfer_id])
+    if settled.fault is not None:
+        raise Unavailable
+    if (spent := settled.spent.get(transfer_id)) is not None:
+        status = Status.PENDING if spent.next_attempt_at else Status.FAILED
+    elif (outcome := settled.outcomes.get(transfer_id)) is not None:
+        status = outcome.status
+    elif transfer_id in settled.undone:
+        status = Status.PENDING
+    else:
+        raise TransferNotFound(transfer_id)
+    if status is Status.FAILED:
+        generation = spent.generation if spent else settled.dead.get(transfer_id, 0)
+        raise TransferFailedError(generation)
+    trace_id = logs.trace_id_of(settled.traces.get(transfer_id))
+    _log.info("transfer settled", job_id=str(transfer_id), trace_id=trace_id, status=status)
+    return status
+
+
+@functools.cache
+def _settler_of_this_process() -> Settler:
+    settings = load(Settings)
+    engine = make_engine(settings)
+    return Settler(engine, RetryPolicy(settings.retry_delays), make_cache(settings, engine))
