@@ -6,26 +6,14 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api import (
-    audit,
-    compression,
-    cors,
-    dashboard,
-    dead_letters,
-    docs,
-    errors,
-    headers,
-    health,
-    jobs,
-    limits,
-    metrics,
-    openapi,
-    transfers,
-    wallets,
-)
+from api.access import cors, limits
 from api.commands import entry
-from api.edge import Edge
+from api.contract import docs, openapi
+from api.dashboard import pages
+from api.edge import compression, errors, headers
+from api.edge.edge import Edge
 from api.services import EXTENSION, make_services
+from api.views import audit, dead_letters, health, jobs, metrics, transfers, wallets
 from config import Settings
 
 
@@ -58,6 +46,6 @@ def create_app(settings: Settings) -> Flask:
     entry.install(app)
     for room in (wallets, transfers, jobs, dead_letters, audit, health, docs, metrics):
         app.register_blueprint(room.blueprint)
-    dashboard.install(app, settings)
+    pages.install(app, settings)
     openapi.install(app)
     return app

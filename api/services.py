@@ -7,10 +7,10 @@ from typing import cast
 from flask import Flask, current_app
 from sqlalchemy import Engine
 
+from api.access.token_bucket import TAKE
+from api.access.tokens import TokenVerifier, make_verifier
 from api.counted_orders import CountedOrders
 from api.readings import Readings
-from api.token_bucket import TAKE
-from api.tokens import TokenVerifier, make_verifier
 from api.waiting import WaitingRoom
 from config import Settings
 from jobs.dead_letters import DeadLetters

@@ -6,7 +6,7 @@ variable is read here, too, and a wrong one stops the start.
 
 No label holds an id, a path, or anything else that a client chose: their values are few and known beforehand, and all
 series but those of requests are there, at 0, from the start. A gauge that any process can read from PostgreSQL or
-Redis is not kept but read when it is asked for (:class:`ScrapedGauge`, ``api/metrics.py``).
+Redis is not kept but read when it is asked for (:class:`ScrapedGauge`, ``api/views/metrics.py``).
 """
 
 from bisect import bisect_right

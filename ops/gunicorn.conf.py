@@ -130,7 +130,7 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 # By default gunicorn believes anyone on this machine about schemes and paths. What a proxy may say is TRUSTED_PROXIES'
-# business, and the application reads it itself (api/proxies.py).
+# business, and the application reads it itself (api/edge/proxies.py).
 forwarded_allow_ips = ""
 proxy_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}

@@ -26,7 +26,7 @@ from models.schema.tables import audits, entries, kept_evictions, transfers, wal
 from models.snowflake.ids import NodeLease, Snowflake
 from ops.roles import SERVICE
 from ops.servers import PostgresServer, RedisServer
-from tests.api.document import DocumentedClient
+from tests.api.contract.document import DocumentedClient
 from tests.proxy import TcpProxy
 
 # How the process that started the servers tells the others where they are.

@@ -17,7 +17,7 @@ from flask.cli import with_appcontext
 from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of
 from api.commands.parameters import ID
-from api.schemas import TransactionOut
+from api.contract.schemas import TransactionOut
 from api.services import services
 from models.ledger.statements import Statement, Statements
 

@@ -2,7 +2,8 @@
 
 rq-dashboard calls RQ's own classes, some of them without our serializer. RQ tidies up while it reads (a worker that is
 gone, an id without a job), raises a client's timeouts to minutes, and stops at the first value that is not as it should
-be, though anything may stand in Redis. These subclasses do none of that; ``api/dashboard.py`` puts them in RQ's place.
+be, though anything may stand in Redis. These subclasses do none of that; ``api/dashboard/pages.py`` puts them in RQ's
+place.
 """
 
 from collections.abc import Sequence

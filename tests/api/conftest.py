@@ -14,7 +14,7 @@ from config import Settings
 from jobs.rq.queue import make_cache
 from models.ledger.posting import post
 from tests.api.calls import fund
-from tests.api.document import DocumentedClient
+from tests.api.contract.document import DocumentedClient
 from tests.proxy import TcpProxy
 
 

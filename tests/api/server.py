@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from tests.api.calls import Json, decode
-from tests.api.document import Exchange, check, lowered
+from tests.api.contract.document import Exchange, check, lowered
 from tests.project import ROOT
 
 CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"

@@ -1,4 +1,4 @@
-"""What rq-dashboard sees and moves, against what stock RQ does; the pages themselves: tests/api/test_dashboard.py."""
+"""What rq-dashboard sees and moves, against what stock RQ does; the pages themselves: tests/api/dashboard."""
 
 import json
 from typing import Any

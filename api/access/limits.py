@@ -1,0 +1,135 @@
+"""Who asks too often is told to wait: a bucket per user for everything, one per address for bad credentials."""
+
+import ipaddress
+import math
+import time
+from ipaddress import IPv4Address
+from typing import Any, NoReturn, cast
+
+from flask import Flask, current_app, request
+from flask_limiter import Limiter
+
+from api.access.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
+from api.edge.edge import add_header
+from api.edge.errors import ApiError
+from api.services import Services
+from models.redis_line.line import Command
+from observe import metrics
+
+EXTENSION = "wallet-limits"
+_IPV6_PREFIX = 64
+# Bad credentials from one address: a password may be mistyped, and cannot be guessed.
+AUTHENTICATION = Bucket("authentication", 10, 60, burst=20)
+
+
+class Limits:
+    """The limits of one application. ``None`` for a user's bucket: nothing is throttled."""
+
+    def __init__(self, strategy: TokenBucket | None, users: Bucket | None) -> None:
+        self._strategy = strategy
+        self._users = users
+
+    @property
+    def are_off(self) -> bool:
+        """Whether nothing is throttled."""
+        return self._strategy is None
+
+    def take(self, user: str, question: Command | None = None) -> tuple[Any, float] | None:
+        """Take a token of a user's bucket, and ask the cache in the same round trip.
+
+        Args:
+            user: whose.
+            question: for the cache, if it is in the same Redis.
+
+        Returns:
+            The reply to the question and when it was asked; None: it was not asked, or not answered.
+
+        Raises:
+            ApiError: ``rate_limited``.
+        """
+        if self._strategy is None or self._users is None:
+            return None
+        sent_at = time.monotonic()
+        taken, replies = self._strategy.take(self._users, user, riders=() if question is None else (question,))
+        _tell(self._users, taken)
+        if not taken.allowed:
+            metrics.throttled["user"].inc()
+            _refuse("You ask too often.", taken)
+        return (replies[0], sent_at) if replies else None
+
+    def check_address(self, address: str) -> None:
+        """Refuse to look at the credentials of an address that has sent too many bad ones.
+
+        Raises:
+            ApiError: ``rate_limited``.
+        """
+        self._authenticate(address, look=True)
+
+    def count_bad_credentials(self, address: str) -> None:
+        """Count bad credentials of an address.
+
+        Raises:
+            ApiError: ``rate_limited``: they were too many.
+        """
+        self._authenticate(address, look=False)
+
+    def _authenticate(self, address: str, *, look: bool) -> None:
+        if self._strategy is not None:
+            taken, _ = self._strategy.take(AUTHENTICATION, _source(address), look=look)
+            if not (look and taken.allowed):
+                _tell(AUTHENTICATION, taken)
+            if not taken.allowed:
+                metrics.throttled["authentication"].inc()
+                _refuse("There were too many bad credentials from your address.", taken)
+
+
+def install(app: Flask, made: Services) -> None:
+    """Throttle an application as its settings say."""
+    rate = made.settings.rate_limit
+    if rate is None:
+        app.extensions[EXTENSION] = Limits(None, None)
+        return
+    # flask-limiter has the strategy, the storage and their names. What it would do for every request (evaluate limits
+    # by route, method, scope and condition) costs 130 µs, more than the round trip to Redis, and there is one limit:
+    # its token is taken when it is known whose (identity.py). So it gets an application of its own to attach to.
+    limiter = Limiter(
+        lambda: "",
+        strategy=NAME,
+        storage_uri=f"{SCHEME}://",
+        storage_options={"line": made.line},  # type: ignore[dict-item]
+    )
+    limiter.init_app(Flask("limits"))
+    users = Bucket("user", rate.amount, rate.period_s, burst=rate.burst)
+    app.extensions[EXTENSION] = Limits(cast("TokenBucket", limiter.limiter), users)
+
+
+def limits() -> Limits:
+    """Return the running application's limits."""
+    found: Limits = current_app.extensions[EXTENSION]
+    return found
+
+
+def _source(address: str) -> str:
+    """Return whom an address stands for: of IPv6 everybody has at least 2^64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv4Address):
+        return address
+    # As a socket that listens for both kinds spells an IPv4 peer: all of them are in one network of that size.
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    # By its number, for an address may have a zone (fe80::1%eth0), which a network may not.
+    return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
+
+
+def _tell(bucket: Bucket, taken: Taken) -> None:
+    """Write the headers of draft-ietf-httpapi-ratelimit-headers-10."""
+    add_header(request.environ, "RateLimit-Policy", bucket.policy)
+    until_more_s = -(-taken.wait_us // 1_000_000)
+    add_header(request.environ, "RateLimit", f'"{bucket.name}";r={taken.left};t={until_more_s}')
+
+
+def _refuse(detail: str, taken: Taken) -> NoReturn:
+    raise ApiError("rate_limited", detail, {"Retry-After": str(max(1, math.ceil(taken.wait_us / 1_000_000)))})

@@ -1,0 +1,323 @@
+"""The HTTP contract, one row for each route: what ``/openapi.json`` says beyond what the code says by itself.
+
+A new route needs a row in :data:`OPERATIONS` under its endpoint (``<blueprint>.<function>``)::
+
+    "audit.audit": Operation(
+        tag="Administration", who=Who.ADMIN, query=NoQuery, answers={200: Answer(AuditOut, example={...})}
+    ),
+
+Path and methods come from the URL map, the summary from the first line of the view's docstring, schemas from the
+pydantic models that validate, and the problems that any such route can answer from ``who``, ``body`` and
+``moves_money``. Tests fail as long as a route has no row, a row no route, or an example does not fit its schema.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.contract.schemas import (
+    AcceptedOut,
+    AmountBody,
+    AuditOut,
+    BalanceOut,
+    DeadLettersOut,
+    DeadLettersQuery,
+    HealthOut,
+    JobOut,
+    JobQuery,
+    MoneyOut,
+    NoQuery,
+    ReadinessOut,
+    RequeuedAllOut,
+    RequeuedOut,
+    TransactionsOut,
+    TransactionsQuery,
+    TransferBody,
+    TransferOut,
+)
+
+# Pages for people, which are no part of the contract.
+UNDOCUMENTED_BLUEPRINTS = frozenset({"docs", "rq_dashboard"})
+
+TAGS = {
+    "Money": "Deposits, withdrawals and transfers. Amounts are integer cents.",
+    "Jobs": "How a transfer of any kind stands.",
+    "Reads": "One's own wallet.",
+    "Administration": "Administrators only.",
+    "Service": "For load balancers, supervisors and tools.",
+}
+
+
+class Who(Enum):
+    """Who may call: any one of these security schemes, between blanks."""
+
+    # Words and not tuples: of an empty tuple Python 3.11.2's Enum makes an object().
+    ANYONE = ""
+    USER = "user"
+    ADMIN = "admin"
+    USER_OR_ADMIN = "user admin"
+
+    @property
+    def schemes(self) -> list[str]:
+        """The names of the security schemes."""
+        return self.value.split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How to go on from an answer: with which endpoint, and what to take for a parameter of it."""
+
+    endpoint: str
+    parameter: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A success, or what else is no problem (RFC 9457).
+
+    ``schema`` is a model, or a JSON schema where there is none; ``headers`` and ``links`` are names of ``HEADERS`` in
+    ``api/contract/openapi.py`` and of :data:`LINKS`.
+    """
+
+    schema: type[BaseModel] | dict[str, Any]
+    example: Any = field(kw_only=True)
+    description: str = field(kw_only=True, default="")
+    media_type: str = field(kw_only=True, default="application/json")
+    headers: tuple[str, ...] = field(kw_only=True, default=())
+    links: tuple[str, ...] = field(kw_only=True, default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One route."""
+
+    tag: str
+    answers: Mapping[int, Answer]
+    who: Who = Who.USER
+    query: type[BaseModel] = NoQuery
+    body: type[BaseModel] | None = None
+    body_example: Any = None
+    # It takes an Idempotency-Key, and its outcome can be unknown.
+    moves_money: bool = False
+    # Codes of its own, beside those that follow from the rest.
+    problems: tuple[str, ...] = ()
+
+
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "job_id": {
+        "description": "The `job_id` or `transfer_id` of an earlier answer.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "example": "118361825078153216",
+    }
+}
+
+LINKS = {
+    "job": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/job_id"),
+    "transfer": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/transfer_id"),
+    "next_transactions": Link(endpoint="wallets.transactions", parameter="cursor", value="$response.body#/next_cursor"),
+    "next_dead_letters": Link(
+        endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
+    ),
+    "requeue": Link(endpoint="dead_letters.requeue", parameter="job_id", value="$response.body#/dead_letters/0/job_id"),
+}
+
+_ID = "118361825078153216"
+_AT = "2026-11-23T14:47:38.155688Z"
+_POSTED = {
+    "job_id": _ID,
+    "status": "posted",
+    "source_user_id": "1",
+    "destination_user_id": "2",
+    "amount": 1003,
+    "reason": None,
+    "attempts": 1,
+    "last_error": None,
+    "next_attempt_at": None,
+    "created_at": _AT,
+    "completed_at": "2026-11-23T14:47:38.163709Z",
+}
+_DEAD = _POSTED | {"status": "failed", "reason": "attempts_exhausted", "attempts": 4, "last_error": "lock timeout"}
+_PENDING = _POSTED | {"status": "pending", "attempts": 0, "completed_at": None}
+_AUDIT = {
+    "ok": False,
+    "started_at": "2026-11-23T14:47:38.155688Z",
+    "finished_at": "2026-11-23T14:47:41.163709Z",
+    "checked": {"wallets": 2, "entries": 9, "transfers": 6},
+    "findings": [
+        {
+            "invariant": "running_balance",
+            "count": 1,
+            "ids": ["1-4"],
+            "detail": "entry 4 of wallet 1: 10067 and -1003 is not 9065",
+        }
+    ],
+}
+_ENTRY = {
+    "transaction_id": "1-4",
+    "transfer_id": _ID,
+    "type": 3,
+    "transaction_type": "transfer",
+    "amount": -1003,
+    "balance_after": 8997,
+    "counterparty_user_id": "2",
+    "desc": "transfer to user 2",
+    "created_at": _AT,
+}
+_PAY = {"destination_user_id": 2, "amount": 1003}
+_REPLAYED = ("Idempotency-Replayed",)
+
+OPERATIONS: dict[str, Operation] = {
+    "wallets.deposit": Operation(
+        tag="Money",
+        body=AmountBody,
+        body_example={"amount": 67},
+        moves_money=True,
+        # Forbidden: by a token without the scope that deposits need.
+        problems=("forbidden", "balance_overflow"),
+        answers={
+            200: Answer(
+                MoneyOut, example={"balance": 10067, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",)
+            )
+        },
+    ),
+    "wallets.withdraw": Operation(
+        tag="Money",
+        body=AmountBody,
+        body_example={"amount": 67},
+        moves_money=True,
+        problems=("wallet_not_found", "balance_insufficient"),
+        answers={
+            200: Answer(MoneyOut, example={"balance": 9933, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",))
+        },
+    ),
+    "transfers.transfer_now": Operation(
+        tag="Money",
+        body=TransferBody,
+        body_example=_PAY,
+        moves_money=True,
+        problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid", "balance_overflow"),
+        answers={
+            200: Answer(
+                TransferOut,
+                example={"balance": 8997, "transfer_id": _ID, "success": True},
+                headers=_REPLAYED,
+                links=("transfer",),
+            )
+        },
+    ),
+    "transfers.transfer_later": Operation(
+        tag="Money",
+        body=TransferBody,
+        body_example=_PAY,
+        moves_money=True,
+        problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid"),
+        answers={
+            202: Answer(
+                AcceptedOut,
+                example={"success": True, "job_id": _ID, "status": "pending", "status_url": f"/api/jobs/v1/{_ID}"},
+                headers=("Location", "Retry-After", *_REPLAYED),
+                links=("job",),
+            )
+        },
+    ),
+    "jobs.job": Operation(
+        tag="Jobs",
+        who=Who.USER_OR_ADMIN,
+        query=JobQuery,
+        problems=("job_not_found",),
+        answers={200: Answer(JobOut, example=_POSTED)},
+    ),
+    "wallets.balance": Operation(
+        tag="Reads", problems=("wallet_not_found",), answers={200: Answer(BalanceOut, example={"balance": 10000})}
+    ),
+    "wallets.transactions": Operation(
+        tag="Reads",
+        query=TransactionsQuery,
+        problems=("wallet_not_found",),
+        answers={
+            200: Answer(
+                TransactionsOut,
+                example={
+                    "transactions": [_ENTRY],
+                    "statement_balance": 8997,
+                    "page": 1,
+                    "page_size": 1,
+                    "has_more": True,
+                    "next_cursor": "4",
+                },
+                links=("next_transactions",),
+            )
+        },
+    ),
+    "dead_letters.dead_letters": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        query=DeadLettersQuery,
+        answers={
+            200: Answer(
+                DeadLettersOut,
+                example={"dead_letters": [_DEAD], "page_size": 30, "has_more": False, "next_cursor": None},
+                links=("next_dead_letters", "requeue"),
+            )
+        },
+    ),
+    "dead_letters.requeue": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        problems=("job_not_found",),
+        answers={200: Answer(RequeuedOut, example={"requeued": True, "job": _PENDING})},
+    ),
+    "dead_letters.requeue_all": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        answers={200: Answer(RequeuedAllOut, example={"requeued": 3})},
+    ),
+    "audit.audit": Operation(
+        tag="Administration", who=Who.ADMIN, answers={200: Answer(AuditOut, example=_AUDIT | {"under_way": None})}
+    ),
+    "health.healthz": Operation(
+        tag="Service", who=Who.ANYONE, answers={200: Answer(HealthOut, example={"status": "ok"})}
+    ),
+    "health.readyz": Operation(
+        tag="Service",
+        who=Who.ANYONE,
+        answers={
+            200: Answer(
+                ReadinessOut,
+                example={"status": "degraded", "dependencies": {"postgres": "ok", "redis": "degraded"}},
+            ),
+            503: Answer(
+                ReadinessOut,
+                description="It cannot serve, or something is wrong on the service's side.",
+                example={"status": "unready", "dependencies": {"postgres": "unreachable", "redis": "ok"}},
+            ),
+        },
+    ),
+    "metrics.scrape": Operation(
+        tag="Service",
+        who=Who.ANYONE,
+        answers={
+            200: Answer(
+                {"type": "string"},
+                example="# HELP wallet_up Whether it answered just now.\n",
+                description="Prometheus text: what all processes of this machine have counted.",
+                media_type="text/plain",
+            )
+        },
+    ),
+    "openapi.openapi": Operation(
+        tag="Service",
+        who=Who.ANYONE,
+        answers={
+            200: Answer(
+                {"type": "object", "required": ["openapi", "info", "paths", "components"]},
+                description="This document.",
+                example={"openapi": "3.1.0", "info": {}, "paths": {}, "components": {}},
+            )
+        },
+    ),
+}

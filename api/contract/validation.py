@@ -1,0 +1,149 @@
+"""Reading requests: bodies, queries and headers into models, or a problem that names what is wrong."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import orjson
+from flask import Response, current_app, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from api.edge.errors import ApiError
+
+MAX_KEY_LENGTH = 255
+# The least number of characters that an integer beyond 64 bits can have.
+_TOO_LONG_FOR_INT64 = 20
+
+P = ParamSpec("P")
+M = TypeVar("M", bound=BaseModel)
+
+
+def answers(view: Callable[P, BaseModel]) -> Callable[P, Response]:
+    """Let a view return a model, which becomes a JSON response with status 200."""
+
+    @functools.wraps(view)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Response:
+        return json_response(view(*args, **kwargs))
+
+    return wrapped
+
+
+def json_response(answer: BaseModel, status: int = 200) -> Response:
+    """Write a model as a JSON response."""
+    return current_app.response_class(
+        answer.__pydantic_serializer__.to_json(answer), status, mimetype="application/json"
+    )
+
+
+def read_body(model: type[M]) -> M:
+    """Read the request's JSON object.
+
+    Raises:
+        ApiError: ``unsupported_media_type``, ``bad_input`` or ``invalid_amount``.
+    """
+    if request.mimetype != "application/json":
+        raise ApiError("unsupported_media_type", "Send the body as application/json.")
+    try:
+        given = _parse(_read_raw())
+    except ValueError:
+        raise ApiError("bad_input", "The body is not valid JSON.") from None
+    if not isinstance(given, dict):
+        raise ApiError("bad_input", "The body must be a JSON object.")
+    return _validate(model, given, what="body")
+
+
+def read_query(model: type[M]) -> M:
+    """Read the request's query parameters, each at most once and none that is not known.
+
+    Raises:
+        ApiError: ``bad_input``.
+    """
+    if not request.query_string:
+        return _validate(model, {}, what="query")
+    given = request.args.to_dict(flat=False)
+    if repeated := next((name for name, values in given.items() if len(values) > 1), None):
+        raise ApiError("bad_input", f"query: {repeated}: must be given once")
+    return _validate(model, {name: values[0] for name, values in given.items()}, what="query")
+
+
+def read_idempotency_key() -> str | None:
+    """Read the Idempotency-Key header, if there is one.
+
+    Raises:
+        ApiError: ``bad_input``: it is empty, or longer than 255 characters.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise ApiError("bad_input", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters.")
+    return key
+
+
+def _read_raw() -> bytes:
+    """Read the whole body.
+
+    Werkzeug refuses a Content-Length above the limit, but a body without one (chunked) it silently cuts off there.
+    So it may read one byte more, which tells. Nor does it mind a client that hangs up in mid-body.
+
+    Raises:
+        RequestEntityTooLarge: the body is larger than the limit.
+        ApiError: ``bad_input``: the body ended before its Content-Length.
+    """
+    limit = current_app.config["MAX_CONTENT_LENGTH"]
+    request.max_content_length = limit + 1
+    raw = request.get_data(cache=False)
+    if len(raw) > limit:
+        raise RequestEntityTooLarge
+    if len(raw) < (request.content_length or 0):
+        raise ApiError("bad_input", "The body is shorter than its Content-Length.")
+    return raw
+
+
+def _parse(raw: bytes) -> object:
+    """Read JSON.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if "infinity" not in str(error):
+            raise
+        return _parse_huge_numbers(raw)
+
+
+def _parse_huge_numbers(raw: bytes) -> object:
+    """Read JSON with a number beyond a double (1e400) in it, which orjson refuses though it is well-formed.
+
+    Such a number becomes null, so that the field that holds it is found to be wrong, and not the whole body.
+    """
+    try:
+        lenient = json.loads(raw.decode(), parse_int=_int64_or_none, parse_constant=_refuse_constant)
+        return orjson.loads(orjson.dumps(lenient))
+    except (RecursionError, orjson.JSONEncodeError) as error:
+        raise ValueError("nested too deeply, or half of a surrogate pair") from error
+
+
+def _int64_or_none(digits: str) -> int | None:
+    return int(digits) if len(digits) < _TOO_LONG_FOR_INT64 else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _validate(model: type[M], given: dict[str, Any], *, what: str) -> M:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+    # An amount that is there and wrong has a code of its own, when nothing else is wrong.
+    first = next((p for p in problems if not _is_amount(p)), problems[0])
+    name = ".".join(str(part) for part in first["loc"]) or what
+    raise ApiError("invalid_amount" if _is_amount(first) else "bad_input", f"{what}: {name[:64]}: {first['msg']}")
+
+
+def _is_amount(problem: Any) -> bool:
+    return bool(problem["loc"] == ("amount",) and problem["type"] not in {"missing", "extra_forbidden"})

@@ -1,0 +1,1 @@
+"""rq-dashboard for administrators, made safe to look at."""

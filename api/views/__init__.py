@@ -1,0 +1,1 @@
+"""What is asked for, one file a thing: parse, call one function, answer."""

@@ -1,0 +1,35 @@
+"""Is the process alive, and can it serve? For load balancers and supervisors."""
+
+from flask import Blueprint, Response
+
+from api.contract.schemas import HealthOut, NoQuery, ReadinessOut
+from api.contract.validation import json_response, read_query
+from api.services import services
+from models.schema import migrations
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """Answer as long as the process lives, whatever it depends on."""
+    read_query(NoQuery)
+    return json_response(HealthOut(status="ok"))
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Answer 200 when PostgreSQL answers and is migrated. Without Redis money still moves: that is degraded.
+
+    A process that has been told to stop answers 503 as well, on the connections that it still serves.
+    """
+    read_query(NoQuery)
+    database = migrations.readiness(services().engine)
+    redis_answers = services().queue.ping()
+    status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"
+    if services().stopping.is_set():
+        status = "stopping"
+    answer = ReadinessOut(
+        status=status, dependencies={"postgres": database, "redis": "ok" if redis_answers else "degraded"}
+    )
+    return json_response(answer, 503 if status in {"unready", "stopping"} else 200)

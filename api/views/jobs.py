@@ -1,0 +1,41 @@
+"""Following a transfer of any kind by its job id."""
+
+import re
+
+from flask import Blueprint
+
+from api.access.identity import require_user_or_admin
+from api.contract.schemas import JobOut, JobQuery
+from api.contract.validation import answers, read_query
+from api.services import services
+from models.errors import TransferNotFound
+from models.ledger.transfer import MAX_ID
+
+blueprint = Blueprint("jobs", __name__)
+
+_JOB_ID = re.compile(r"[0-9]{1,19}")
+
+
+@blueprint.get("/api/jobs/v1/<job_id>")
+@answers
+def job(job_id: str) -> JobOut:
+    """Return how a transfer stands, waiting for its end if asked to."""
+    caller = require_user_or_admin()
+    query = read_query(JobQuery)
+    transfer_id = read_job_id(job_id)
+    look = services().history.get_transfer
+    return JobOut.of(services().waiting.wait_until_final(lambda: look(transfer_id, seen_by=caller), query.wait))
+
+
+def read_job_id(job_id: str) -> int:
+    """Read a job id from a path.
+
+    Raises:
+        TransferNotFound: no job can have it.
+    """
+    transfer_id = int(job_id) if _JOB_ID.fullmatch(job_id) else 0
+    if transfer_id > MAX_ID:
+        transfer_id = 0
+    if not transfer_id:
+        raise TransferNotFound(transfer_id)
+    return transfer_id
