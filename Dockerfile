@@ -44,4 +44,4 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["pyth
 
 # No shell in between: signals reach gunicorn and the worker themselves.
 ENTRYPOINT ["python", "-m", "ops.compose.entry"]
-CMD ["--prepare", "python", "-m", "gunicorn", "-c", "ops/gunicorn.conf.py", "wsgi:app"]
+CMD ["--prepare", "python", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app"]

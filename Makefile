@@ -19,7 +19,7 @@ help: ## list the commands
 
 run: ## run the whole service here, in the foreground (PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL)
 	$(VENV) requirements-local.txt
-	@exec $(RUN) -m ops.stack --follow-parent
+	@exec $(RUN) -m ops.local.stack --follow-parent
 
 test: ## run all tests, on throw-away servers of their own
 	$(VENV) requirements-dev.txt

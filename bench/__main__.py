@@ -21,7 +21,7 @@ from bench.measures import MEASURES, figures_of
 from bench.report import Line, spell
 from bench.site import ROOT, Site
 from config import ConfigurationError
-from ops.processes import StackError
+from ops.local.processes import StackError
 
 QUICK = Plan(rounds=1, jobs=2_000, stock_jobs=60, pgbench_s=1, steady_s=1, window_s=0.3)
 # A machine of which less is idle before a round has other things to do.

@@ -10,8 +10,8 @@ import redis
 from rq import suspension
 
 from bench.figures import BenchError
-from ops import processes
-from ops.processes import Command
+from ops.local import processes
+from ops.local.processes import Command
 
 READY_TIMEOUT_S = 60.0
 # A suspended worker looks once a second whether it still is. Stopped for longer than that, it looks at once when it

@@ -9,7 +9,7 @@ from bench.backlog import Spread
 from bench.crew import Crew
 from bench.figures import Figure, Plan, Ratio, Values
 from bench.site import SERVICE, Site
-from ops.processes import Command
+from ops.local.processes import Command
 
 # The first of a stock worker's jobs imports the job's function, and is no measure of the others.
 STOCK_WARM_UP = 0.1

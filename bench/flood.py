@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ops.server import LOOPBACK
+from ops.local.server import LOOPBACK
 
 CONNECTIONS = 16
 # A server that says nothing for this long will not.

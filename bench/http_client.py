@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ops.server import LOOPBACK
+from ops.local.server import LOOPBACK
 
 TIMEOUT_S = 30.0
 # What may be under way at once; beyond it the service has long been too slow for the rate.

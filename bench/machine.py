@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bench.site import ROOT, Site
-from ops.server import plain_environment
+from ops.local.server import plain_environment
 
 PACKAGES = ("rq", "redis", "SQLAlchemy", "psycopg2-binary", "gunicorn", "Flask")
 # For the time of an fsync: enough for a median, and over in a blink on any disk.

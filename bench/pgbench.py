@@ -14,7 +14,7 @@ from bench import backlog
 from bench.backlog import FIRST_ID, Spread
 from bench.figures import BenchError, Figure, Plan, Values
 from bench.site import SERVICE, YARDSTICK, Site
-from ops.server import LOOPBACK, find_in_wheel, plain_environment
+from ops.local.server import LOOPBACK, find_in_wheel, plain_environment
 
 CLIENTS, THREADS = 8, 2
 # Prepared for every second: more than any machine has made of either. Running dry is an error, not a result.

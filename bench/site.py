@@ -20,16 +20,16 @@ from sqlalchemy import Engine, text
 from config import Settings, load
 from jobs.settler import make_engine
 from models.schema import migrations
-from ops import processes
-from ops.processes import Command, Spec, StackError
-from ops.server import LOOPBACK, PORTS, is_port_free, plain_environment
-from ops.servers import PostgresServer, RedisServer
+from ops.local import processes
+from ops.local.processes import Command, Spec, StackError
+from ops.local.server import LOOPBACK, PORTS, is_port_free, plain_environment
+from ops.local.servers import PostgresServer, RedisServer
 
 ROOT = Path(__file__).resolve().parents[1]
 # The service's own database, and one of the same shape for pgbench: both are made by the service's migrations.
 SERVICE, YARDSTICK = "wallet", "yardstick"
 READY_TIMEOUT_S = 60.0
-# As in ops/gunicorn.conf.py.
+# As in ops/http/gunicorn.conf.py.
 KEEP_ALIVE_S = 15
 
 
@@ -108,7 +108,7 @@ class Site:
         Raises:
             StackError: the API does not get ready.
         """
-        api = self.command("api", "-m", "gunicorn", "-c", "ops/gunicorn.conf.py", "wsgi:app")
+        api = self.command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
         api.launch()
         try:
             if not processes.wait_for(lambda: not api.is_running or _is_ready(self._port), READY_TIMEOUT_S):
@@ -153,7 +153,7 @@ class Site:
                 log=self.home / "logs" / f"{name}.log",
                 pid_file=self.home / "run" / f"{name}.pid",
                 cwd=ROOT,
-                # As ops/stack.py starts them: a log line is one write.
+                # As ops/local/stack.py starts them: a log line is one write.
                 environment=plain_environment() | ours | {"PYTHONUNBUFFERED": "1"} | self._given | environment,
                 wrap_stdout=False,
             )

@@ -31,11 +31,11 @@ from models.database.engine import first_line
 from models.schema import migrations
 from models.schema.tables import snowflake_nodes
 from observe import logs
+from ops.local.processes import StackError
+from ops.local.server import find_in_wheel, plain_environment
+from ops.local.servers import PostgresServer
+from ops.local.stack import STATE, only_one
 from ops.prepare import let_in
-from ops.processes import StackError
-from ops.server import find_in_wheel, plain_environment
-from ops.servers import PostgresServer
-from ops.stack import STATE, only_one
 
 # What every backup of ours contains.
 TABLES = ("alembic_version", "entries", "snowflake_nodes", "transfers", "wallets")

@@ -24,8 +24,8 @@ from models.database.engine import create_bounded_engine
 from models.schema import grants, migrations
 from models.schema.tables import audits, entries, kept_evictions, transfers, wallets
 from models.snowflake.ids import NodeLease, Snowflake
-from ops.roles import SERVICE
-from ops.servers import PostgresServer, RedisServer
+from ops.local.roles import SERVICE
+from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient
 from tests.proxy import TcpProxy
 

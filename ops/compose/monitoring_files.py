@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ops import roles
 from ops.compose import secret_files
 from ops.compose.secret_files import MONITOR_PASSWORD, REDIS_PASSWORD, SECRET_BYTES, BadSecret, write_file
+from ops.local import roles
 
 FOLDER = Path("/run/monitoring-secrets")
 # Known to docker-compose.yml too, which puts the containers into them.

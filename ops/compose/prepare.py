@@ -15,8 +15,8 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import extensions
 
-from ops import roles
 from ops.compose import secret_files
+from ops.local import roles
 
 # The volume that PostgreSQL's socket is in, as docker-compose.yml mounts it.
 SOCKET_FOLDER = Path("/run/wallet-postgres")

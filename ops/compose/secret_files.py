@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ops import roles
+from ops.local import roles
 
 FOLDER = Path("/run/wallet-secrets")
 # Known to docker-compose.yml too, which puts the server's container into it.

@@ -124,7 +124,7 @@ def gunicorn(log: Path, root: Path = ROOT, /, **environment: str) -> Iterator[Gu
             "-m",
             "gunicorn",
             "-c",
-            "ops/gunicorn.conf.py",
+            "ops/http/gunicorn.conf.py",
             "-b",
             f"fd://{listener.fileno()}",
             "wsgi:app",

@@ -17,7 +17,7 @@ from jobs.rq.keys import QUEUE_NAME, RqKeys
 from jobs.rq.queue import make_cache
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.api.server import Gunicorn
 from tests.browser.conftest import Visit
 from tests.jobs.backlog import accept, kill_off, members, row_of

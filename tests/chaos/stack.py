@@ -1,4 +1,4 @@
-"""A whole service to be hard on: ``python -m ops.stack`` on a home of its own."""
+"""A whole service to be hard on: ``python -m ops.local.stack`` on a home of its own."""
 
 import json
 import os
@@ -50,7 +50,7 @@ class Stack:
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ops.stack"],
+                [sys.executable, "-m", "ops.local.stack"],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from jobs.retries import RetryPolicy
 from jobs.rq.keys import STARTED, RqKeys
 from jobs.rq.worker import BatchWorker, connect_worker_redis
 from jobs.settler import Settler
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, are_final, fund, members, queued, rows_of
 from tests.jobs.workers import WorkerNursery, WorkerProcess
 from tests.models.ledger.ordering import bounded_engine

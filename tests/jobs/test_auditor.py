@@ -18,7 +18,7 @@ from jobs.rq.worker import connect_worker_redis
 from models.audit import books, record
 from models.audit.audit import Slice, run_slice
 from models.audit.record import AuditResult
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, backlog, locked
 from tests.jobs.conftest import WorkerStarter
 from tests.models.ledger.ordering import bounded_engine

@@ -15,7 +15,7 @@ from jobs.rq.keys import QUEUE, NewJob, RqKeys
 from jobs.rq.queue import connect_redis
 from models.checkup import Finding, Level
 from models.snowflake.ids import encode
-from ops.servers import RedisServer
+from ops.local.servers import RedisServer
 from tests.jobs.conftest import WorkerMaker
 from tests.proxy import TcpProxy
 

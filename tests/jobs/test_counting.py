@@ -10,7 +10,7 @@ from jobs.rq.worker import connect_worker_redis
 from jobs.settler import Settler
 from models.snowflake.ids import EPOCH_MS, Snowflake, encode
 from observe import metrics, metrics_files
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, backlog, expire_leases, fault_on, make_due, row_of
 from tests.jobs.conftest import DELAYS_S, WorkerMaker, drain
 from tests.proxy import TcpProxy

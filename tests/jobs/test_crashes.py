@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from jobs.relay import LOCK_NAME
 from jobs.rq.keys import FAILED, MAX_LOST, STARTED, RqKeys
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
     CANNOT_SERIALIZE,

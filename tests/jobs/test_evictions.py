@@ -13,7 +13,7 @@ from jobs.settler import Settler
 from models.cache.kept_evictions import KeptEvictions
 from models.cache.wallet_cache import ENTRIES, FENCE, Miss, WalletCache
 from models.ledger.history import History
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import OPENING_CENTS, PATIENCE_S, accept, are_final, backlog, kill_off
 from tests.jobs.conftest import WorkerStarter
 from tests.jobs.workers import kills

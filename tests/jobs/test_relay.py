@@ -28,7 +28,7 @@ from jobs.rq.worker import connect_worker_redis
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Due, Seen
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
     PATIENCE_S,

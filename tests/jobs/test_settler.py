@@ -26,7 +26,7 @@ from models.ledger import attempts
 from models.ledger.attempts import Seen
 from models.ledger.posting import Outcome, Posting, post
 from models.ledger.transfer import Status
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
     CANNOT_SERIALIZE,

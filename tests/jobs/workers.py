@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S
 from tests.project import ROOT
 

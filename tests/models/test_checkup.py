@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from models import checkup
 from models.checkup import MAX_COUNTED, Finding, Level, check_postgres, check_skew
-from ops.servers import PostgresServer
+from ops.local.servers import PostgresServer
 from tests.models.ledger.ordering import bounded_engine
 from tests.proxy import TcpProxy
 

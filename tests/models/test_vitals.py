@@ -13,7 +13,7 @@ from models.database.engine import create_bounded_engine
 from models.schema.tables import snowflake_nodes, transfers
 from models.snowflake.ids import LEASE_S, NodeLease, Snowflake
 from models.vitals import Backlog
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 
 PATIENCE_S = 30.0
 

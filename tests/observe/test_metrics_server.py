@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from observe import metrics_server
 from observe.metrics_server import MetricsServer
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, assert_posted_once, backlog, statuses
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool

@@ -18,13 +18,13 @@ from models.ledger.orders import Orders
 from models.schema import grants, migrations
 from models.schema.tables import snowflake_nodes
 from models.snowflake.ids import NodeLease, Snowflake
-from ops.processes import wait_for
-from ops.roles import SERVICE
-from ops.servers import PostgresServer, RedisServer
+from ops.local.processes import wait_for
+from ops.local.roles import SERVICE
+from ops.local.servers import PostgresServer, RedisServer
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, deposit, later, transfer
-from tests.ops.test_servers import ask
-from tests.ops.test_stack import Run, get
+from tests.ops.local.test_servers import ask
+from tests.ops.local.test_stack import Run, get
 from tests.project import ROOT
 
 USERS = (1, 2, 3)

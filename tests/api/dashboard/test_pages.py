@@ -20,7 +20,7 @@ from jobs.retries import RetryPolicy
 from jobs.rq.keys import DEAD, FAILED, QUEUE, STARTED, NewJob, RqKeys
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.api.calls import ADMIN, JOBS, Json, accept, answer, ask, balance_of, basic, decode, get, problem
 from tests.api.conftest import AppMaker
 from tests.jobs.backlog import hash_of, job_of, members, queued, status_of, stock_queue

@@ -13,7 +13,7 @@ from api.app import create_app
 from config import Settings
 from jobs.rq.keys import NewJob, RqKeys
 from observe import metrics
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.api.calls import (
     BALANCE,
     DEPOSIT,

@@ -20,7 +20,7 @@ from tests.conftest import ADMIN_PASSWORD
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
 
-pytestmark = pytest.mark.skipif(not CONFIGURATION.exists(), reason="ops/gunicorn.conf.py is not there")
+pytestmark = pytest.mark.skipif(not CONFIGURATION.exists(), reason="ops/http/gunicorn.conf.py is not there")
 
 PROCESSES = 3
 

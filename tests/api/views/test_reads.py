@@ -17,7 +17,7 @@ from models.cache import wallet_cache
 from models.cache.wallet_cache import ENTRIES, Miss, WalletCache
 from models.redis_line.line import Script
 from observe import metrics
-from ops.servers import RedisServer
+from ops.local.servers import RedisServer
 from tests.api.calls import (
     ADMIN,
     BALANCE,

@@ -6,7 +6,7 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.api.calls import (
     JOBS,
     MAX_INT64,

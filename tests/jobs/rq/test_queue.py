@@ -14,7 +14,7 @@ from jobs.rq.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, co
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.line import Command
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
 from tests.models.redis_line.test_circuit import Clock

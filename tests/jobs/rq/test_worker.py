@@ -27,7 +27,7 @@ from sqlalchemy import Engine, text
 import jobs.rq.worker
 from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
 from jobs.rq.worker import ANSWER_TIMEOUT_S, connect_worker_redis
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
     CANNOT_SERIALIZE,

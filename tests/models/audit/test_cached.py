@@ -14,7 +14,7 @@ from models.cache.pulse import EPOCH
 from models.cache.wallet_cache import ENTRIES, Miss, WalletCache
 from models.ledger.history import History
 from models.ledger.orders import Orders
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.models.audit.auditing import begun
 from tests.models.ledger.ordering import PATIENCE_S, deposit
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from jobs.rq.queue import connect_redis
 from models.cache.wallet_cache import Miss, WalletCache
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S
 
 FIELD = "balance"

@@ -25,8 +25,8 @@ from models.cache.pulse import (
     Pulse,
 )
 from models.redis_line.line import Command, RedisLine
-from ops.processes import wait_for
-from ops.servers import RedisServer
+from ops.local.processes import wait_for
+from ops.local.servers import RedisServer
 from tests.models.cache.caching import cache_at, kept
 from tests.models.ledger.ordering import PATIENCE_S
 from tests.proxy import TcpProxy

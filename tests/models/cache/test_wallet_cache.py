@@ -23,8 +23,8 @@ from models.cache.wallet_cache import ENTRIES, FENCE, LATEST_FILL_S, MOST_BYTES,
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
-from ops.processes import wait_for
-from ops.servers import RedisServer
+from ops.local.processes import wait_for
+from ops.local.servers import RedisServer
 from tests.models.cache.caching import FIELD, LONGEST_TRANSACTION_S, cache_at, cached_keys, hit, kept, missed, put
 from tests.models.ledger.ordering import PATIENCE_S, deposit
 from tests.project import ROOT

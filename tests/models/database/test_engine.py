@@ -25,7 +25,7 @@ from models.database.engine import (
     sqlstate,
 )
 from models.errors import Unavailable
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting
 from tests.proxy import TcpProxy
 

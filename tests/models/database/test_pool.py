@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from observe import metrics_files
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.models.ledger.ordering import bounded_engine
 from tests.samples import Samples
 

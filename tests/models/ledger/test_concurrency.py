@@ -20,7 +20,7 @@ from models.ledger.orders import Orders
 from models.ledger.posting import post
 from models.ledger.transfer import Status
 from models.schema.tables import transfers
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.ordering import PATIENCE_S, balances, count_waiting, deposit, later
 from tests.project import ROOT

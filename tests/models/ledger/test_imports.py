@@ -17,7 +17,7 @@ from models.ledger.import_file import Opening
 from models.ledger.imports import Imported, ImportReused, Imports, WalletsExist, content_id
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.ordering import (
     PATIENCE_S,

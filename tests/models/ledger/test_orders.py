@@ -23,7 +23,7 @@ from models.ledger.orders import MAX_TRIES, Orders
 from models.ledger.posting import post
 from models.ledger.transfer import Acceptance, Kind, Order, Receipt, Status
 from models.snowflake.ids import Snowflake
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.ordering import (
     PATIENCE_S,

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from jobs.rq.queue import connect_redis
 from models.redis_line.line import RedisLine, Script
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.proxy import TcpProxy
 
 COUNT = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models.schema import migrations
 from models.schema.tables import metadata
-from ops.processes import wait_for
+from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting
 from tests.project import ROOT
 from tests.proxy import TcpProxy

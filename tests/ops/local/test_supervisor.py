@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from config import ConfigurationError
-from ops.processes import Child, Command, Spec, StackError, wait_for, write_private
-from ops.supervisor import Restarts, Supervisor
+from ops.local.processes import Child, Command, Spec, StackError, wait_for, write_private
+from ops.local.supervisor import Restarts, Supervisor
 
 FOREVER = "import time; time.sleep(600)"
 STUBBORN = (

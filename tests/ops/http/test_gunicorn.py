@@ -32,7 +32,7 @@ from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD
 from tests.proxy import TcpProxy
 
-pytestmark = pytest.mark.skipif(not CONFIGURATION.exists(), reason="ops/gunicorn.conf.py is not there")
+pytestmark = pytest.mark.skipif(not CONFIGURATION.exists(), reason="ops/http/gunicorn.conf.py is not there")
 
 THREADS = 4
 SEATS = 2  # half of the threads

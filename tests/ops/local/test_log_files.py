@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.log_files import rotate_log
-from ops.processes import open_log, wait_for
+from ops.local.log_files import rotate_log
+from ops.local.processes import open_log, wait_for
 
 # A line is one write, as it is with the service's own.
 WRITER = "import os\nnumber = 0\nwhile True:\n    os.write(1, b'%d\\n' % number)\n    number += 1"

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ops import processes
-from ops.processes import IS_LINUX, Child, Identity, StackError
+from ops.local import processes
+from ops.local.processes import IS_LINUX, Child, Identity, StackError
 
 LOOPBACK = "127.0.0.1"
 # Below every system's range of ephemeral ports: an outgoing connection cannot sit on a server's port.

@@ -5,9 +5,9 @@ import socket
 import time
 from typing import Any
 
-from ops.admission import AdmittingWorker
-from ops.arrival import Progress
-from ops.even_load import EvenLoad
+from ops.http.admission import AdmittingWorker
+from ops.http.arrival import Progress
+from ops.http.even_load import EvenLoad
 
 # How long a thread stays with a connection it has just answered on. Who asks again at once does so within a fraction
 # of this; what is done in between (back to the loop and its poller, and out to a thread again) costs a good part of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from config import ConfigurationError
-from ops.processes import Child, StackError
+from ops.local.processes import Child, StackError
 
 # Longer than this, and a death counts as bad luck; shorter, and the process is about to die again.
 LONG_LIFE_S = 5.0
@@ -21,7 +21,7 @@ Say = Callable[..., None]
 
 
 class Sleeper(Protocol):
-    """What the loop sleeps on; :class:`ops.stopping.StopRequests` in earnest."""
+    """What the loop sleeps on; :class:`ops.local.stopping.StopRequests` in earnest."""
 
     forced: bool
 

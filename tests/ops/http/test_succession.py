@@ -2,7 +2,7 @@
 
 import os
 
-from ops.succession import CELLS, Succession
+from ops.http.succession import CELLS, Succession
 
 
 def test_before_any_reload_nobody_is_replaced() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ops.processes import wait_for
-from ops.stopping import SAME_SIGNAL_S, StopRequests
+from ops.local.processes import wait_for
+from ops.local.stopping import SAME_SIGNAL_S, StopRequests
 from tests.project import ROOT
 
 FOLLOWER = """
 import sys
 from pathlib import Path
-from ops.stopping import StopRequests
+from ops.local.stopping import StopRequests
 
 with StopRequests(follow_parent=True) as stop:
     Path(sys.argv[1], "up").touch()
@@ -43,7 +43,7 @@ def test_a_signal_is_a_request(number: signal.Signals) -> None:
 
 def test_the_same_signal_by_two_ways_does_not_force_but_a_later_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("ops.stopping.time.monotonic", lambda: now)
+    monkeypatch.setattr("ops.local.stopping.time.monotonic", lambda: now)
     with StopRequests() as stop:
         signal_myself(stop, signal.SIGTERM)
         now = SAME_SIGNAL_S

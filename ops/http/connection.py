@@ -10,7 +10,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from ops.arrival import Arrival, Progress
+from ops.http.arrival import Arrival, Progress
 
 # How long a thread waits for what it has to read itself: large bodies, and those of `Expect: 100-continue`.
 THREAD_READS_S = 5.0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ops.arrival import MOST_HELD_BYTES, Arrival, Progress
+from ops.http.arrival import MOST_HELD_BYTES, Arrival, Progress
 
 HEAD = b"POST /api/deposit/v1 HTTP/1.1\r\nHost: x\r\nAuthorization: 1\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -1,6 +1,6 @@
 """``make run``: the whole service on this machine, in the foreground, until told to stop.
 
-    python -m ops.stack [--follow-parent]
+    python -m ops.local.stack [--follow-parent]
 
 PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations, the API and the workers, each a
 child process that is replaced when it dies and that dies with this one, however this one ends.
@@ -19,14 +19,14 @@ from http import HTTPStatus
 from pathlib import Path
 
 import config
-from ops import processes
-from ops.log_files import rotate_log
-from ops.processes import Child, Command, Spec, StackError
-from ops.servers import PostgresServer, RedisServer
-from ops.stopping import StopRequests
-from ops.supervisor import Supervisor, failure_of
+from ops.local import processes
+from ops.local.log_files import rotate_log
+from ops.local.processes import Child, Command, Spec, StackError
+from ops.local.servers import PostgresServer, RedisServer
+from ops.local.stopping import StopRequests
+from ops.local.supervisor import Supervisor, failure_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PREPARE_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
 # The old API may be on its way out, after its supervisor was killed.
@@ -104,7 +104,7 @@ class Stack:
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
         self._supervisor.add_layer(self._workers)
-        self._api = self._command("api", "-m", "gunicorn", "-c", "ops/gunicorn.conf.py", "wsgi:app")
+        self._api = self._command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
         self._wait_for_api(self._api)
         self._supervisor.add_layer([self._api])
         self.write_state()

@@ -14,10 +14,10 @@ import redis
 from sqlalchemy import Engine, text
 
 from tests.api.calls import BALANCE, DEPOSIT, HISTORY, MOVES, PROBLEM_FIELDS, WITHDRAW, decode
-from tests.api.flooding import PATIENCE_S, Crowd, Flood, Request, parse
 from tests.api.server import Answer, Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.books import check_books
+from tests.ops.http.flooding import PATIENCE_S, Crowd, Flood, Request, parse
 from tests.proxy import TcpProxy
 
 THREADS = 2

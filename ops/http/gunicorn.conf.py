@@ -1,5 +1,5 @@
 # ruff: noqa: N999 - gunicorn's usual name for this file
-"""gunicorn's configuration: ``python -m gunicorn -c ops/gunicorn.conf.py wsgi:app``, from the project's root."""
+"""gunicorn's configuration: ``python -m gunicorn -c ops/http/gunicorn.conf.py wsgi:app``, from the project's root."""
 
 import ctypes
 import importlib
@@ -17,9 +17,9 @@ from gunicorn.workers.base import Worker
 
 import config as service_config  # `config` would be taken for one of gunicorn's settings
 from observe import logs, metrics_files
-from ops.launch import PR_SET_PDEATHSIG
-from ops.supervisor import CONFIGURATION_STATUS
-from ops.thread_worker import ProblemThreadWorker
+from ops.http.thread_worker import ProblemThreadWorker
+from ops.local.launch import PR_SET_PDEATHSIG
+from ops.local.supervisor import CONFIGURATION_STATUS
 
 LIBRARIES = (
     "flask",
@@ -110,7 +110,7 @@ def child_exit(_arbiter: Arbiter, _worker: Worker) -> None:
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 logger_class = JsonLogger
-worker_class = "ops.thread_worker.ProblemThreadWorker"
+worker_class = "ops.http.thread_worker.ProblemThreadWorker"
 workers = settings.api_processes
 threads = settings.api_threads
 ProblemThreadWorker.most_waiting = settings.api_queue

@@ -22,9 +22,9 @@ import psycopg2
 import redis
 from psycopg2 import extensions
 
-from ops import processes, roles
-from ops.processes import IS_LINUX, Command, Spec, StackError
-from ops.server import LOOPBACK, START_TIMEOUT_S, Server, find_in_wheel, own, plain_environment
+from ops.local import processes, roles
+from ops.local.processes import IS_LINUX, Command, Spec, StackError
+from ops.local.server import LOOPBACK, START_TIMEOUT_S, Server, find_in_wheel, own, plain_environment
 
 REDIS_MAX_MEMORY = "512mb"
 POSTGRES_SETTINGS = {

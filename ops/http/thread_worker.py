@@ -17,10 +17,10 @@ import structlog
 from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker
 
-from ops import refusals
-from ops.attentive_worker import AttentiveWorker
-from ops.connection import TooSlowError
-from ops.succession import Succession
+from ops.http import refusals
+from ops.http.attentive_worker import AttentiveWorker
+from ops.http.connection import TooSlowError
+from ops.http.succession import Succession
 
 # How long gunicorn leaves connections open that were kept alive. What else may keep a client here ends as soon.
 LINGER_S = 2.0

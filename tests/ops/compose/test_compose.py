@@ -30,7 +30,7 @@ from config import Settings
 from jobs.rq.queue import transfers_queue
 from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
-from ops.servers import REDIS_MAX_MEMORY, PostgresServer
+from ops.local.servers import REDIS_MAX_MEMORY, PostgresServer
 from tests.project import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -15,9 +15,9 @@ import psycopg2
 import pytest
 import redis
 
-from ops.processes import StackError, process_identity, wait_for
-from ops.server import is_port_free
-from ops.servers import PostgresServer, RedisServer, parse_postgres_line, parse_valkey_line
+from ops.local.processes import StackError, process_identity, wait_for
+from ops.local.server import is_port_free
+from ops.local.servers import PostgresServer, RedisServer, parse_postgres_line, parse_valkey_line
 from tests.project import ROOT
 
 
@@ -151,7 +151,7 @@ def test_a_taken_port_is_replaced_and_a_given_one_is_not(tmp_path: Path) -> None
 
 def test_a_killed_parent_takes_its_servers_along_and_the_next_start_has_the_data(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from ops.servers import *; home = Path(sys.argv[1])\n"
+        "import sys; from pathlib import Path; from ops.local.servers import *; home = Path(sys.argv[1])\n"
         "print(PostgresServer(home).start().pid, RedisServer(home).start().pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen(

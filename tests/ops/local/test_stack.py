@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from ops.processes import process_identity, wait_for
-from ops.servers import PostgresServer
-from tests.ops.test_servers import ask
+from ops.local.processes import process_identity, wait_for
+from ops.local.servers import PostgresServer
+from tests.ops.local.test_servers import ask
 from tests.project import ROOT
 from tests.samples import Samples
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.stack
 
 
 class Run:
-    """One ``python -m ops.stack`` on a home of its own."""
+    """One ``python -m ops.local.stack`` on a home of its own."""
 
     def __init__(
         self, home: Path, *, is_first: bool = True, settings: Mapping[str, str] = MappingProxyType({})
@@ -39,7 +39,7 @@ class Run:
             self.state_file.unlink(missing_ok=True)
         environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), "PORT": self.port, "WORKERS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ops.stack"],
+            [sys.executable, "-m", "ops.local.stack"],
             cwd=ROOT,
             env={**environment, **settings},
             stdin=subprocess.DEVNULL,

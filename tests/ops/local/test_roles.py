@@ -7,9 +7,9 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from ops import roles
-from ops.servers import PostgresServer
-from tests.ops.test_servers import ask
+from ops.local import roles
+from ops.local.servers import PostgresServer
+from tests.ops.local.test_servers import ask
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ import structlog
 from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker
 
-from ops import refusals
-from ops.arrival import Progress
-from ops.connection import Connection, TooSlowError
+from ops.http import refusals
+from ops.http.arrival import Progress
+from ops.http.connection import Connection, TooSlowError
 
 # A request that has waited this long for a thread is turned away by it: its client may have given up, and what is
 # served late makes those behind it late, too.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from ops.launch import PR_SET_PDEATHSIG
+from ops.local.launch import PR_SET_PDEATHSIG
 
 # Within this time a second signal is the first one again: `kill` on the process group reaches us directly, and once
 # more through make, which forwards its own SIGTERM.
