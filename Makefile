@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 RUN := .venv/bin/python
-OURS := api jobs models observe ops config.py worker.py wsgi.py
+OURS := api config jobs models observe ops worker.py wsgi.py
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock'

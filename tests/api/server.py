@@ -17,7 +17,6 @@ from tests.api.calls import Json, decode
 from tests.api.contract.document import Exchange, check, lowered
 from tests.project import ROOT
 
-CONFIGURATION = ROOT / "ops" / "gunicorn.conf.py"
 # Generous: on a busy machine gunicorn takes seconds to import all of it.
 TIMEOUT_S = 60.0
 

@@ -14,13 +14,11 @@ import redis
 from sqlalchemy import Engine
 
 from tests.api.calls import BALANCE, DEPOSIT, TRANSFER_LATER
-from tests.api.server import CONFIGURATION, Gunicorn, gunicorn
+from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
-
-pytestmark = pytest.mark.skipif(not CONFIGURATION.exists(), reason="ops/http/gunicorn.conf.py is not there")
 
 PROCESSES = 3
 

@@ -27,12 +27,10 @@ from tests.api.calls import (
     basic,
 )
 from tests.api.conftest import Books
-from tests.api.server import CONFIGURATION, Answer, Gunicorn, encode, gunicorn, json_of
+from tests.api.server import Answer, Gunicorn, encode, gunicorn, json_of
 from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD
 from tests.proxy import TcpProxy
-
-pytestmark = pytest.mark.skipif(not CONFIGURATION.exists(), reason="ops/http/gunicorn.conf.py is not there")
 
 THREADS = 4
 SEATS = 2  # half of the threads

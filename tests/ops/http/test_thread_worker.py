@@ -18,8 +18,8 @@ from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.project import ROOT
 
-ROOMS = ("api", "jobs", "models", "observe", "ops")
-FILES = ("config.py", "wsgi.py")
+ROOMS = ("api", "config", "jobs", "models", "observe", "ops")
+FILES = ("wsgi.py",)
 # What a new version of the code says of itself, with a part that the old one does not have.
 NEW_ENTRY = """
 from api.services import VERSION

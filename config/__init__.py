@@ -1,0 +1,25 @@
+"""Everything that can be set, read once from the environment and frozen.
+
+Nothing else in the project reads the environment. A wrong value stops the start with one line that names
+the setting (:func:`load`), instead of surfacing hours later in the middle of a payment.
+"""
+
+from config.metrics import MetricsSettings
+from config.reading import ConfigurationError, load, load_or_exit
+from config.service import LogLevel, PrepareSettings, Settings
+from config.stack import STACK_STATE, StackSettings, load_for_command_or_exit
+from config.values import Rate
+
+__all__ = [
+    "STACK_STATE",
+    "ConfigurationError",
+    "LogLevel",
+    "MetricsSettings",
+    "PrepareSettings",
+    "Rate",
+    "Settings",
+    "StackSettings",
+    "load",
+    "load_for_command_or_exit",
+    "load_or_exit",
+]
