@@ -20,7 +20,8 @@ from models.database.engine import create_bounded_engine
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from models.redis_line.line import RedisLine
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from observe import metrics
 
 EXTENSION = "wallet"

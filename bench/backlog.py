@@ -9,13 +9,13 @@ from sqlalchemy import Connection, Engine, text
 from bench.figures import BenchError
 from bench.site import SERVICE, YARDSTICK, Site
 from jobs.rq.keys import QUEUE, STARTED, NewJob, RqKeys
-from models.snowflake import ids
+from models.snowflake import layout
 
 WALLETS = 2_000
 # Nobody runs out of it: a rejected transfer costs less than a posted one.
 OPENING_CENTS = 100_000_000
 # Ids as long as real ones: of the first instant of an hour after the epoch.
-FIRST_ID = ids.encode(ids.EPOCH_MS + 3_600_000, 0, 0)
+FIRST_ID = layout.encode(layout.EPOCH_MS + 3_600_000, 0, 0)
 ENQUEUED_AT_ONCE = 1_000
 POLL_S = 0.02
 # Nothing moves for this long: it never will.

@@ -18,7 +18,8 @@ from models.audit import record
 from models.audit.audit import Check, Finding, Progress, run_slice
 from models.audit.books import BooksCheck
 from models.audit.cached import CacheCheck
-from models.database.engine import create_bounded_engine, first_line
+from models.database.engine import create_bounded_engine
+from models.database.faults import first_line
 from models.errors import Unavailable
 
 # What a slice looks at: some ten milliseconds' worth. One that takes too long is followed by a smaller one.

@@ -11,8 +11,8 @@ from rq.worker_registration import get_keys
 from jobs.rq.keys import QUEUE, transfer_id_of
 from jobs.rq.queue import transfers_queue
 from models.checkup import Finding, Level, check_skew
-from models.database.engine import first_line
-from models.snowflake.ids import instant_of
+from models.database.faults import first_line
+from models.snowflake.layout import instant_of
 
 # BLMOVE came with 6.2.
 OLDEST_VERSION = (6, 2)

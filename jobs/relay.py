@@ -21,7 +21,8 @@ from sqlalchemy import Engine
 from jobs.auditor import Auditor
 from jobs.rq.keys import NewJob, RqKeys, transfer_id_of
 from models.cache.wallet_cache import WalletCache
-from models.database.engine import first_line, transaction
+from models.database.engine import transaction
+from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.transfer import Kind, Status

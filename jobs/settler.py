@@ -21,13 +21,14 @@ from jobs.retries import RetryPolicy
 from jobs.rq.keys import DEAD
 from jobs.rq.queue import make_cache
 from models.cache.wallet_cache import Evictor, NobodyCaches
-from models.database.engine import FaultScope, create_bounded_engine, first_line, scope_of, sqlstate, transaction
+from models.database.engine import create_bounded_engine, transaction
+from models.database.faults import FaultScope, first_line, scope_of, sqlstate
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen, Spent
 from models.ledger.posting import Outcome, Posting, post
 from models.ledger.transfer import Kind, Status
-from models.snowflake.ids import instant_ms_of
+from models.snowflake.layout import instant_ms_of
 from observe import logs, metrics
 
 LOCK_NOT_AVAILABLE = "55P03"

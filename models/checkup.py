@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Row, text
 
-from models.database.engine import fetch_all, first_line
+from models.database.engine import fetch_all
+from models.database.faults import first_line
 from models.errors import Unavailable
 from models.schema import migrations
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 
 import config
 from config import StackSettings, load
-from models.database.engine import first_line
+from models.database.faults import first_line
 from models.schema import migrations
 from models.schema.tables import snowflake_nodes
 from observe import logs

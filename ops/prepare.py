@@ -14,12 +14,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 import config
 from jobs.rq.queue import make_cache
 from models.cache.wallet_cache import Evictor
-from models.database.engine import create_bounded_engine, first_line
+from models.database.engine import create_bounded_engine
+from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger.orders import Orders
 from models.ledger.transfer import Kind, Order
 from models.schema import grants, migrations
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from observe import logs
 
 DEMO_USERS = (1, 2)

@@ -23,7 +23,8 @@ from config import Settings
 from models.database.engine import create_bounded_engine
 from models.schema import grants, migrations
 from models.schema.tables import audits, entries, kept_evictions, transfers, wallets
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient

@@ -9,7 +9,7 @@ from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.services import services
-from models.database.engine import first_line
+from models.database.faults import first_line
 from models.errors import WalletServiceError
 
 P = ParamSpec("P")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from api.edge import tracing
-from models.database.engine import first_line
+from models.database.faults import first_line
 from models.errors import Fault, OutcomeUnknown, Refused, TransferNotFound, WalletServiceError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database.engine import Session, Statement, read_rows, transaction
+from models.database.engine import transaction
+from models.database.session import Session, Statement, read_rows
 from observe import metrics
 
 # Done in one go.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
-from models.database.engine import Statement, read_rows
+from models.database.session import Statement, read_rows
 from models.errors import TransferNotFound, WalletNotFound
 from models.ledger.settlement import EntryType
 from models.ledger.transfer import MAX_ID, Kind, Status, Transfer

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models.database.engine import is_conflict, is_connection_lost, transaction
+from models.database.engine import transaction
+from models.database.faults import is_conflict, is_connection_lost
 from models.errors import OutcomeUnknown, Unavailable, WalletServiceError
 from models.ledger.import_file import Opening
 from models.ledger.orders import MAX_TRIES, Ids

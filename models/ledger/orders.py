@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.cache.wallet_cache import Evictor, NobodyCaches
-from models.database.engine import Session, Statement, is_conflict, is_connection_lost
+from models.database.faults import is_conflict, is_connection_lost
+from models.database.session import Session, Statement
 from models.errors import (
     REFUSALS,
     BalanceInsufficient,

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from models.cache.kept_evictions import keeping
 from models.cache.wallet_cache import Evict, nobody_caches
-from models.database.engine import Session, Statement
+from models.database.session import Session, Statement
 from models.ledger.settlement import Decision, Pending, Settlement, Wallet, settle
 from models.ledger.transfer import Status
 

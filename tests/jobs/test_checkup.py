@@ -14,7 +14,7 @@ from jobs.checkup import check_redis
 from jobs.rq.keys import QUEUE, NewJob, RqKeys
 from jobs.rq.queue import connect_redis
 from models.checkup import Finding, Level
-from models.snowflake.ids import encode
+from models.snowflake.layout import encode
 from ops.local.servers import RedisServer
 from tests.jobs.conftest import WorkerMaker
 from tests.proxy import TcpProxy

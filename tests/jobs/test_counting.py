@@ -8,7 +8,8 @@ from jobs.relay import Relay, RelayThread
 from jobs.rq.keys import MAX_LOST, RqKeys
 from jobs.rq.worker import connect_worker_redis
 from jobs.settler import Settler
-from models.snowflake.ids import EPOCH_MS, Snowflake, encode
+from models.snowflake.ids import Snowflake
+from models.snowflake.layout import EPOCH_MS, encode
 from observe import metrics, metrics_files
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, backlog, expire_leases, fault_on, make_due, row_of

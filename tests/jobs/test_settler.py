@@ -20,7 +20,7 @@ import jobs.settler
 from jobs.retries import RetryPolicy
 from jobs.rq.keys import FAILED, STARTED
 from jobs.settler import Settled, Settler, TransferFailedError, settle_alone
-from models.database.engine import sqlstate
+from models.database.faults import sqlstate
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen

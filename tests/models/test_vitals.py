@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, func, insert, text, update
 from models import vitals
 from models.database.engine import create_bounded_engine
 from models.schema.tables import snowflake_nodes, transfers
-from models.snowflake.ids import LEASE_S, NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import LEASE_S, NodeLease
 from models.vitals import Backlog
 from ops.local.processes import wait_for
 

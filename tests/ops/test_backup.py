@@ -17,7 +17,8 @@ from sqlalchemy import Engine, create_engine, text
 from models.ledger.orders import Orders
 from models.schema import grants, migrations
 from models.schema.tables import snowflake_nodes
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from ops.local.processes import wait_for
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from models.cache.wallet_cache import WalletCache
 from models.ledger.orders import Orders
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from tests.models.cache.caching import cache_at
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, deposit
 

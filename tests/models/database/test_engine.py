@@ -12,18 +12,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models.database.engine import (
-    SILENCE_MARGIN_S,
-    FaultScope,
-    _Deadline,
-    create_bounded_engine,
-    fetch_all,
-    first_line,
-    is_conflict,
-    is_connection_lost,
-    scope_of,
-    sqlstate,
-)
+from models.database.engine import SILENCE_MARGIN_S, _Deadline, create_bounded_engine, fetch_all
+from models.database.faults import FaultScope, first_line, is_conflict, is_connection_lost, scope_of, sqlstate
 from models.errors import Unavailable
 from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting

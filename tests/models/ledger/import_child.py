@@ -15,7 +15,8 @@ from models.database.engine import create_bounded_engine
 from models.ledger import imports
 from models.ledger.import_file import Opening
 from models.ledger.imports import Imports
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from tests.models.ledger.ordering import PATIENCE_S
 
 SLICES_WRITTEN = 2

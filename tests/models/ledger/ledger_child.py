@@ -13,13 +13,15 @@ from typing import Any
 from sqlalchemy import Engine, insert, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database.engine import Session, Statement, create_bounded_engine
+from models.database.engine import create_bounded_engine
+from models.database.session import Session, Statement
 from models.errors import Fault, Refused
 from models.ledger.orders import Orders
 from models.ledger.posting import post
 from models.ledger.transfer import Order
 from models.schema.tables import transfers
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from tests.models.ledger.ordering import PATIENCE_S, deposit, later, transfer, withdrawal
 
 PENDING_SOME = text("SELECT id FROM transfers WHERE status = 'pending' ORDER BY random() LIMIT 15")

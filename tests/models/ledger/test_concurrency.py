@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, Engine, insert, text
 from sqlalchemy.exc import DBAPIError
 
-from models.database.engine import sqlstate
+from models.database.faults import sqlstate
 from models.ledger.orders import Orders
 from models.ledger.posting import post
 from models.ledger.transfer import Status

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from models.database.engine import Session, Statement
+from models.database.session import Session, Statement
 from models.errors import TransferNotFound, Unavailable, WalletNotFound
 from models.ledger.history import History, HistoryEntry, HistoryPage
 from models.ledger.orders import Orders

@@ -18,7 +18,8 @@ from models.ledger.posting import post
 from models.ledger.transfer import Kind, Status
 from models.schema import grants, migrations
 from models.schema.tables import metadata
-from models.snowflake.ids import NodeLease, Snowflake
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, transfer, withdrawal

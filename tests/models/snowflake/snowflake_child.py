@@ -17,7 +17,9 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, func, select
 
 from models.errors import WalletServiceError
-from models.snowflake.ids import EPOCH_MS, NodeLease, Snowflake, boot_time_s
+from models.snowflake.ids import Snowflake
+from models.snowflake.layout import EPOCH_MS
+from models.snowflake.leases import NodeLease, boot_time_s
 from tests.project import ROOT
 
 START_MS = EPOCH_MS + 1_000_000_000

@@ -16,25 +16,17 @@ from sqlalchemy import Engine, NullPool, create_engine, event, func, select, tex
 
 from models.errors import Unavailable
 from models.schema.tables import snowflake_nodes as nodes
-from models.snowflake.ids import (
-    EPOCH_MS,
-    LAST_MS,
+from models.snowflake.ids import MAX_WAIT_MS, ClockMovedBackwards, Snowflake
+from models.snowflake.layout import EPOCH_MS, LAST_MS, NODES, Parts, decode, encode, instant_of
+from models.snowflake.leases import (
     LEASE_S,
-    MAX_WAIT_MS,
-    NODES,
     RETRY_PAUSE_S,
-    ClockMovedBackwards,
     ClockOutOfRange,
     LeaseUnavailable,
     NodeLease,
     NoFreeNode,
-    Parts,
     Reservation,
-    Snowflake,
     SnowflakeError,
-    decode,
-    encode,
-    instant_of,
 )
 from tests.models.snowflake.snowflake_child import PATIENCE_S, START_MS, Process
 from tests.proxy import TcpProxy
