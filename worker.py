@@ -1,7 +1,7 @@
 """The RQ worker's entry: settings in, jobs out. Run as many as there are cores to spare."""
 
 import config
-from jobs.rq.worker import work
+from jobs.work import work
 from observe import logs, metrics_files
 
 

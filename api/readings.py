@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 
 from config import Settings
 from jobs.rq.keys import RqKeys
-from jobs.rq.queue import connect_redis
 from models import vitals
 from models.database.engine import create_bounded_engine
 from models.database.faults import first_line
 from models.errors import Unavailable
+from models.redis_line.client import connect_redis
 from models.schema.migrations import NEWEST
 from observe import metrics
 

@@ -13,12 +13,14 @@ from api.counted_orders import CountedOrders
 from api.readings import Readings
 from api.waiting import WaitingRoom
 from config import Settings
+from jobs.connections import make_cache
 from jobs.dead_letters import DeadLetters
-from jobs.rq.queue import TransferQueue, connect_redis, make_cache
+from jobs.rq.queue import TransferQueue
 from models.cache.wallet_cache import READ, WalletCache
 from models.database.engine import create_bounded_engine
 from models.ledger.history import History
 from models.ledger.orders import Orders
+from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease

@@ -18,7 +18,7 @@ import redis
 from sqlalchemy import Engine, text
 
 from config import Settings, load
-from jobs.settler import make_engine
+from jobs.connections import make_engine
 from models.schema import migrations
 from ops.local import processes
 from ops.local.processes import Command, Spec, StackError

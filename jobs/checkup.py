@@ -5,11 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from rq.suspension import is_suspended
-from rq.worker_registration import get_keys
 
+from jobs.rq.crew import are_suspended, count_workers
 from jobs.rq.keys import QUEUE, transfer_id_of
-from jobs.rq.queue import transfers_queue
 from models.checkup import Finding, Level, check_skew
 from models.database.faults import first_line
 from models.snowflake.layout import instant_of
@@ -38,12 +36,6 @@ def check_redis(connection: redis.Redis) -> list[Finding]:
     except redis.RedisError as error:
         remedy = "start it (make run), or correct REDIS_URL; until then money moves, but jobs wait"
         return [Finding("redis", Level.FAIL, first_line(error), remedy)]
-
-
-def count_workers(connection: redis.Redis) -> int:
-    """Return how many workers are registered and have lately said that they live."""
-    names = get_keys(transfers_queue(connection))
-    return int(connection.exists(*names)) if names else 0
 
 
 def _version(facts: dict[str, Any]) -> Finding:
@@ -89,7 +81,7 @@ def _workers(connection: redis.Redis) -> Finding:
     count = count_workers(connection)
     if not count:
         return Finding("workers", Level.FAIL, "none is registered: jobs wait", "start some: python worker.py")
-    if is_suspended(connection):
+    if are_suspended(connection):
         return Finding("workers", Level.FAIL, f"{count} registered, all suspended", "rq resume --url $REDIS_URL")
     return Finding("workers", Level.OK, f"{count} registered")
 

@@ -1,27 +1,22 @@
-"""Settling batches of transfers, with faults told apart; and the function that stock RQ workers run.
+"""Settling batches of transfers, with faults told apart.
 
 A fault of the database undoes the batch and blames nobody. A fault of one transfer is narrowed down until it stands
 alone, its neighbours are posted, and it alone spends an attempt.
 """
 
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from rq import get_current_job
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from config import Settings, load
 from jobs.retries import RetryPolicy
-from jobs.rq.keys import DEAD
-from jobs.rq.queue import make_cache
 from models.cache.wallet_cache import Evictor, NobodyCaches
-from models.database.engine import create_bounded_engine, transaction
+from models.database.engine import transaction
 from models.database.faults import FaultScope, first_line, scope_of, sqlstate
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
@@ -263,36 +258,6 @@ def _count_decided(posting: Posting) -> None:
     )
 
 
-def make_engine(settings: Settings, *, pool_size: int = 1) -> Engine:
-    """Make a worker process's engine: a connection for one batch at a time."""
-    return create_bounded_engine(
-        settings.sqlalchemy_url,
-        timeouts_ms=settings.database_timeouts_ms,
-        pool_size=pool_size,
-        application_name="wallet-worker",
-    )
-
-
-def run(transfer_id: str) -> str:
-    """Settle one transfer and return its status: the function that RQ calls by name.
-
-    Batches never come this way; it is what makes any RQ worker settle our jobs, one at a time.
-
-    Raises:
-        TransferFailedError: it is a dead letter, and RQ books it into its failed registry.
-        TransferNotFound: there is no such transfer.
-        Unavailable: the database is away; the relay puts the job back.
-    """
-    job = get_current_job()
-    dead = job.connection.hget(job.key, DEAD) if job else None
-    try:
-        return settle_alone(_settler_of_this_process(), int(transfer_id), generation=int(dead) if dead else None).value
-    except TransferFailedError as error:
-        if job:
-            job.connection.hset(job.key, DEAD, str(error.generation))
-        raise
-
-
 def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) -> Status:
     """Settle one transfer, reopening it first if it was booked dead in this generation."""
     if generation is not None:
@@ -314,10 +279,3 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
     trace_id = logs.trace_id_of(settled.traces.get(transfer_id))
     _log.info("transfer settled", job_id=str(transfer_id), trace_id=trace_id, status=status)
     return status
-
-
-@functools.cache
-def _settler_of_this_process() -> Settler:
-    settings = load(Settings)
-    engine = make_engine(settings)
-    return Settler(engine, RetryPolicy(settings.retry_delays), make_cache(settings, engine))

@@ -1,5 +1,5 @@
 """The name by which RQ's jobs call what settles them. It stands in jobs that are in Redis, so it never changes."""
 
-from jobs.settler import run
+from jobs.rq.job import run
 
 __all__ = ["run"]

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
-from jobs.rq.queue import make_cache
+from jobs.connections import make_cache
 from models.cache.wallet_cache import Evictor
 from models.database.engine import create_bounded_engine
 from models.database.faults import first_line

@@ -17,9 +17,10 @@ import config
 from api.commands.conclusion import concludes, examples
 from api.services import services
 from config import Settings
-from jobs.checkup import check_redis, count_workers
-from jobs.rq.queue import connect_redis
+from jobs.checkup import check_redis
+from jobs.rq.crew import count_workers
 from models.checkup import Finding, Level, check_postgres
+from models.redis_line.client import connect_redis
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.
 REDIS_ANSWER_TIMEOUT_S = 2.0

@@ -22,7 +22,7 @@ from api.services import services
 from config import Settings
 from jobs.rq import dashboard
 from jobs.rq.keys import QUEUE_NAME
-from jobs.rq.queue import connect_redis
+from models.redis_line.client import connect_redis
 
 PREFIX = "/rq"
 # An administrator is more patient than a request that moves money; each page asks Redis for many things.

@@ -14,11 +14,11 @@ from api.contract.schemas import AuditedOut, AuditOut, NoQuery
 from api.contract.validation import answers, read_query
 from api.services import services
 from jobs.auditor import MAX_SLICE, make_checks
-from jobs.rq.queue import connect_redis
 from models.audit import record
 from models.audit.audit import run_whole
 from models.audit.record import AuditResult
 from models.errors import WalletServiceError
+from models.redis_line.client import connect_redis
 
 # Exit statuses of the command.
 CLEAN, BROKEN, COULD_NOT_RUN = 0, 1, 2

@@ -11,22 +11,14 @@ from queue import Empty, SimpleQueue
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import Engine
 
-from config import Settings
 from jobs.rq.keys import ENQUEUE, QUEUE_NAME, NewJob, enqueueing
-from models.cache.wallet_cache import WalletCache
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.line import RedisLine
 
-# On the request path a Redis that does not answer may cost this much once, and no retry.
-CONNECT_TIMEOUT_S = 0.3
-ANSWER_TIMEOUT_S = 0.3
 # Accepted transfers that wait in memory to be put on the queue. Beyond it, which only a silent Redis can cause, the
 # relay finds them.
 MOST_ACCEPTED = 10_000
@@ -36,30 +28,6 @@ MOST_AT_ONCE = 200
 CLOSE_TIMEOUT_S = 2.0
 
 _log = structlog.get_logger("queue")
-
-
-def connect_redis(url: str, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> redis.Redis:
-    """Make a client with short timeouts and no retries. Nothing is connected yet.
-
-    A script whose reply was lost must not be sent again by the client: whether it may is for the caller to know.
-    """
-    return redis.Redis.from_url(
-        url,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=answer_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
-def make_cache(settings: Settings, engine: Engine) -> WalletCache:
-    """Make the cache that this service reads its wallets through; whoever writes to them has to evict from it."""
-    url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
-    return WalletCache(
-        lambda timeout_s: connect_redis(url, answer_timeout_s=timeout_s),
-        engine,
-        ttl_s=settings.cache_ttl,
-        longest_transaction_s=settings.longest_transaction_s,
-    )
 
 
 def transfers_queue(connection: redis.Redis) -> Queue:

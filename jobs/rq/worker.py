@@ -15,26 +15,19 @@ from typing import Any
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import SimpleWorker
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
-from config import Settings
-from jobs.auditor import Auditor, make_audit_engine
-from jobs.relay import RelayThread
-from jobs.retries import RetryPolicy
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
-from jobs.rq.queue import make_cache, transfers_queue
-from jobs.settler import Settled, Settler, make_engine
+from jobs.rq.queue import transfers_queue
+from jobs.settler import Settled, Settler
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
 from models.ledger.transfer import Status
 from observe import logs, metrics
-from observe.metrics_server import serve_metrics
 
 # Seconds of Redis's clock. Longer than the longest single step of a batch (a statement_timeout, a client's patience
 # with a silent server), after each of which it is renewed; and how long a killed worker's batch lies still.
@@ -45,8 +38,6 @@ IDLE_WAIT_S = 1
 HEARTBEAT_S = 1.0
 # How long RQ believes in a worker that says nothing.
 WORKER_TTL_S = 30
-# Longer than any wait of ours; a Redis that hangs is found out by it.
-ANSWER_TIMEOUT_S = 5.0
 # After a fault of the database or of Redis: short at first, because most are over at once.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # How many jobs a log line names, of those that were handed back.
@@ -252,49 +243,3 @@ class BatchWorker(SimpleWorker):
 
 def _count(outcomes: dict[int, Outcome], status: Status) -> int:
     return sum(outcome.status is status for outcome in outcomes.values())
-
-
-def connect_worker_redis(url: str) -> redis.Redis:
-    """Make a worker's client. It waits longer than a request would, but not for ever, and never sends twice."""
-    return redis.Redis.from_url(
-        url, socket_connect_timeout=1.0, socket_timeout=ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-    )
-
-
-def work(settings: Settings) -> None:
-    """Run jobs, and the relay beside them, until SIGTERM; a second one does not wait for the batch that is running."""
-    url = settings.redis_url.get_secret_value()
-    connection = connect_worker_redis(url)
-    engine = make_engine(settings)
-    serve_metrics(settings.host, settings.metrics_port)
-    _wait_for(connection)
-    cache = make_cache(settings, engine)
-    settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)
-    worker = BatchWorker(connection, settler, batch_size=settings.batch_size)
-    relay_redis, relay_engine, audit_engine = (
-        connect_worker_redis(url),
-        make_engine(settings),
-        make_audit_engine(settings),
-    )
-    cache_url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
-    cached = connect_worker_redis(cache_url) if settings.cache_ttl else None
-    auditor = Auditor(audit_engine, relay_redis, cached, interval_s=settings.audit_interval_s)
-    with RelayThread(relay_redis, relay_engine, make_cache(settings, relay_engine), auditor):
-        worker.work(logging_level=settings.log_level)
-    audit_engine.dispose()
-    cache.close()
-    engine.dispose()
-
-
-def _wait_for(connection: redis.Redis) -> None:
-    """Wait until Redis answers: RQ's worker talks to it as soon as it is made."""
-    pause_s = FIRST_PAUSE_S
-    while True:
-        try:
-            connection.ping()
-        except redis.RedisError as error:
-            _log.warning("waiting", on="redis", cause=type(error).__name__, pause_s=pause_s)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        else:
-            return

@@ -141,7 +141,7 @@ kept_evictions = Table(
     metadata,
     Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
     Column("version", BigInteger, nullable=False),  # nothing older may be cached
-    comment="Wallets whose cached reads are still to be dropped; models/cache/wallet_cache.py does it.",
+    comment="Wallets whose cached reads are still to be dropped, since Redis could not be told.",
 )
 
 snowflake_nodes = Table(

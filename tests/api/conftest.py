@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 
 from api.app import create_app
 from config import Settings
-from jobs.rq.queue import make_cache
+from jobs.connections import make_cache
 from models.ledger.posting import post
 from tests.api.calls import fund
 from tests.api.contract.document import DocumentedClient

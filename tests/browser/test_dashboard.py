@@ -12,9 +12,9 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
 from config import Settings
+from jobs.connections import make_cache
 from jobs.retries import RetryPolicy
 from jobs.rq.keys import QUEUE_NAME, RqKeys
-from jobs.rq.queue import make_cache
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
 from ops.local.processes import wait_for

@@ -8,10 +8,11 @@ import redis
 from sqlalchemy import Engine
 
 import jobs.rq.worker
+from jobs.connections import WORKER_ANSWER_TIMEOUT_S, connect_worker_redis
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
 from jobs.rq.keys import STARTED, RqKeys
-from jobs.rq.worker import BatchWorker, connect_worker_redis
+from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, are_final, fund, members, queued, rows_of
@@ -112,7 +113,7 @@ class WorkerStarter(Protocol):
         *strikes: dict[str, Any],
         entry: str = "worker",
         lease_s: float = SHORT_LEASE_S,
-        answer_s: float = jobs.rq.worker.ANSWER_TIMEOUT_S,
+        answer_s: float = WORKER_ANSWER_TIMEOUT_S,
         **settings: str,
     ) -> WorkerProcess:
         """Start it, to be struck at the points given."""
@@ -129,7 +130,7 @@ def start_worker(
         *strikes: dict[str, Any],
         entry: str = "worker",
         lease_s: float = SHORT_LEASE_S,
-        answer_s: float = jobs.rq.worker.ANSWER_TIMEOUT_S,
+        answer_s: float = WORKER_ANSWER_TIMEOUT_S,
         **settings: str,
     ) -> WorkerProcess:
         environment = {
@@ -143,7 +144,7 @@ def start_worker(
             "IDLE_IN_TRANSACTION_TIMEOUT_MS": "10000",
             **settings,
         }
-        constants = {"LEASE_S": lease_s, "ANSWER_TIMEOUT_S": answer_s}
+        constants = {"jobs.rq.worker:LEASE_S": lease_s, "jobs.connections:WORKER_ANSWER_TIMEOUT_S": answer_s}
         return nursery.start(entry, environment, *strikes, constants=constants)
 
     yield start

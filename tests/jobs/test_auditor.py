@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 import jobs.auditor
 import jobs.relay
 from jobs.auditor import MAX_SLICE, MIN_SLICE, RETRY_S, Auditor
+from jobs.connections import connect_worker_redis
 from jobs.relay import Relay, RelayThread
-from jobs.rq.worker import connect_worker_redis
 from models.audit import books, record
 from models.audit.audit import Slice, run_slice
 from models.audit.record import AuditResult

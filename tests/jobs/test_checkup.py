@@ -12,8 +12,8 @@ from rq.suspension import suspend
 from jobs import checkup
 from jobs.checkup import check_redis
 from jobs.rq.keys import QUEUE, NewJob, RqKeys
-from jobs.rq.queue import connect_redis
 from models.checkup import Finding, Level
+from models.redis_line.client import connect_redis
 from models.snowflake.layout import encode
 from ops.local.servers import RedisServer
 from tests.jobs.conftest import WorkerMaker

@@ -4,9 +4,9 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
+from jobs.connections import connect_worker_redis
 from jobs.relay import Relay, RelayThread
 from jobs.rq.keys import MAX_LOST, RqKeys
-from jobs.rq.worker import connect_worker_redis
 from jobs.settler import Settler
 from models.snowflake.ids import Snowflake
 from models.snowflake.layout import EPOCH_MS, encode

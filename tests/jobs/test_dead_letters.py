@@ -18,10 +18,11 @@ from structlog.testing import capture_logs
 from jobs.dead_letters import CHUNK, DeadLetters
 from jobs.relay import Relay
 from jobs.rq.keys import FAILED, QUEUE, STARTED, RqKeys
-from jobs.rq.queue import TransferQueue, connect_redis
+from jobs.rq.queue import TransferQueue
 from jobs.settler import Settler
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
+from models.redis_line.client import connect_redis
 from tests.books import check_books
 from tests.jobs.backlog import (
     accept,

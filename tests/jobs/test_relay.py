@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, event, text
 from structlog.testing import capture_logs
 
 import jobs.relay
+from jobs.connections import connect_worker_redis
 from jobs.relay import (
     LIST_CHECK_S,
     LIST_CHECK_S_PER_JOB,
@@ -24,7 +25,6 @@ from jobs.relay import (
     RelayThread,
 )
 from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
-from jobs.rq.worker import connect_worker_redis
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Due, Seen

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 import jobs.settler
 from jobs.retries import RetryPolicy
+from jobs.rq import job
 from jobs.rq.keys import FAILED, STARTED
 from jobs.settler import Settled, Settler, TransferFailedError, settle_alone
 from models.database.faults import sqlstate
@@ -652,11 +653,11 @@ def stock_environment(
     }
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    jobs.settler._settler_of_this_process.cache_clear()
+    job._settler_of_this_process.cache_clear()
     yield {**os.environ, **own}
-    if jobs.settler._settler_of_this_process.cache_info().currsize:
-        jobs.settler._settler_of_this_process()._engine.dispose()
-    jobs.settler._settler_of_this_process.cache_clear()
+    if job._settler_of_this_process.cache_info().currsize:
+        job._settler_of_this_process()._engine.dispose()
+    job._settler_of_this_process.cache_clear()
 
 
 def run_simple_worker(client: redis.Redis) -> None:

@@ -3,7 +3,8 @@
 A nursery is one process that has imported everything and connected to nothing; each line of JSON that it reads asks
 it for something. Forked from it, a worker is there at once: ``python -m tests.jobs.worker_child``.
 
-    {"start": {"entry": "worker", "environment": {…}, "constants": {"LEASE_S": 0.3}, "strikes": […], "log": "…"}}
+    {"start": {"entry": "worker", "environment": {…}, "constants": {"jobs.rq.worker:LEASE_S": 1}, "strikes": […],
+               "log": "…"}}
         →  {"pid": 1}
     {"look": 1}  →  {"state": "running" | "stopped" | "ended", "status": null | -9 | 0}
 """
@@ -22,7 +23,6 @@ from typing import Any
 from rq.cli import workers as _rq_worker_command  # noqa: F401 - the import adds the command
 from rq.cli.cli import main as rq_command
 
-import jobs.rq.worker
 import worker
 from api.app import create_app
 from config import Settings, load
@@ -83,7 +83,8 @@ def work(task: dict[str, Any]) -> None:
     os.environ.update(task["environment"])
     logging.getLogger().handlers.clear()
     for name, value in task["constants"].items():
-        setattr(jobs.rq.worker, name, value)
+        module, _, constant = name.partition(":")
+        setattr(importlib.import_module(module), constant, value)
     for each in task["strikes"]:
         arm(each["point"], when=each["when"], signal_name=each["signal"], transfer_id=each.get("id"))
     ENTRIES[task["entry"]]()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from api.access.token_bucket import MOST_LOCAL, SCHEME, TAKE, Bucket, BucketStorage, LocalBuckets, Taken, TokenBucket
-from jobs.rq.queue import connect_redis
 from models.redis_line.circuit import OPEN_S, Circuit
+from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine, Script
 from tests.api.waiters import wait_for
 from tests.proxy import TcpProxy

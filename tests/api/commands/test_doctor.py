@@ -12,8 +12,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
+from jobs.connections import connect_worker_redis
 from jobs.retries import RetryPolicy
-from jobs.rq.worker import BatchWorker, connect_worker_redis
+from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
 from tests.api.calls import accept
 from tests.api.commands.conftest import Process, Runner, held_nodes

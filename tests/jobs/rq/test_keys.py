@@ -194,7 +194,7 @@ def redis_now(client: redis.Redis) -> float:
 def test_leases_are_in_time_of_redis_whatever_the_clock_here_says(
     redis_client: redis.Redis, keys: RqKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "_now", lambda: "2001-01-01T00:00:00.000000Z")
+    monkeypatch.setattr("jobs.rq.keys._now", lambda: "2001-01-01T00:00:00.000000Z")
     monkeypatch.setattr(time, "time", lambda: 978_307_200.0)
     enqueue(keys, 7)
     before = redis_now(redis_client)

@@ -10,9 +10,10 @@ from sqlalchemy import Engine
 
 from jobs.relay import Relay
 from jobs.rq.keys import FAILED, RqKeys
-from jobs.rq.queue import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, TransferQueue, connect_redis, transfers_queue
+from jobs.rq.queue import TransferQueue, transfers_queue
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
+from models.redis_line.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, connect_redis
 from models.redis_line.line import Command
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued

@@ -25,8 +25,8 @@ from rq.worker_registration import unregister
 from sqlalchemy import Engine, text
 
 import jobs.rq.worker
+from jobs.connections import WORKER_ANSWER_TIMEOUT_S, connect_worker_redis
 from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
-from jobs.rq.worker import ANSWER_TIMEOUT_S, connect_worker_redis
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -261,8 +261,8 @@ def test_a_redis_that_hangs_is_found_out_and_waited_for(
 def test_the_patience_with_a_silent_redis_is_ours_and_not_rqs(make_worker: WorkerMaker) -> None:
     """RQ would raise it to 25 seconds, far beyond a lease."""
     worker = make_worker()
-    assert worker.connection.connection_pool.connection_kwargs["socket_timeout"] == ANSWER_TIMEOUT_S
-    assert jobs.rq.worker.LEASE_S > ANSWER_TIMEOUT_S > jobs.rq.worker.IDLE_WAIT_S
+    assert worker.connection.connection_pool.connection_kwargs["socket_timeout"] == WORKER_ANSWER_TIMEOUT_S
+    assert jobs.rq.worker.LEASE_S > WORKER_ANSWER_TIMEOUT_S > jobs.rq.worker.IDLE_WAIT_S
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])

@@ -7,13 +7,13 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from jobs.rq.queue import connect_redis
 from models.audit.audit import run_slice
 from models.audit.cached import BALANCE, CacheCheck
 from models.cache.pulse import EPOCH
 from models.cache.wallet_cache import ENTRIES, Miss, WalletCache
 from models.ledger.history import History
 from models.ledger.orders import Orders
+from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
 from tests.models.audit.auditing import begun
 from tests.models.ledger.ordering import PATIENCE_S, deposit

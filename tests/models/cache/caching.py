@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import redis
 from sqlalchemy import Engine, text
 
-from jobs.rq.queue import connect_redis
 from models.cache.wallet_cache import Miss, WalletCache
+from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S
 

@@ -10,7 +10,6 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from jobs.rq.queue import CONNECT_TIMEOUT_S, connect_redis
 from models.cache.kept_evictions import KeptEvictions, keeping
 from models.cache.pulse import (
     AWAY_S,
@@ -24,6 +23,7 @@ from models.cache.pulse import (
     SERVER,
     Pulse,
 )
+from models.redis_line.client import CONNECT_TIMEOUT_S, connect_redis
 from models.redis_line.line import Command, RedisLine
 from ops.local.processes import wait_for
 from ops.local.servers import RedisServer

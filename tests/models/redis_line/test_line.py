@@ -8,7 +8,7 @@ import pytest
 import redis
 from redis.exceptions import ResponseError
 
-from jobs.rq.queue import connect_redis
+from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine, Script
 from ops.local.processes import wait_for
 from tests.proxy import TcpProxy

@@ -38,7 +38,7 @@ def empty_engine(empty_database_url: str) -> Iterator[Engine]:
 
 UPGRADE = """
 import sys
-from models import migrations
+from models.schema import migrations
 from tests.models.ledger.ordering import bounded_engine
 with bounded_engine(sys.argv[1], lock_ms=10, statement_ms=10) as engine:
     migrations.upgrade(engine)

@@ -1,0 +1,40 @@
+"""What a process of the service opens, out of its settings. Nothing is connected before its first use."""
+
+import redis
+from sqlalchemy import Engine
+
+from config import Settings
+from models.cache.wallet_cache import WalletCache
+from models.database.engine import create_bounded_engine
+from models.redis_line.client import connect_redis
+
+# A worker waits longer for Redis than a request would, and for longer than any wait of its own: a Redis that hangs is
+# found out by it.
+WORKER_CONNECT_TIMEOUT_S = 1.0
+WORKER_ANSWER_TIMEOUT_S = 5.0
+
+
+def make_engine(settings: Settings, *, application_name: str = "wallet-worker", pool_size: int = 1) -> Engine:
+    """Make an engine; by default a worker's: a connection for one batch at a time."""
+    return create_bounded_engine(
+        settings.sqlalchemy_url,
+        timeouts_ms=settings.database_timeouts_ms,
+        pool_size=pool_size,
+        application_name=application_name,
+    )
+
+
+def make_cache(settings: Settings, engine: Engine) -> WalletCache:
+    """Make the cache that this service reads its wallets through; whoever writes to them has to evict from it."""
+    url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
+    return WalletCache(
+        lambda timeout_s: connect_redis(url, answer_timeout_s=timeout_s),
+        engine,
+        ttl_s=settings.cache_ttl,
+        longest_transaction_s=settings.longest_transaction_s,
+    )
+
+
+def connect_worker_redis(url: str) -> redis.Redis:
+    """Make a worker's client. It waits longer than a request would, but not for ever, and never sends twice."""
+    return connect_redis(url, connect_timeout_s=WORKER_CONNECT_TIMEOUT_S, answer_timeout_s=WORKER_ANSWER_TIMEOUT_S)

@@ -1,0 +1,56 @@
+"""One worker process: the worker of the queue, and beside it the relay, which audits in its pauses."""
+
+import time
+
+import redis
+import structlog
+
+from config import Settings
+from jobs.auditor import Auditor, make_audit_engine
+from jobs.connections import connect_worker_redis, make_cache, make_engine
+from jobs.relay import RelayThread
+from jobs.retries import RetryPolicy
+from jobs.rq.worker import FIRST_PAUSE_S, LONGEST_PAUSE_S, BatchWorker
+from jobs.settler import Settler
+from observe.metrics_server import serve_metrics
+
+_log = structlog.get_logger("worker")
+
+
+def work(settings: Settings) -> None:
+    """Run jobs, and the relay beside them, until SIGTERM; a second one does not wait for the batch that is running."""
+    url = settings.redis_url.get_secret_value()
+    connection = connect_worker_redis(url)
+    engine = make_engine(settings)
+    serve_metrics(settings.host, settings.metrics_port)
+    _wait_for(connection)
+    cache = make_cache(settings, engine)
+    settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)
+    worker = BatchWorker(connection, settler, batch_size=settings.batch_size)
+    relay_redis, relay_engine, audit_engine = (
+        connect_worker_redis(url),
+        make_engine(settings),
+        make_audit_engine(settings),
+    )
+    cache_url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
+    cached = connect_worker_redis(cache_url) if settings.cache_ttl else None
+    auditor = Auditor(audit_engine, relay_redis, cached, interval_s=settings.audit_interval_s)
+    with RelayThread(relay_redis, relay_engine, make_cache(settings, relay_engine), auditor):
+        worker.work(logging_level=settings.log_level)
+    audit_engine.dispose()
+    cache.close()
+    engine.dispose()
+
+
+def _wait_for(connection: redis.Redis) -> None:
+    """Wait until Redis answers: RQ's worker talks to it as soon as it is made."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            connection.ping()
+        except redis.RedisError as error:
+            _log.warning("waiting", on="redis", cause=type(error).__name__, pause_s=pause_s)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        else:
+            return
