@@ -6,7 +6,8 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
-from api.access import cors, limits
+from api import settings as api_settings
+from api.access import cors, identity, limits
 from api.commands import entry
 from api.contract import docs, openapi
 from api.dashboard import pages
@@ -34,15 +35,15 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # A path is one thing under one name: no redirects, which a client would follow without its body.
     app.url_map.merge_slashes = False
+    api_settings.install(app, settings)
     made = app.extensions[EXTENSION] = make_services(settings)
     app.wsgi_app = Edge(app.wsgi_app)  # type: ignore[method-assign]
     errors.install(app)
-    limits.install(app, made)
+    identity.install(app, settings)
+    limits.install(app, settings, made.line)
     headers.install(app, settings)
     cors.install(app, settings)
     compression.install(app)
-    app.cli.add_command(dead_letters.commands)
-    app.cli.add_command(audit.command)
     entry.install(app)
     for room in (wallets, transfers, jobs, dead_letters, audit, health, docs, metrics):
         app.register_blueprint(room.blueprint)

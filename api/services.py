@@ -4,20 +4,18 @@ import threading
 from dataclasses import dataclass, field
 from typing import cast
 
-from flask import Flask, current_app
+from flask import current_app
 from sqlalchemy import Engine
 
 from api.access.token_bucket import TAKE
-from api.access.tokens import TokenVerifier, make_verifier
 from api.counted_orders import CountedOrders
 from api.readings import Readings
 from api.waiting import WaitingRoom
 from config import Settings
-from jobs.connections import make_cache
+from jobs.connections import make_cache, make_engine
 from jobs.dead_letters import DeadLetters
 from jobs.rq.queue import TransferQueue
 from models.cache.wallet_cache import READ, WalletCache
-from models.database.engine import create_bounded_engine
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from models.redis_line.client import connect_redis
@@ -33,7 +31,6 @@ EXTENSION = "wallet"
 class Services:
     """One process's way to the books and to the queue. Making it connects to nothing."""
 
-    settings: Settings
     engine: Engine
     snowflake: Snowflake
     orders: Orders
@@ -45,8 +42,6 @@ class Services:
     line: RedisLine
     shares_redis: bool
     waiting: WaitingRoom
-    # None in user-id mode.
-    tokens: TokenVerifier | None
     readings: Readings
     # Set once the process has been told to stop, with nobody to take its place.
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -75,12 +70,7 @@ class Services:
 
 def make_services(settings: Settings) -> Services:
     """Wire up one process."""
-    engine = create_bounded_engine(
-        settings.sqlalchemy_url,
-        timeouts_ms=settings.database_timeouts_ms,
-        pool_size=settings.api_threads,
-        application_name="wallet-api",
-    )
+    engine = make_engine(settings, application_name="wallet-api", pool_size=settings.api_threads)
     snowflake = Snowflake(NodeLease(engine))
     cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
@@ -88,7 +78,6 @@ def make_services(settings: Settings) -> Services:
     if shares_redis := settings.cache_redis_url is None:
         cache.pulse.watch(line)
     return Services(
-        settings=settings,
         engine=engine,
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),
@@ -100,16 +89,10 @@ def make_services(settings: Settings) -> Services:
         shares_redis=shares_redis,
         # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
         waiting=WaitingRoom(seats=settings.api_threads // 2),
-        tokens=make_verifier(settings),
         readings=Readings(settings),
     )
 
 
 def services() -> Services:
     """Return the running application's services."""
-    return services_of(current_app)
-
-
-def services_of(app: Flask) -> Services:
-    """Return an application's services."""
-    return cast("Services", app.extensions[EXTENSION])
+    return cast("Services", current_app.extensions[EXTENSION])

@@ -3,22 +3,34 @@
 import base64
 import binascii
 import hmac
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import structlog
-from flask import request
+from flask import Flask, current_app, request
 
 from api.access.cross_site import refuse_other_sites
 from api.access.limits import limits
 from api.access.provider_keys import KeysUnavailable
-from api.access.tokens import BadCredentials, Caller, find_user_id
+from api.access.tokens import BadCredentials, Caller, TokenVerifier, find_user_id, make_verifier
 from api.edge.errors import RETRY_AFTER_S, ApiError
 from api.edge.proxies import client_address
-from api.services import services
+from api.settings import current_settings
+from config import Settings
 
 _USER_ID_CHALLENGE = 'UserId realm="wallet"'
 _BEARER_CHALLENGE = 'Bearer realm="wallet"'
 _ADMIN_CHALLENGE = 'Basic realm="wallet-admin", charset="UTF-8"'
+_EXTENSION = "wallet-tokens"
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Let an application believe what AUTH_MODE says."""
+    app.extensions[_EXTENSION] = make_verifier(settings)
+
+
+def tokens_of(app: Flask) -> TokenVerifier | None:
+    """Return what an application verifies tokens with; None in user-id mode, which has none."""
+    return cast("TokenVerifier | None", app.extensions[_EXTENSION])
 
 
 def require_user() -> int:
@@ -46,7 +58,7 @@ def require_depositor() -> int:
         ApiError: ``forbidden`` without the scope; else as :func:`require_user`.
     """
     caller = _throttled(_require_caller())
-    scope = services().settings.deposit_scope
+    scope = current_settings().deposit_scope
     if scope is not None and scope not in caller.scopes:
         # RFC 6750, 3.1
         challenge = f'{_BEARER_CHALLENGE}, error="insufficient_scope", scope="{scope}"'
@@ -65,7 +77,7 @@ def require_admin() -> None:
     if _is_admin(header):
         limits().take("admin")
         refuse_other_sites()
-        structlog.contextvars.bind_contextvars(admin=services().settings.admin_user)
+        structlog.contextvars.bind_contextvars(admin=current_settings().admin_user)
         return
     try:
         _authenticate(header)
@@ -108,7 +120,7 @@ def _authenticate(header: str) -> Caller:
         BadCredentials: nobody.
         ApiError: ``unavailable``: the identity provider's keys are needed to tell, and cannot be had.
     """
-    tokens = services().tokens
+    tokens = tokens_of(current_app)
     if tokens is None:
         user_id = find_user_id(header)
         if user_id is None:
@@ -126,7 +138,7 @@ def _authenticate(header: str) -> Caller:
 
 def _user_challenge(header: str, reason: str) -> str:
     """Spell the challenge for users. Who has sent nothing has made no error (RFC 6750, 3.1)."""
-    if services().tokens is None:
+    if tokens_of(current_app) is None:
         return _USER_ID_CHALLENGE
     return f'{_BEARER_CHALLENGE}, error="invalid_token", error_description="{reason}"' if header else _BEARER_CHALLENGE
 
@@ -140,8 +152,7 @@ def _is_admin(header: str) -> bool:
         ApiError: ``rate_limited``: too many were, from this address.
     """
     scheme, _, encoded = header.partition(" ")
-    settings = services().settings
-    password = settings.admin_password.get_secret_value()
+    password = current_settings().admin_password.get_secret_value()
     if scheme.lower() != "basic" or not password:
         return False
     # Asked before the password is looked at: who guesses must not even be told when he guessed right.
@@ -150,7 +161,7 @@ def _is_admin(header: str) -> bool:
         given = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return False
-    return hmac.compare_digest(given, f"{settings.admin_user}:{password}".encode())
+    return hmac.compare_digest(given, f"{current_settings().admin_user}:{password}".encode())
 
 
 def _reject(detail: str, challenge: str) -> NoReturn:

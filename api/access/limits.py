@@ -12,8 +12,8 @@ from flask_limiter import Limiter
 from api.access.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
 from api.edge.edge import add_header
 from api.edge.errors import ApiError
-from api.services import Services
-from models.redis_line.line import Command
+from config import Settings
+from models.redis_line.line import Command, RedisLine
 from observe import metrics
 
 EXTENSION = "wallet-limits"
@@ -83,9 +83,9 @@ class Limits:
                 _refuse("There were too many bad credentials from your address.", taken)
 
 
-def install(app: Flask, made: Services) -> None:
-    """Throttle an application as its settings say."""
-    rate = made.settings.rate_limit
+def install(app: Flask, settings: Settings, line: RedisLine) -> None:
+    """Throttle an application as its settings say, by buckets at the other end of the line."""
+    rate = settings.rate_limit
     if rate is None:
         app.extensions[EXTENSION] = Limits(None, None)
         return
@@ -96,7 +96,7 @@ def install(app: Flask, made: Services) -> None:
         lambda: "",
         strategy=NAME,
         storage_uri=f"{SCHEME}://",
-        storage_options={"line": made.line},  # type: ignore[dict-item]
+        storage_options={"line": line},  # type: ignore[dict-item]
     )
     limiter.init_app(Flask("limits"))
     users = Bucket("user", rate.amount, rate.period_s, burst=rate.burst)

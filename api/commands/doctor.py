@@ -16,6 +16,7 @@ from redis import RedisError
 import config
 from api.commands.conclusion import concludes, examples
 from api.services import services
+from api.settings import current_settings
 from config import Settings
 from jobs.checkup import check_redis
 from jobs.rq.crew import count_workers
@@ -49,7 +50,7 @@ def command(*, as_json: bool) -> None:
 
     It changes nothing, and waits no more than seconds for a server that is down.
     """
-    findings = [_without_secrets(each, services().settings) for each in _findings()]
+    findings = [_without_secrets(each, current_settings()) for each in _findings()]
     worst = next((level for level in (Level.FAIL, Level.WARN) if level in {each.level for each in findings}), Level.OK)
     if as_json:
         checks = [{"name": each.name, "level": each.level, "what": each.what, "mend": each.remedy} for each in findings]
@@ -63,7 +64,7 @@ def command(*, as_json: bool) -> None:
 
 
 def _findings() -> Iterator[Finding]:
-    settings = services().settings
+    settings = current_settings()
     yield _settings(settings)
     with connect_redis(settings.redis_url.get_secret_value(), answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as connection:
         try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 from flask import Flask
 
-from api.commands import doctor, imports, statement, transfers, wallets
+from api.commands import audit, dead_letters, doctor, imports, statement, transfers, wallets
 
 # Of Flask's own commands, the one that serves.
 SERVER = "run"
@@ -13,7 +13,8 @@ SERVER = "run"
 
 def install(app: Flask) -> None:
     """Add the commands to an application."""
-    for command in (wallets.commands, transfers.commands, statement.command, imports.command, doctor.command):
+    groups = (wallets.commands, transfers.commands, dead_letters.commands)
+    for command in (*groups, statement.command, imports.command, audit.command, doctor.command):
         app.cli.add_command(command)
 
 

@@ -38,7 +38,7 @@ from api.contract.routes import (
 from api.contract.schemas import NoQuery
 from api.contract.validation import read_query
 from api.edge.errors import PROBLEMS
-from api.services import services_of
+from api.settings import settings_of
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -115,7 +115,7 @@ def make_document(app: Flask) -> Json:
             "examples": {code: problem_example(problem) for code, problem in PROBLEMS.items()},
             "links": {name: _link(app, name) for name in LINKS},
             "securitySchemes": {
-                "user": USER_SCHEMES[services_of(app).settings.auth_mode],
+                "user": USER_SCHEMES[settings_of(app).auth_mode],
                 "admin": ADMIN_SCHEME,
             },
         },

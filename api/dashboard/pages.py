@@ -18,7 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from api.access.identity import require_admin
 from api.dashboard.templates import DashboardLoader
 from api.edge.errors import RETRY_AFTER_S, problem_response
-from api.services import services
+from api.settings import current_settings
 from config import Settings
 from jobs.rq import dashboard
 from jobs.rq.keys import QUEUE_NAME
@@ -173,12 +173,12 @@ def _jobs_on_page(  # noqa: PLR0913, PLR0917 - rq-dashboard calls it so
 
 
 def _requeue(job_id: str) -> Response:
-    dashboard.requeue(_redis(), job_id, by=services().settings.admin_user)
+    dashboard.requeue(_redis(), job_id, by=current_settings().admin_user)
     return jsonify(status="OK")
 
 
 def _requeue_all(queue_name: str) -> Response:
-    return jsonify(status="OK", count=dashboard.requeue_all(_redis(), queue_name, by=services().settings.admin_user))
+    return jsonify(status="OK", count=dashboard.requeue_all(_redis(), queue_name, by=current_settings().admin_user))
 
 
 def _job_is_gone(_error: Exception) -> Response:

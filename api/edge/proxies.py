@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from flask import request
 
-from api.services import services
+from api.settings import current_settings
 
 # More than anyone has in front of one another.
 _MAX_HOPS = 16
@@ -46,7 +46,7 @@ def is_behind_proxy() -> bool:
 
 
 def _is_trusted(address: IPv4Address | IPv6Address | None) -> bool:
-    return address is not None and any(address in network for network in services().settings.trusted_proxies)
+    return address is not None and any(address in network for network in current_settings().trusted_proxies)
 
 
 def _find_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -1,29 +1,12 @@
-"""The audit of the books, for administrators: over HTTP what the last one found, and as ``flask audit`` one at once."""
+"""What audits of the books have found, for administrators."""
 
-import sys
-
-import click
 from flask import Blueprint
-from flask.cli import with_appcontext
-from redis import RedisError
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.access.identity import require_admin
-from api.commands.conclusion import concludes, examples, told
-from api.contract.schemas import AuditedOut, AuditOut, NoQuery
+from api.contract.schemas import AuditOut, NoQuery
 from api.contract.validation import answers, read_query
 from api.services import services
-from jobs.auditor import MAX_SLICE, make_checks
 from models.audit import record
-from models.audit.audit import run_whole
-from models.audit.record import AuditResult
-from models.errors import WalletServiceError
-from models.redis_line.client import connect_redis
-
-# Exit statuses of the command.
-CLEAN, BROKEN, COULD_NOT_RUN = 0, 1, 2
-# Nobody waits for a command as for a request.
-REDIS_ANSWER_TIMEOUT_S = 5.0
 
 blueprint = Blueprint("audit", __name__)
 
@@ -36,60 +19,3 @@ def audit() -> AuditOut:
     read_query(NoQuery)
     engine = services().engine
     return AuditOut.of_both(record.find_last(engine), record.find_under_way(engine))
-
-
-@click.command(
-    "audit",
-    epilog=examples(
-        "Examples:",
-        "  flask audit",
-        "  flask audit --json | jq .findings",
-        "",
-        "Exit status: 0 nothing is wrong; 1 something is; 2 it could not be found out.",
-    ),
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, as GET /api/audit/v1 shows an audit.")
-@with_appcontext
-@concludes
-def command(*, as_json: bool) -> None:
-    """Audit all of the books, queue and cache now: a line for each invariant that is broken, with ids.
-
-    It changes nothing, takes no locks, and may run while the service works. Its result is recorded like any audit's.
-    """
-    try:
-        result = _audit_now()
-    except (WalletServiceError, SQLAlchemyError, RedisError) as error:
-        click.echo(f"Error: not audited: {told(error)}", err=True)
-        sys.exit(COULD_NOT_RUN)
-    if as_json:
-        click.echo(AuditedOut.of(result).model_dump_json())
-    else:
-        for each in result.findings:
-            click.echo("\t".join((each.invariant, str(each.count), ",".join(each.ids), each.detail)))
-        seen = f"{result.wallets} wallets, {result.entries} entries, {result.transfers} transfers"
-        click.echo(f"{seen}: {len(result.findings)} invariants broken", err=True)
-    sys.exit(BROKEN if result.findings else CLEAN)
-
-
-def _audit_now() -> AuditResult:
-    """Run an audit in the foreground, and record it.
-
-    Raises:
-        Unavailable: PostgreSQL is away.
-        redis.RedisError: Redis is away.
-    """
-    settings, engine = services().settings, services().engine
-    url = settings.redis_url.get_secret_value()
-    cache_url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
-    with (
-        connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as queue,
-        connect_redis(cache_url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache,
-        click.progressbar(
-            length=record.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as bar,
-    ):
-        checks = make_checks(engine, queue, cache if settings.cache_ttl else None)
-        for progress, done in run_whole(checks, limit=MAX_SLICE):
-            bar.update(sum(count for what, count in done.checked.items() if what != "wallets"))
-            last = progress
-    return record.record(engine, last)

@@ -69,7 +69,7 @@ def when_ready(arbiter: Arbiter) -> None:
 def post_worker_init(worker: Worker) -> None:
     """Have the identity provider's keys before the first request, so that a reload makes nobody wait for them."""
     app: Any = worker.wsgi
-    if (tokens := app.extensions["wallet"].tokens) is not None:
+    if (tokens := app.extensions["wallet-tokens"]) is not None:
         tokens.prefetch()
 
 

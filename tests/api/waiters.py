@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from flask import Flask
 
+from api.settings import settings_of
+
 PATIENCE_S = 30.0
 
 
@@ -18,6 +20,5 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def waiting_clients(app: Flask) -> int:
     """Return how many requests of the application hold a seat right now."""
-    services = app.extensions["wallet"]
-    free: int = services.waiting._seats._value
-    return int(services.settings.api_threads) // 2 - free
+    free: int = app.extensions["wallet"].waiting._seats._value
+    return settings_of(app).api_threads // 2 - free

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from api import settings
 from api.contract.openapi import documented_routes, make_document
 from api.contract.routes import LINKS, OPERATIONS, TAGS, UNDOCUMENTED_BLUEPRINTS
 from api.edge.errors import PROBLEMS
-from api.services import EXTENSION
 from tests.api.calls import ADMIN, Json, answer, ask, get, problem
 
 DOCUMENT = "/openapi.json"
@@ -138,8 +137,7 @@ def test_ids_are_strings_in_every_answer(document: Json) -> None:
     ],
 )
 def test_the_document_says_how_to_sign_in(app: Flask, mode: str, scheme: Json) -> None:
-    services = app.extensions[EXTENSION]
-    app.extensions[EXTENSION] = replace(services, settings=services.settings.model_copy(update={"auth_mode": mode}))
+    settings.install(app, settings.settings_of(app).model_copy(update={"auth_mode": mode}))
     schemes = make_document(app)["components"]["securitySchemes"]
     assert {name: schemes["user"].get(name) for name in scheme} == scheme
     assert (schemes["admin"]["type"], schemes["admin"]["scheme"]) == ("http", "basic")
