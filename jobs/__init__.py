@@ -1,1 +1,1 @@
-"""When and again: the queue, the worker, retries. The only place that knows RQ."""
+"""When and again: what settles transfers, retries them, brings them back and audits them. RQ is known in rq/ only."""

@@ -1,1 +1,1 @@
-"""What is true: tables, the ledger, history, migrations. Knows neither HTTP nor queues."""
+"""What is true: schema, ledger, cache, audit. Knows neither HTTP nor queues nor settings."""

@@ -42,10 +42,6 @@ def test_no_import_stands_inside_a_function(path: Path) -> None:
     assert [name for function in functions for name in _imports(function)] == []
 
 
-def test_the_books_know_no_settings() -> None:
-    assert [path for path in SOURCES if path.is_relative_to(ROOT / "models") and "config" in _names(path)] == []
-
-
 def test_only_config_reads_the_environment() -> None:
     readers = [
         str(path.relative_to(ROOT))
