@@ -89,16 +89,17 @@ def install(app: Flask, settings: Settings, line: RedisLine) -> None:
     if rate is None:
         app.extensions[EXTENSION] = Limits(None, None)
         return
-    # flask-limiter has the strategy, the storage and their names. What it would do for every request (evaluate limits
-    # by route, method, scope and condition) costs 130 µs, more than the round trip to Redis, and there is one limit:
-    # its token is taken when it is known whose (identity.py). So it gets an application of its own to attach to.
     limiter = Limiter(
         lambda: "",
         strategy=NAME,
         storage_uri=f"{SCHEME}://",
         storage_options={"line": line},  # type: ignore[dict-item]
     )
-    limiter.init_app(Flask("limits"))
+    # flask-limiter holds the strategy and its storage. To evaluate limits by route, method and condition, as it would
+    # before and after each request, costs more than the round trip to Redis; here is one limit, whose token is taken
+    # when it is known whose (identity.py). To an application that has it already it adds no hooks.
+    app.extensions["limiter"] = {limiter}
+    limiter.init_app(app)
     users = Bucket("user", rate.amount, rate.period_s, burst=rate.burst)
     app.extensions[EXTENSION] = Limits(cast("TokenBucket", limiter.limiter), users)
 

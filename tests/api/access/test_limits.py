@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from werkzeug.test import TestResponse
 
 from api.access.limits import AUTHENTICATION
+from api.access.token_bucket import BucketStorage, TokenBucket
 from config import ConfigurationError, Rate, Settings, load
 from tests.api.access.provider import SECRET, bearer, signed
 from tests.api.calls import (
@@ -49,6 +50,17 @@ def slow(make_app: AppMaker, redis_client: redis.Redis) -> FlaskClient:
     """A client of an application whose users have five requests, and one more an hour."""
     del redis_client  # asked for to be emptied
     return make_app(rate_limit=SLOW).test_client()
+
+
+def test_flask_limiter_has_our_strategy_and_storage_and_costs_no_request_anything(make_app: AppMaker) -> None:
+    app = make_app(rate_limit=SLOW)
+    (limiter,) = app.extensions["limiter"]
+    assert isinstance(limiter.limiter, TokenBucket)
+    assert isinstance(limiter.storage, BucketStorage)
+    hooks = (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs)
+    installed = [function for kind in hooks for functions in kind.values() for function in functions]
+    assert installed
+    assert [each for each in installed if "limiter" in repr(each).lower()] == []
 
 
 def left(response: TestResponse) -> int:
