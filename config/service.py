@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     jwt_jwks_url: str | None = None
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
-    # Without it anyone with a token can make money.
+    # Without it anyone with a token can credit his own wallet.
     deposit_scope: str | None = Field(default=None, pattern=_SCOPE)
     # Whose word on where a request came from counts. By default nobody's.
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()

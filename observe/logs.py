@@ -56,6 +56,21 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
         logger_factory=structlog.BytesLoggerFactory(stream.buffer),
         cache_logger_on_first_use=True,
     )
+    root = logging.getLogger()
+    root.handlers = [_handler_of_libraries(stream, shared)]
+    root.setLevel(level)
+    # What Alembic tells is how it was set up, at every start of every process.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # SQLAlchemy's own loggers say nothing below a warning; a pool of ours is not one of them.
+    logging.getLogger("models.database.pool").setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
+
+
+def _handler_of_libraries(stream: TextIO, shared: list[Processor]) -> logging.Handler:
+    """Return what gives the events of libraries the same form as ours."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -66,17 +81,7 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
             ],
         )
     )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level)
-    # What Alembic tells is how it was set up, at every start of every process.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # SQLAlchemy's own loggers say nothing below a warning; a pool of ours is not one of them.
-    logging.getLogger("models.database.pool").setLevel(logging.WARNING)
-    logging.captureWarnings(capture=True)
-    sys.excepthook = _log_uncaught
-    threading.excepthook = _log_uncaught_in_thread
-    sys.unraisablehook = _log_unraisable
+    return handler
 
 
 def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]) -> None:

@@ -68,7 +68,7 @@ CHECKS = {
         WHERE t.status <> 'posted' AND (t.source_seq IS NOT NULL OR t.destination_seq IS NOT NULL
             OR EXISTS (SELECT FROM entries e WHERE e.transfer_id = t.id))
     """,
-    "money is only made by deposits and destroyed by withdrawals": """
+    "money only comes in by deposits and goes out by withdrawals": """
         SELECT balances, deposits, withdrawals FROM
             (SELECT coalesce(sum(balance), 0) AS balances FROM wallets) w,
             (SELECT coalesce(sum(amount) FILTER (WHERE kind = 'deposit'), 0) AS deposits,

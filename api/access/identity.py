@@ -52,7 +52,7 @@ def identify_user() -> int:
 
 
 def require_depositor() -> int:
-    """Return the id of the user who asks and may make money: with DEPOSIT_SCOPE, by a token with that scope.
+    """Return the id of the user who asks and may deposit: with DEPOSIT_SCOPE, by a token with that scope.
 
     Raises:
         ApiError: ``forbidden`` without the scope; else as :func:`require_user`.

@@ -26,13 +26,13 @@ blueprint = Blueprint("wallets", __name__)
 
 @blueprint.post("/api/deposit/v1")
 def deposit() -> Response:
-    """Make money: open the user's wallet if there is none, and add to it."""
+    """Credit the user's wallet; open it if there is none."""
     return _move("deposit/v1", Kind.DEPOSIT)
 
 
 @blueprint.post("/api/withdraw/v1")
 def withdraw() -> Response:
-    """Destroy money."""
+    """Debit the user's wallet."""
     return _move("withdraw/v1", Kind.WITHDRAWAL)
 
 

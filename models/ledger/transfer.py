@@ -12,8 +12,8 @@ MAX_ID = 2**63 - 1
 class Kind(StrEnum):
     """What a transfer does to the sum of all balances."""
 
-    DEPOSIT = "deposit"  # makes money: no source
-    WITHDRAWAL = "withdrawal"  # destroys money: no destination
+    DEPOSIT = "deposit"  # credits a wallet from outside: no source
+    WITHDRAWAL = "withdrawal"  # debits a wallet to the outside: no destination
     TRANSFER = "transfer"  # moves money: both
 
 

@@ -102,13 +102,13 @@ CRIMES = [
         "a transfer that is not posted has no entries",
     ),
     ("UPDATE wallets SET balance = balance + 1 WHERE id = 1",
-     "money is only made by deposits and destroyed by withdrawals"),
+     "money only comes in by deposits and goes out by withdrawals"),
     ("UPDATE wallets SET balance = balance - 1 WHERE id = 1",
-     "money is only made by deposits and destroyed by withdrawals"),
+     "money only comes in by deposits and goes out by withdrawals"),
     ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'deposit'",
-     "money is only made by deposits and destroyed by withdrawals"),
+     "money only comes in by deposits and goes out by withdrawals"),
     ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'withdrawal'",
-     "money is only made by deposits and destroyed by withdrawals"),
+     "money only comes in by deposits and goes out by withdrawals"),
     (OVERDRAWN, "no balance is negative"),
     (
         """

@@ -264,10 +264,10 @@ def test_money_is_conserved(batch: list[Pending], wallets: dict[int, Wallet]) ->
     after = {**wallets, **settlement.wallets}
 
     posted = {decision.transfer_id for decision in settlement.decisions if decision.reason is None}
-    made = sum(each.amount_cents for each in batch if each.id in posted and each.source is None)
-    destroyed = sum(each.amount_cents for each in batch if each.id in posted and each.destination is None)
+    paid_in = sum(each.amount_cents for each in batch if each.id in posted and each.source is None)
+    paid_out = sum(each.amount_cents for each in batch if each.id in posted and each.destination is None)
     total_before = sum(wallet.balance_cents for wallet in wallets.values())
-    assert sum(wallet.balance_cents for wallet in after.values()) == total_before + made - destroyed
+    assert sum(wallet.balance_cents for wallet in after.values()) == total_before + paid_in - paid_out
 
 
 @given(batches(), some_wallets)
