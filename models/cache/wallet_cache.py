@@ -204,7 +204,7 @@ class WalletCache:
         self._writing.close()
 
     def _insist(self, versions: Mapping[int, int]) -> bool:
-        """Tell Redis, and give up only when every reader must have noticed that it fails: see cache_pulse.py."""
+        """Tell Redis, and give up only when every reader must have noticed that it fails: see pulse.py."""
         deadline = time.monotonic() + EVICTION_TIMEOUT_S
         while True:
             try:

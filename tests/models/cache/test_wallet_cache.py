@@ -1,7 +1,7 @@
 """What is cached, for how long, and what is refused; what becomes of evictions that Redis does not take.
 
 The interleavings are gone through in test_cache_model.py, and when a process may believe the cache in
-test_cache_pulse.py.
+test_pulse.py.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A process of its own for test_snowflake.py: obeys a line of JSON on stdin, answers with a line of JSON on stdout.
+"""A process of its own for test_ids.py: obeys a line of JSON on stdin, answers with a line of JSON on stdout.
 
 :class:`Process` is its parent's end, :class:`Child` its own.
 """
