@@ -188,6 +188,11 @@ class Settings(BaseSettings):
         """How long a posting can take from its last look at Redis to its commit: two statements, and a pause."""
         return (2 * self.statement_timeout_ms + self.idle_in_transaction_timeout_ms) / 1000
 
+    @property
+    def cache_url(self) -> SecretStr:
+        """Where reads are cached."""
+        return self.cache_redis_url or self.redis_url
+
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database's URL in SQLAlchemy's spelling, with the driver named."""

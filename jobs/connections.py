@@ -26,7 +26,7 @@ def make_engine(settings: Settings, *, application_name: str = "wallet-worker", 
 
 def make_cache(settings: Settings, engine: Engine) -> WalletCache:
     """Make the cache that this service reads its wallets through; whoever writes to them has to evict from it."""
-    url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
+    url = settings.cache_url.get_secret_value()
     return WalletCache(
         lambda timeout_s: connect_redis(url, answer_timeout_s=timeout_s),
         engine,

@@ -32,7 +32,7 @@ def work(settings: Settings) -> None:
         make_engine(settings),
         make_audit_engine(settings),
     )
-    cache_url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
+    cache_url = settings.cache_url.get_secret_value()
     cached = connect_worker_redis(cache_url) if settings.cache_ttl else None
     auditor = Auditor(audit_engine, relay_redis, cached, interval_s=settings.audit_interval_s)
     with RelayThread(relay_redis, relay_engine, make_cache(settings, relay_engine), auditor):

@@ -66,7 +66,7 @@ def _audit_now() -> AuditResult:
     """
     engine, settings = services().engine, current_settings()
     url = settings.redis_url.get_secret_value()
-    cache_url = (settings.cache_redis_url or settings.redis_url).get_secret_value()
+    cache_url = settings.cache_url.get_secret_value()
     with (
         connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as queue,
         connect_redis(cache_url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache,
