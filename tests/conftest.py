@@ -4,9 +4,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psycopg2
 import pytest
@@ -16,11 +17,13 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg2 import extensions
-from sqlalchemy import Connection, Engine, create_engine, delete
+from sqlalchemy import Connection, Engine, create_engine, delete, text
 
 from api.app import create_app
 from config import Settings
+from jobs.connections import make_cache
 from models.database.engine import create_bounded_engine
+from models.ledger.posting import post
 from models.schema import grants, migrations
 from models.schema.tables import audits, entries, kept_evictions, transfers, wallets
 from models.snowflake.ids import Snowflake
@@ -45,6 +48,14 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
 _servers = pytest.StashKey[ExitStack]()
+
+
+class Books(NamedTuple):
+    """All that the database holds of money."""
+
+    wallets: dict[int, int]
+    transfers: list[tuple[Any, ...]]
+    entries: list[tuple[Any, ...]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -170,6 +181,36 @@ def connection(engine: Engine) -> Iterator[Connection]:
     with engine.connect() as connection:
         yield connection
         connection.rollback()
+
+
+@pytest.fixture
+def books(engine: Engine) -> Callable[[], Books]:
+    """Read the books, past the service."""
+
+    def read() -> Books:
+        with engine.connect() as connection:
+            wallets = {row.id: row.balance for row in connection.execute(text("SELECT id, balance FROM wallets"))}
+            transfers = connection.execute(text("SELECT id, kind, status, amount FROM transfers ORDER BY id")).all()
+            entries = connection.execute(
+                text("SELECT wallet_id, seq, amount, balance_after FROM entries ORDER BY wallet_id, seq")
+            ).all()
+        return Books(wallets, [tuple(row) for row in transfers], [tuple(row) for row in entries])
+
+    return read
+
+
+@pytest.fixture
+def settle(engine: Engine, settings: Settings) -> Iterator[Callable[[str], None]]:
+    """Post a transfer as a worker would."""
+
+    cache = make_cache(settings, engine)
+
+    def settle(job_id: str) -> None:
+        with engine.begin() as connection:
+            post(connection, [int(job_id)], evict=cache.evict)
+
+    yield settle
+    cache.close()
 
 
 @pytest.fixture(scope="session")

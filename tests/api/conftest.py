@@ -1,7 +1,7 @@
 """Applications on servers with faults, and the books beneath them all."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import pytest
 import redis
@@ -11,19 +11,9 @@ from sqlalchemy import Engine, text
 
 from api.app import create_app
 from config import Settings
-from jobs.connections import make_cache
-from models.ledger.posting import post
 from tests.api.calls import fund
 from tests.api.contract.document import DocumentedClient
 from tests.proxy import TcpProxy
-
-
-class Books(NamedTuple):
-    """All that the database holds of money."""
-
-    wallets: dict[int, int]
-    transfers: list[tuple[Any, ...]]
-    entries: list[tuple[Any, ...]]
 
 
 class AppMaker(Protocol):
@@ -69,36 +59,6 @@ def cut_client(make_app: AppMaker, postgres_proxy: TcpProxy, redis_client: redis
     client = make_app(database_url=postgres_proxy.url).test_client()
     fund(client, 1, 2)
     return client
-
-
-@pytest.fixture
-def books(engine: Engine) -> Callable[[], Books]:
-    """Read the books, past the service."""
-
-    def read() -> Books:
-        with engine.connect() as connection:
-            wallets = {row.id: row.balance for row in connection.execute(text("SELECT id, balance FROM wallets"))}
-            transfers = connection.execute(text("SELECT id, kind, status, amount FROM transfers ORDER BY id")).all()
-            entries = connection.execute(
-                text("SELECT wallet_id, seq, amount, balance_after FROM entries ORDER BY wallet_id, seq")
-            ).all()
-        return Books(wallets, [tuple(row) for row in transfers], [tuple(row) for row in entries])
-
-    return read
-
-
-@pytest.fixture
-def settle(engine: Engine, settings: Settings) -> Iterator[Callable[[str], None]]:
-    """Post a transfer as a worker would."""
-
-    cache = make_cache(settings, engine)
-
-    def settle(job_id: str) -> None:
-        with engine.begin() as connection:
-            post(connection, [int(job_id)], evict=cache.evict)
-
-    yield settle
-    cache.close()
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import AppMaker, Books
+from tests.api.conftest import AppMaker
+from tests.conftest import Books
 
 DEAD_LETTERS = "/api/dead-letters/v1"
 

@@ -31,9 +31,10 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import AppMaker, Books
+from tests.api.conftest import AppMaker
 from tests.api.server import gunicorn
 from tests.api.waiters import wait_for
+from tests.conftest import Books
 from tests.proxy import TcpProxy
 
 # Slow enough that no token comes back within a test.

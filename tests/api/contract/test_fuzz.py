@@ -23,7 +23,7 @@ from tests.api.calls import (
     fund,
     post,
 )
-from tests.api.conftest import Books
+from tests.conftest import Books
 
 
 def environ(headers: dict[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import Books
+from tests.conftest import Books
 
 EVERY_MOVE = pytest.mark.parametrize("path", MOVES)
 TRANSFERS = (TRANSFER, TRANSFER_LATER)

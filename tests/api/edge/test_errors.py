@@ -28,7 +28,8 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import AppMaker, Books, lose_reply_and_refuse
+from tests.api.conftest import AppMaker, lose_reply_and_refuse
+from tests.conftest import Books
 from tests.proxy import TcpProxy
 
 EVERY_MOVE = pytest.mark.parametrize("path", MOVES)

@@ -23,7 +23,8 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import AppMaker, Books
+from tests.api.conftest import AppMaker
+from tests.conftest import Books
 from tests.proxy import TcpProxy
 
 DEAD = "/api/dead-letters/v1"

@@ -26,8 +26,8 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import Books
 from tests.api.waiters import wait_for
+from tests.conftest import Books
 
 EVERY_MOVE = pytest.mark.parametrize("path", MOVES)
 # What each call refuses while users 1 and 2 have 10000 cents each: what is different, and the code.

@@ -22,7 +22,8 @@ from tests.api.calls import (
     post,
     problem,
 )
-from tests.api.conftest import AppMaker, Books
+from tests.api.conftest import AppMaker
+from tests.conftest import Books
 from tests.proxy import TcpProxy
 
 BOTH = pytest.mark.parametrize("path", [TRANSFER, TRANSFER_LATER])

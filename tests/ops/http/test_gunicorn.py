@@ -26,10 +26,9 @@ from tests.api.calls import (
     WITHDRAW,
     basic,
 )
-from tests.api.conftest import Books
 from tests.api.server import Answer, Gunicorn, encode, gunicorn, json_of
 from tests.api.waiters import wait_for
-from tests.conftest import ADMIN_PASSWORD
+from tests.conftest import ADMIN_PASSWORD, Books
 from tests.proxy import TcpProxy
 
 THREADS = 4
