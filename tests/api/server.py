@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from tests.api.calls import Json, decode
 from tests.api.contract.document import Exchange, check, lowered
+from tests.nursery import Forked
 from tests.project import ROOT
 
 # Generous: on a busy machine gunicorn takes seconds to import all of it.
@@ -128,7 +129,7 @@ def gunicorn(log: Path, root: Path = ROOT, /, **environment: str) -> Iterator[Gu
             f"fd://{listener.fileno()}",
             "wsgi:app",
         ]
-        process = subprocess.Popen(
+        process = Forked(
             command,
             cwd=root,
             env={key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}} | environment,

@@ -1,7 +1,6 @@
 """A wrong setting stops the start with one line that names it, and never shows a secret."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from config import ConfigurationError, PrepareSettings, Settings, StackSettings, load, load_or_exit
+from tests import nursery
 from tests.project import ROOT
 
 NEEDED = {"DATABASE_URL": "postgresql://u:hunter2@localhost/d", "REDIS_URL": "redis://:hunter2@localhost"}
@@ -237,9 +237,7 @@ def test_what_is_given_wins_over_the_environment(environment: Environment) -> No
 def test_every_entry_point_ends_with_status_2_and_one_line(entry: list[str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     environment = inherited | NEEDED | {"RETRY_DELAYS": "soon"}
-    ended = subprocess.run(
-        [sys.executable, *entry], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = nursery.run([sys.executable, *entry], cwd=ROOT, env=environment, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("configuration error: RETRY_DELAYS: ")
     assert ended.stderr.count("\n") == 1

@@ -1,6 +1,5 @@
 """The auditor: a slice at a time, over and over, whoever of many processes does it, and in nobody's way."""
 
-import subprocess
 import sys
 from itertools import pairwise
 from typing import Any
@@ -22,6 +21,7 @@ from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, backlog, locked
 from tests.jobs.conftest import WorkerStarter
 from tests.models.ledger.ordering import bounded_engine
+from tests.nursery import Forked
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 
@@ -159,7 +159,7 @@ def test_another_goes_on_where_one_was_killed(
     redis_client.ping()
     spoil(books)
     command = [sys.executable, "-m", "tests.jobs.auditor_child", database_url, redis_url]
-    with subprocess.Popen(command, cwd=ROOT) as child:
+    with Forked(command, cwd=ROOT) as child:
         try:
             assert wait_for(lambda: wallets_seen(books) >= 20, PATIENCE_S)
         finally:

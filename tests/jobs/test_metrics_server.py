@@ -18,6 +18,7 @@ from observe import metrics_server
 from observe.metrics_server import MetricsServer
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, assert_posted_once, backlog, statuses
+from tests.nursery import Forked
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
 
@@ -66,9 +67,7 @@ def start(
         }
         with (tmp_path / "worker.log").open("ab") as log:
             started.append(
-                subprocess.Popen(
-                    [sys.executable, "worker.py"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
+                Forked([sys.executable, "worker.py"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
             )
         return started[-1]
 

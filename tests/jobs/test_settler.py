@@ -1,7 +1,6 @@
 """Settling: one transfer's fault is its own, the database's is nobody's, and a try that comes late changes nothing."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from models.ledger.attempts import Seen
 from models.ledger.posting import Outcome, Posting, post
 from models.ledger.transfer import Status
 from ops.local.processes import wait_for
+from tests import nursery
 from tests.books import check_books
 from tests.jobs.backlog import (
     CANNOT_SERIALIZE,
@@ -669,7 +669,7 @@ def run_rq_command(environment: dict[str, str]) -> None:
     """``rq worker``, as anybody would start it, until the queue is empty."""
     command = [sys.executable, "-m", "rq.cli", "worker", "transfers", "--burst", "--quiet"]
     command += ["--serializer", "rq.serializers.JSONSerializer", "--url", environment["REDIS_URL"]]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=100, check=False)
+    done = nursery.run(command, cwd=ROOT, env=environment, timeout=100)
     assert done.returncode == 0, done.stderr
 
 

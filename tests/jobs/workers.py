@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S
+from tests.nursery import Forked
 from tests.project import ROOT
 
 
@@ -56,7 +57,7 @@ class WorkerNursery:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._popen = subprocess.Popen(
+        self._popen = Forked(
             [sys.executable, "-m", "tests.jobs.worker_child"],
             cwd=ROOT,
             stdin=subprocess.PIPE,

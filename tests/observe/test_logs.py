@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import nursery
 from tests.project import ROOT
 
 PREAMBLE = """
@@ -21,13 +21,10 @@ logs.configure({level!r}, service='test')
 
 def run(code: str, *, level: str = "INFO", status: int = 0) -> list[dict[str, Any]]:
     """Run code in a process of its own with logging set up, and return the lines that it wrote."""
-    ended = subprocess.run(
+    ended = nursery.run(
         [sys.executable, "-c", PREAMBLE.format(level=level) + textwrap.dedent(code)],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}},
-        capture_output=True,
-        timeout=60,
-        check=False,
     )
     assert ended.stderr == b""
     assert ended.returncode == status
@@ -49,11 +46,9 @@ def test_a_command_writes_its_log_where_its_answer_is_not() -> None:
         structlog.get_logger().info('ours')
         logging.getLogger('library').warning('theirs')
     """
-    ended = subprocess.run(
+    ended = nursery.run(
         [sys.executable, "-c", PREAMBLE.format(level="INFO") + textwrap.dedent(code)],
         cwd=ROOT,
-        capture_output=True,
-        timeout=60,
         check=True,
     )
     assert ended.stdout == b""

@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
 from observe import metrics, metrics_files
+from tests import nursery
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
 
@@ -101,14 +101,11 @@ def test_the_version_is_the_projects() -> None:
 
 @pytest.mark.parametrize("folder", ["", "/nowhere/at/all", str(Path(__file__))])
 def test_a_wrong_folder_stops_the_start_with_one_line_that_names_it(folder: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
+    ended = nursery.run(
         [sys.executable, str(ROOT / "worker.py")],
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"], "PROMETHEUS_MULTIPROC_DIR": folder},
-        capture_output=True,
         text=True,
-        timeout=60,
-        check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("configuration error: PROMETHEUS_MULTIPROC_DIR: ")

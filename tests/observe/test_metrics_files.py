@@ -14,6 +14,8 @@ import pytest
 
 from observe import metrics, metrics_files
 from observe.metrics_files import ENDED, LOCK
+from tests import nursery
+from tests.nursery import Forked
 from tests.project import ROOT
 from tests.samples import Samples
 
@@ -33,7 +35,7 @@ sys.stdin.read()
 
 def start(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
     """Start a process that keeps its values in the folder."""
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PROMETHEUS_MULTIPROC_DIR": str(folder)},
@@ -169,9 +171,7 @@ def test_a_reader_that_is_killed_while_it_folds_loses_nothing_and_counts_nothing
     crew.kill(2)
     count = "2" if step in {"pathlib.Path.rename", "prometheus_client.mmap_dict.MmapedDict.write_value"} else "1"
     # Without a folder of its own: it must not be among those that it folds.
-    killed = subprocess.run(
-        [sys.executable, "-c", DIE, str(folder), step, when, count], cwd=ROOT, check=False, timeout=60
-    )
+    killed = nursery.run([sys.executable, "-c", DIE, str(folder), step, when, count], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     assert_counted(4, last_pass=9.0)
     # What it left undone the next one does.

@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from models.snowflake.leases import NodeLease
 from ops.local.processes import wait_for
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
+from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, deposit, later, transfer
 from tests.ops.local.test_servers import ask
@@ -31,10 +31,10 @@ from tests.project import ROOT
 USERS = (1, 2, 3)
 
 
-def backup(home: Path, *arguments: str | Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+def backup(home: Path, *arguments: str | Path, **settings: str) -> nursery.Completed:
     environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), **settings}
     command = [sys.executable, "-m", "ops.backup", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return nursery.run(command, cwd=ROOT, env=environment, text=True)
 
 
 @contextmanager

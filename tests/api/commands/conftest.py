@@ -12,6 +12,7 @@ from click.testing import Result
 from flask import Flask
 from sqlalchemy import Engine, text
 
+from tests import nursery
 from tests.books import check_books
 from tests.project import ROOT
 
@@ -56,15 +57,12 @@ def flask(tmp_path: Path) -> Process:
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
-        return subprocess.run(
+        return nursery.run(
             [sys.executable, "-m", "flask", *arguments],
             cwd=ROOT,
             env={**kept, "WALLET_HOME": str(tmp_path / "home"), **environment},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
             text=True,
-            timeout=60,
-            check=False,
         )
 
     return run

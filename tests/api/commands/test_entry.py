@@ -13,9 +13,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, insert, text
 
 from models.schema.tables import entries, wallets
+from tests import nursery
 from tests.api.calls import accept
 from tests.api.commands.conftest import Process, Runner
 from tests.models.ledger.ordering import balances
+from tests.nursery import Forked
 from tests.project import ROOT
 
 COMMANDS = [
@@ -103,9 +105,7 @@ def test_what_others_could_have_written_or_nobody_can_read_is_not_believed(
 def test_a_service_does_not_look_for_servers(urls: dict[str, str], tmp_path: Path, entry: list[str]) -> None:
     write_state(tmp_path / "here", urls)
     environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(tmp_path / "here")}
-    ended = subprocess.run(
-        [sys.executable, *entry], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = nursery.run([sys.executable, *entry], cwd=ROOT, env=environment, text=True)
     assert ended.returncode == 2
     assert "configuration error: DATABASE_URL: Field required" in ended.stderr
 
@@ -153,7 +153,7 @@ def test_a_reader_who_has_had_enough_ends_a_statement_quietly(urls: dict[str, st
         connection.execute(insert(wallets).values(id=7, balance=5_000, version=5_000))
         connection.execute(insert(entries), rows)
     arguments = ["statement", "--user", "7", "--from", "2026-01-01", "--to", "9999-12-31"]
-    process = subprocess.Popen(
+    process = Forked(
         [sys.executable, "-m", "flask", *arguments], cwd=ROOT, env={"PATH": os.environ["PATH"], **urls},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

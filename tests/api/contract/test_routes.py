@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from tests.api.calls import ADMIN, DEPOSIT, MOVES, TRANSFER_LATER
 from tests.api.server import Gunicorn, gunicorn
 from tests.conftest import ADMIN_PASSWORD
+from tests.nursery import Forked
 from tests.project import ROOT
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
@@ -48,9 +49,7 @@ def server(tmp_path: Path, environment: dict[str, str], bury: Callable[[str], No
 def worker(path: Path, environment: dict[str, str]) -> Iterator[None]:
     """A worker, so that whoever waits for a job is not left waiting."""
     with path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "worker.py"], cwd=ROOT, env=inherited() | environment, stdout=log, stderr=log
-        )
+        process = Forked([sys.executable, "worker.py"], cwd=ROOT, env=inherited() | environment, stdout=log, stderr=log)
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ from tests.api.calls import BALANCE, DEPOSIT, TRANSFER_LATER
 from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD
+from tests.nursery import Forked
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
 
@@ -51,7 +52,7 @@ class Machine:
     def worker(self) -> Iterator["subprocess.Popen[bytes]"]:
         """Let a worker run."""
         with (self.folder.parent / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = Forked(
                 [sys.executable, "worker.py"],
                 cwd=ROOT,
                 env=self._environment,

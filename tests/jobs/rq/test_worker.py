@@ -56,6 +56,7 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import TakeOver, WorkerMaker, WorkerStarter, drain
 from tests.models.ledger.ordering import bounded_engine, count_waiting
+from tests.nursery import Forked
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 
@@ -88,7 +89,7 @@ def test_the_worker_as_it_is_started_drains_a_backlog_and_stops_when_told(
     environment = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "LOG_LEVEL": "INFO"}
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = Forked(
             [sys.executable, "worker.py"], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:

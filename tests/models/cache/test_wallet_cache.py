@@ -6,7 +6,6 @@ test_pulse.py.
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
 from ops.local.servers import RedisServer
+from tests import nursery
 from tests.models.cache.caching import FIELD, LONGEST_TRANSACTION_S, cache_at, cached_keys, hit, kept, missed, put
 from tests.models.ledger.ordering import PATIENCE_S, deposit
 from tests.project import ROOT
@@ -361,9 +361,7 @@ def test_a_writer_killed_just_after_its_commit_leaves_nothing_that_is_over(
     late = missed(cache, WALLET, "page")
     assert hit(cache, WALLET) == b"10"
     task = {"database_url": engine.url.render_as_string(hide_password=False), "redis_url": redis_url}
-    writer = subprocess.run(
-        [sys.executable, "-m", "tests.models.cache.cache_child", json.dumps(task)], cwd=ROOT, check=False, timeout=60
-    )
+    writer = nursery.run([sys.executable, "-m", "tests.models.cache.cache_child", json.dumps(task)], cwd=ROOT)
     assert writer.returncode == -signal.SIGKILL
     assert History(engine).get_balance(WALLET) == (15, 2)
     missed(cache, WALLET)

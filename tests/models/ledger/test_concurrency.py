@@ -23,6 +23,7 @@ from models.schema.tables import transfers
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.ordering import PATIENCE_S, balances, count_waiting, deposit, later
+from tests.nursery import Forked
 from tests.project import ROOT
 
 PROCESSES = 6
@@ -35,7 +36,7 @@ class Storm:
 
     def __init__(self, url: str, seed: int) -> None:
         task = {"url": url, "work": "storm", "arguments": {"seed": seed, "steps": STEPS, "wallets": WALLETS}}
-        self._popen = subprocess.Popen(
+        self._popen = Forked(
             [sys.executable, "-m", "tests.models.ledger.ledger_child", json.dumps(task)],
             cwd=ROOT,
             stdin=subprocess.PIPE,

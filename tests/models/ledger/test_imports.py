@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from models.ledger.imports import Imported, ImportReused, Imports, WalletsExist,
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
+from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import (
     PATIENCE_S,
@@ -170,13 +170,11 @@ def test_killed_in_the_middle_it_leaves_nothing_and_the_next_run_completes(
         "openings": OPENINGS,
         "slice": SLICE,
     }
-    child = subprocess.run(
+    child = nursery.run(
         [sys.executable, "-m", "tests.models.ledger.import_child", json.dumps(task)],
         cwd=ROOT,
-        capture_output=True,
         text=True,
         timeout=PATIENCE_S,
-        check=False,
     )
     assert (child.returncode, child.stderr) == (-signal.SIGKILL, "")
     assert json.loads(child.stdout) == {"wallets": 10, "entries": 2 * SLICE}

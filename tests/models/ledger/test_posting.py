@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from models.ledger.settlement import Wallet
 from models.ledger.transfer import Order, Status
 from models.schema.tables import entries, transfers, wallets
 from models.snowflake.ids import Snowflake
+from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import PATIENCE_S, balances, count_transfers, deposit, later, transfer, withdrawal
 from tests.project import ROOT
@@ -357,13 +357,11 @@ def test_a_process_killed_between_write_and_commit_leaves_nothing(
     orders.execute(deposit(2, 1))
     before = count_transfers(engine)
     task = {"url": engine.url.render_as_string(hide_password=False), "work": work, "arguments": {}}
-    child = subprocess.run(
+    child = nursery.run(
         [sys.executable, "-m", "tests.models.ledger.ledger_child", json.dumps(task)],
         cwd=ROOT,
-        capture_output=True,
         text=True,
         timeout=PATIENCE_S * 2,
-        check=False,
     )
 
     assert child.returncode == -signal.SIGKILL, child.stderr

@@ -16,6 +16,7 @@ from models.schema import migrations
 from models.schema.tables import metadata
 from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting
+from tests.nursery import Forked
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 
@@ -58,8 +59,7 @@ def test_two_upgrades_at_once_both_succeed_and_wait_longer_than_payments_do(
         holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
         holder.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         upgrades = [
-            stack.enter_context(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
-            for command in commands
+            stack.enter_context(Forked(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)) for command in commands
         ]
         try:
             assert wait_for(lambda: count_waiting(empty_engine) == 2, PATIENCE_S)

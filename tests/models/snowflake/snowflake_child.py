@@ -20,6 +20,7 @@ from models.errors import WalletServiceError
 from models.snowflake.ids import Snowflake
 from models.snowflake.layout import EPOCH_MS
 from models.snowflake.leases import NodeLease, boot_time_s
+from tests.nursery import Forked
 from tests.project import ROOT
 
 START_MS = EPOCH_MS + 1_000_000_000
@@ -32,12 +33,12 @@ class Process:
     """A process with a generator of its own."""
 
     def __init__(self, engine: Engine, lease_s: float) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, __file__],
+        self._popen = Forked(
+            [sys.executable, "-m", "tests.models.snowflake.snowflake_child"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         self._write({"url": engine.url.render_as_string(hide_password=False), "lease_s": lease_s})
 
@@ -61,8 +62,7 @@ class Process:
 
     def wait_until_stopped(self) -> None:
         """Wait for SIGSTOP to have had its effect."""
-        _, status = os.waitpid(self._popen.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
+        self._popen.wait_until_stopped()
 
     def end(self) -> None:
         """End it, also when it is stopped or hangs."""
