@@ -1,5 +1,6 @@
 """Real servers for the whole run, a database of its own for every test process, clean tables for every test."""
 
+import gc
 import os
 import secrets
 import shutil
@@ -37,9 +38,13 @@ from tests.proxy import TcpProxy
 POSTGRES_OWNER = "TEST_POSTGRES_OWNER"
 POSTGRES_SERVICE = "TEST_POSTGRES_SERVICE"
 POSTGRES_ADMIN = "TEST_POSTGRES_ADMIN"
-REDIS = "TEST_REDIS"
 TEMPLATE = "wallet_template"
 ADMIN_PASSWORD = "test-admin"
+# A pool may keep 20 connections, and there are several test processes with several pools each. Passwords that live for
+# one run need no thousands of rounds, which would be half of what a connection costs.
+SERVER_SETTINGS = {"max_connections": "300", "scram_iterations": "1"}
+# The longest that a test may take which is not marked as `long`.
+LONGEST_S = 20.0
 
 hypothesis_settings.register_profile("quick", max_examples=30, stateful_step_count=20, deadline=None)
 hypothesis_settings.register_profile(
@@ -65,9 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
     stack = config.stash[_servers] = ExitStack()
     home = Path(tempfile.mkdtemp(prefix="wallet-tests-"))
     stack.callback(shutil.rmtree, home, ignore_errors=True)
-    postgres = stack.enter_context(PostgresServer(home))
-    cache = stack.enter_context(RedisServer(home))
-    os.environ |= {POSTGRES_OWNER: postgres.url, POSTGRES_ADMIN: postgres.admin_url, REDIS: cache.url}
+    postgres = stack.enter_context(PostgresServer(home, settings=SERVER_SETTINGS))
+    os.environ |= {POSTGRES_OWNER: postgres.url, POSTGRES_ADMIN: postgres.admin_url}
     os.environ[POSTGRES_SERVICE] = postgres.service_url
     _make_database(TEMPLATE, "template0")
     engine = create_engine(_sqlalchemy_url(_database_url(TEMPLATE)))
@@ -80,6 +84,50 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop them."""
     if (stack := config.stash.get(_servers, None)) is not None:
         stack.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that nobody waits for it at the end: the rest stays as random as it is."""
+    items.sort(key=_begins)
+
+
+def _begins(item: pytest.Item) -> int:
+    names = ("long", "stack", "xdist_group")
+    return next((place for place, name in enumerate(names) if item.get_closest_marker(name)), len(names))
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave alone what is there for good: thousands of tests, and all that they import."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that keeps processors busy for too long.
+
+    Not one that merely waits for them: how long that takes is up to the machine. See the summary below for those.
+    """
+    before = _processor_s()
+    yield
+    spent = _processor_s() - before
+    if spent > LONGEST_S and item.get_closest_marker("long") is None:
+        pytest.fail(f"{spent:.0f} s of processor time, and not marked as long", pytrace=False)
+
+
+def _processor_s() -> float:
+    return sum(os.times()[:4])  # of this process, and of its children that have ended
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that took too long by the clock."""
+    reports = [each for each in terminalreporter.getreports("passed") if each.when == "call"]
+    late = [each for each in reports if each.duration > LONGEST_S and "long" not in each.keywords]
+    if late:
+        terminalreporter.section(f"above {LONGEST_S:.0f} s, and not marked as long")
+        for each in late:
+            terminalreporter.line(f"{each.duration:.0f} s  {each.nodeid}")
 
 
 def _make_database(name: str, template: str) -> None:
@@ -136,10 +184,10 @@ def own_database_url(worker_id: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(worker_id: str) -> str:
-    """A Redis database of this test process's own."""
-    number = int(worker_id.removeprefix("gw") or 0) if worker_id.startswith("gw") else 0
-    return os.environ[REDIS].rpartition("/")[0] + f"/{number}"
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of this test process's own: what is counted, set, forgotten or full there is nobody else's doing."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ class TcpProxy:
         self._cut_after: Callable[[bytes], bool] | None = None
         self._closed = False
         self.cuts = 0
+        self.accepted = 0
 
     @classmethod
     def before(cls, url: str) -> Self:
@@ -89,6 +90,7 @@ class TcpProxy:
         while not self._closed:
             try:
                 client, _ = self._listener.accept()
+                self.accepted += 1
             except OSError:
                 return
             if self._refusing.is_set():
@@ -135,6 +137,22 @@ class TcpProxy:
                 return False
             self._cut_after = None
             return True
+
+
+class CountingProxy(TcpProxy):
+    """Remembers what was sent to the server, message by message."""
+
+    def __init__(self, upstream: tuple[str, int]) -> None:
+        super().__init__(upstream)
+        self.sent: list[bytes] = []
+
+    def _is_marked(self, data: bytes) -> bool:
+        self.sent.append(data)
+        return super()._is_marked(data)
+
+    def questions(self) -> list[int]:
+        """How many scripts each message of requests has called; the pulse has messages of its own."""
+        return [data.count(b"EVALSHA") for data in self.sent if b"EVALSHA" in data]
 
 
 def _close(*sockets: socket.socket) -> None:

@@ -24,9 +24,11 @@ class AppMaker(Protocol):
 
 
 @pytest.fixture
-def make_app(service_database_url: str, redis_url: str, settings: Settings, engine: Engine) -> Iterator[AppMaker]:
-    """A maker of applications on empty tables that differ from ``app`` in the settings given."""
-    del engine  # asked for to be emptied
+def make_app(
+    service_database_url: str, redis_url: str, settings: Settings, engine: Engine, redis_client: redis.Redis
+) -> Iterator[AppMaker]:
+    """A maker of applications on empty servers that differ from ``app`` in the settings given."""
+    del engine, redis_client  # asked for to be emptied
     apps: list[Flask] = []
 
     def make(**overrides: object) -> Flask:

@@ -23,7 +23,7 @@ from tests.browser.conftest import Visit
 from tests.jobs.backlog import accept, kill_off, members, row_of
 from tests.jobs.conftest import drain
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("dashboard")]
 
 HOSTILE = '<img src="data:," onerror="window.ran = true"><script>window.ran = true</script>\'"</script>'
 BEGINS_WITH = '<img src="data:," onerror='

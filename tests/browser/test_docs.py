@@ -7,7 +7,7 @@ from tests.api.calls import BALANCE, DEPOSIT
 from tests.api.server import Gunicorn
 from tests.browser.conftest import Visit
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("docs")]
 
 
 def operation(visit: Visit, method: str, path: str) -> Locator:

@@ -30,14 +30,17 @@ class Call:
 class Client(threading.Thread):
     """Sends random requests until told to stop, one at a time, and keeps what was answered."""
 
-    def __init__(self, name: str, port: int, *, users: int, seed: int, keeps_alive: bool = True) -> None:
-        """Without ``keeps_alive`` every request has a connection of its own."""
+    def __init__(
+        self, name: str, port: int, *, users: int, seed: int, keeps_alive: bool = True, pause_s: float = 0.0
+    ) -> None:
+        """Without ``keeps_alive`` every request has a connection of its own; ``pause_s`` is kept after each answer."""
         super().__init__(name=name, daemon=True)
         self.calls: list[Call] = []
         self.statuses: Counter[int | str] = Counter()
         self._port = port
         self._users = users
         self._keeps_alive = keeps_alive
+        self._pause_s = pause_s
         self._random = random.Random(seed)
         self._stopping = threading.Event()
         self._connection: http.client.HTTPConnection | None = None
@@ -51,6 +54,7 @@ class Client(threading.Thread):
             call = self._draw(len(self.calls))
             self.calls.append(call)
             self._send_until_answered(call)
+            self._stopping.wait(self._pause_s)
         self.close()
 
     def close(self) -> None:

@@ -76,7 +76,11 @@ def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Repor
 
 
 def run_under_load(
-    service: Stack, trouble: Callable[[Stack, list[Client], Report], None], rng: random.Random
+    service: Stack,
+    trouble: Callable[[Stack, list[Client], Report], None],
+    rng: random.Random,
+    *,
+    pause_s: float = 0.0,
 ) -> Report:
     """Load a service while it is given trouble, let it settle, and audit what is left.
 
@@ -85,7 +89,14 @@ def run_under_load(
     report = Report()
     with service as stack:
         clients = [
-            Client(f"client{n}", stack.port, users=USERS, seed=rng.randrange(2**32), keeps_alive=n % 2 == 0)
+            Client(
+                f"client{n}",
+                stack.port,
+                users=USERS,
+                seed=rng.randrange(2**32),
+                keeps_alive=n % 2 == 0,
+                pause_s=pause_s,
+            )
             for n in range(CLIENTS)
         ]
         opening = Client("opening", stack.port, users=USERS, seed=0)

@@ -7,6 +7,7 @@ import pytest
 from tests.chaos.run import run
 
 
+@pytest.mark.long
 @pytest.mark.stack
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_doubled_or_wrong_after_chaos(tmp_path: Path) -> None:

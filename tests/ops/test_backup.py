@@ -28,6 +28,8 @@ from tests.ops.local.test_servers import ask
 from tests.ops.local.test_stack import Run, get
 from tests.project import ROOT
 
+pytestmark = pytest.mark.xdist_group("backup")
+
 USERS = (1, 2, 3)
 
 

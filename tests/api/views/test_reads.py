@@ -39,7 +39,7 @@ from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD
 from tests.models.cache.caching import kept
-from tests.proxy import TcpProxy
+from tests.proxy import CountingProxy, TcpProxy
 
 PAGES = (
     BALANCE,
@@ -51,22 +51,6 @@ PAGES = (
     f"{HISTORY}?cursor=3",
 )
 UNTHROTTLED = "1000000/second"
-
-
-class CountingProxy(TcpProxy):
-    """Remembers what was sent to the server, message by message."""
-
-    def __init__(self, upstream: tuple[str, int]) -> None:
-        super().__init__(upstream)
-        self.sent: list[bytes] = []
-
-    def _is_marked(self, data: bytes) -> bool:
-        self.sent.append(data)
-        return super()._is_marked(data)
-
-    def questions(self) -> list[int]:
-        """How many scripts each message of requests has called; the pulse has messages of its own."""
-        return [data.count(b"EVALSHA") for data in self.sent if b"EVALSHA" in data]
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ python -m tests.models.ledger.ledger_child '{"url": …, "work": "storm", "argum
 import json
 import os
 import random
+import select
 import signal
 import sys
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Engine, insert, text
@@ -52,11 +54,16 @@ class Child:
         self.faults: list[str] = []
 
     def storm(self, seed: int, steps: int, wallets: int) -> dict[str, Any]:
-        """Move money about at random, waiting for each other's locks, once everybody is ready."""
+        """Move money about at random, waiting for each other's locks, once everybody is ready.
+
+        So many steps at least, and until nobody is at the other end of stdin any more.
+        """
         rng = random.Random(seed)
         say("ready")
         sys.stdin.readline()
-        for _ in range(steps):
+        for number in count(1):
+            if number > steps and select.select([sys.stdin], [], [], 0)[0]:
+                break
             try:
                 self.step(rng, wallets)
             except Refused:

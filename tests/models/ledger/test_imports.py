@@ -244,7 +244,9 @@ def test_a_server_that_refuses_a_row_leaves_nothing_of_the_others(importer: Impo
 
 
 def count_sessions(engine: Engine, application: str) -> int:
-    query = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
+    )
     with engine.connect() as connection:
         count: int = connection.execute(query, {"name": application}).scalar_one()
         return count

@@ -31,6 +31,8 @@ from tests.api.waiters import wait_for
 from tests.conftest import ADMIN_PASSWORD, Books
 from tests.proxy import TcpProxy
 
+pytestmark = pytest.mark.xdist_group("gunicorn")
+
 THREADS = 4
 SEATS = 2  # half of the threads
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

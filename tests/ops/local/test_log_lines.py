@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,10 +29,21 @@ _LET_GO = "DROP FUNCTION {} CASCADE"
 Line = dict[str, Any]
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    with Stack(tmp_path / "home", WORKERS="1", RETRY_DELAYS=",".join(["0.2"] * 20)) as stack:
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("log_lines")]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("stack") / "home", WORKERS="1", RETRY_DELAYS=",".join(["0.2"] * 20)) as stack:
         yield stack
+
+
+@pytest.fixture
+def stack(shared: Stack) -> Stack:
+    """The stack, up again if a test has stopped it."""
+    if not shared.is_running:
+        shared.start()
+    return shared
 
 
 def ask(stack: Stack, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -92,7 +102,6 @@ def assert_followed(stack: Stack, trace_id: str, job_id: str) -> None:
     assert access["job_id"] == job_id
 
 
-@pytest.mark.stack
 def test_one_trace_leads_from_the_client_to_the_worker(stack: Stack) -> None:
     assert_followed(stack, *transfer(stack))
 
@@ -142,7 +151,6 @@ def provoke(stack: Stack, key: str, credentials: list[str]) -> None:
         assert ask(stack, "POST", later, order, Idempotency_Key=f"{key}-{server}{later}")[0] == 202
 
 
-@pytest.mark.stack
 def test_no_secret_and_nothing_but_json_is_in_any_log(stack: Stack) -> None:
     state = stack.state()
     key, wrong, token = (secrets.token_urlsafe(24) for _ in range(3))

@@ -11,6 +11,8 @@ from ops.local import roles
 from ops.local.servers import PostgresServer
 from tests.ops.local.test_servers import ask
 
+pytestmark = pytest.mark.xdist_group("roles")
+
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:

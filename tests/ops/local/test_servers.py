@@ -20,6 +20,8 @@ from ops.local.server import is_port_free
 from ops.local.servers import PostgresServer, RedisServer, parse_postgres_line, parse_valkey_line
 from tests.project import ROOT
 
+pytestmark = pytest.mark.xdist_group("servers")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

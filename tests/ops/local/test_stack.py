@@ -23,6 +23,8 @@ from tests.project import ROOT
 from tests.samples import Samples
 
 pytestmark = pytest.mark.stack
+# Of the tests with a stack in common; the others each have one of their own, wherever they run.
+together = pytest.mark.xdist_group("stack")
 
 
 class Run:
@@ -90,6 +92,13 @@ def get(run: Run, path: str) -> tuple[int, Any]:
         return answer.status, json.loads(answer.read())
 
 
+def is_ready(run: Run) -> bool:
+    try:
+        return get(run, "/readyz")[0] == 200
+    except OSError:
+        return False
+
+
 def scrape(run: Run) -> Samples:
     with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
         connection.request("GET", "/metrics")
@@ -103,6 +112,19 @@ def runs() -> Iterator[list[Run]]:
     for run in started:
         if run.process.poll() is None:
             run.process.kill()
+        run.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run for tests that leave it as it was, which ends by Ctrl-C."""
+    run = Run(tmp_path_factory.mktemp("home"))
+    try:
+        run.wait_until_up()
+        yield run
+        assert run.finish(signal.SIGINT) == 0
+    finally:
+        run.process.kill()
         run.process.communicate()
 
 
@@ -126,17 +148,24 @@ def test_the_stack_starts_tells_what_is_up_and_stops_on_sigterm(tmp_path: Path, 
         assert all(isinstance(json.loads(line), dict) for line in log.read_text().splitlines()), log
 
 
+def files_of(home: Path) -> Iterator[Path]:
+    """All that is there, but for what goes away while one looks."""
+    for path in home.rglob("*"):
+        if not path.is_symlink() and path.exists():
+            yield path
+
+
 def environment_of(pid: int) -> dict[str, str]:
     pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
+@together
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-def test_who_serves_does_not_know_the_owner_and_no_command_line_tells_a_secret(tmp_path: Path, runs: list[Run]) -> None:
-    runs.append(run := Run(tmp_path))
-    state = run.wait_until_up()
-    secrets = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
-    assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+def test_who_serves_does_not_know_the_owner_and_no_command_line_tells_a_secret(shared: Run) -> None:
+    state = shared.state()
+    secrets = {path.name: path.read_text() for path in (shared.home / "secrets").iterdir()}
+    assert get(shared, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
     who = (
         "SELECT string_agg(DISTINCT usename, ' ') FROM pg_stat_activity WHERE application_name ~ '^wallet-(api|worker)'"
     )
@@ -149,8 +178,7 @@ def test_who_serves_does_not_know_the_owner_and_no_command_line_tells_a_secret(t
         assert not set(secrets.values()) & set(environment_of(pid).values())
     shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert [name for name, value in secrets.items() if value in shown] == []
-    assert run.finish() == 0
-    readable = [path for path in tmp_path.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o044]
+    readable = [path for path in files_of(shared.home) if path.stat().st_mode & 0o044]
     assert readable == []
 
 
@@ -182,17 +210,18 @@ def test_a_role_that_may_not_migrate_is_told_in_one_line(tmp_path: Path, runs: l
     assert run.process.returncode == 1
 
 
-def test_what_is_killed_comes_back_alone(tmp_path: Path, runs: list[Run]) -> None:
-    runs.append(run := Run(tmp_path))
-    before = run.wait_until_up()
+@together
+def test_what_is_killed_comes_back_alone(shared: Run) -> None:
+    before = shared.state()
     for pid in (before["workers"][0]["pid"], before["api"]["pid"], before["redis"]["pid"]):
-        others = run.pids() - {pid}
+        others = shared.pids() - {pid}
         os.kill(pid, signal.SIGKILL)
-        assert wait_for(lambda: pid not in run.pids(), 5)  # noqa: B023 - called within the loop
-        assert run.pids() >= others
-    assert run.state()["postgres"] == before["postgres"]
-    assert run.state()["redis"]["url"] == before["redis"]["url"]
-    assert run.finish() == 0
+        assert wait_for(lambda: pid not in shared.pids(), 30)  # noqa: B023 - called within the loop
+        assert shared.pids() >= others
+    assert shared.state()["postgres"] == before["postgres"]
+    assert shared.state()["redis"]["url"] == before["redis"]["url"]
+    # And serves again.
+    assert wait_for(lambda: is_ready(shared), 30)
 
 
 def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Path, runs: list[Run]) -> None:
@@ -206,7 +235,7 @@ def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Pat
     assert wait_for(lambda: relay_passes(run) >= 2, 30)
     before = scrape(run)
     os.kill(worker, signal.SIGKILL)
-    assert wait_for(lambda: worker not in run.pids(), 5)
+    assert wait_for(lambda: worker not in run.pids(), 30)
     assert wait_for(lambda: relay_passes(run) > before.value("wallet_relay_passes_total", result="ok"), 30)
     assert list(scrape(run).fallen_since(before)) == []
     assert run.finish() == 0
@@ -216,21 +245,20 @@ def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Pat
     assert again.finish() == 0
 
 
-def test_a_second_run_is_refused_and_the_first_one_stays(tmp_path: Path, runs: list[Run]) -> None:
-    runs.append(first := Run(tmp_path))
-    pids = pids_in(first.wait_until_up())
-    runs.append(second := Run(tmp_path, is_first=False))
-    assert second.output() == f"make run: already running on WALLET_HOME={tmp_path} (pid {first.process.pid})\n"
+@together
+def test_a_second_run_is_refused_and_the_first_one_stays(shared: Run, runs: list[Run]) -> None:
+    pids = shared.pids()
+    runs.append(second := Run(shared.home, is_first=False))
+    assert second.output() == f"make run: already running on WALLET_HOME={shared.home} (pid {shared.process.pid})\n"
     assert second.process.returncode == 1
-    assert first.pids() == pids
-    assert first.finish(signal.SIGINT) == 0
+    assert shared.pids() == pids
 
 
 def test_a_killed_supervisor_leaves_nothing_and_the_next_run_has_the_data(tmp_path: Path, runs: list[Run]) -> None:
     runs.append(run := Run(tmp_path))
     pids = pids_in(run.wait_until_up())
     run.process.kill()
-    assert wait_for(lambda: are_gone(pids), 10)
+    assert wait_for(lambda: are_gone(pids), 30)
     runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
     again.wait_until_up()
     assert get(again, "/api/wallet/balance/v1") == (200, {"balance": 10_000})

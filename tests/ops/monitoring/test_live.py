@@ -14,7 +14,7 @@ from tests.chaos.stack import Stack, wait_until
 from tests.ops.monitoring.stored import asked_metrics, metrics_in, queries, rules
 from tests.ops.monitoring.watching import OLDEST_PENDING, Watch
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("monitoring")]
 
 TIMEOUT_S = 40.0
 # There from the day on that the first audit of the books has ended.
