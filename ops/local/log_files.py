@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
 _COPIED_AT_ONCE_BYTES = 1024 * 1024
@@ -21,15 +22,24 @@ def rotate_log(path: Path, max_bytes: int = MAX_LOG_BYTES) -> bool:
     if path.stat().st_size <= max_bytes:
         return False
     draft = path.with_name(f".{path.name}.1.new")
-    with path.open("rb") as log, open(draft, "wb", opener=_open_private) as kept:
+    with path.open("rb") as log, open(draft, "w+b", opener=_open_private) as kept:
         shutil.copyfileobj(log, kept, _COPIED_AT_ONCE_BYTES)
         kept.flush()
         while rest := log.read():
             kept.write(rest)
             kept.flush()
         os.truncate(path, 0)
+        _drop_half_a_line(kept)
     draft.replace(path.with_name(path.name + ".1"))
     return True
+
+
+def _drop_half_a_line(kept: BinaryIO) -> None:
+    """Cut off the beginning of a line whose rest came after the last look: a write of two pages is seen in two parts."""
+    end = kept.seek(0, os.SEEK_END)
+    begin = kept.seek(max(0, end - _COPIED_AT_ONCE_BYTES))
+    if newline := kept.read().rfind(b"\n") + 1:
+        kept.truncate(begin + newline)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -1,5 +1,6 @@
 """A log stays bounded while processes write to it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_lines_stay_whole_and_in_order_while_they_are_written(tmp_path: Path) ->
                 assert int(path.read_text().partition("\n")[0]) > numbers[-1]
         finally:
             writer.kill()
+
+
+def test_of_a_line_that_is_lost_no_half_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("first\nsec")
+    truncate = os.truncate
+
+    def write_first(path: Path, length: int) -> None:
+        with open_log(path) as log:
+            log.write(b"ond\n")
+        truncate(path, length)
+
+    monkeypatch.setattr(os, "truncate", write_first)
+    assert rotate_log(path, max_bytes=1)
+    assert (tmp_path / "a.log.1").read_text() == "first\n"
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
