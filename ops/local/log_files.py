@@ -35,7 +35,7 @@ def rotate_log(path: Path, max_bytes: int = MAX_LOG_BYTES) -> bool:
 
 
 def _drop_half_a_line(kept: BinaryIO) -> None:
-    """Cut off the beginning of a line whose rest came after the last look: a write of two pages is seen in two parts."""
+    """Cut off the beginning of a line whose rest came after the last look: a write may be seen in two parts."""
     end = kept.seek(0, os.SEEK_END)
     begin = kept.seek(max(0, end - _COPIED_AT_ONCE_BYTES))
     if newline := kept.read().rfind(b"\n") + 1:

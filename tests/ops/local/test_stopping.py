@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ops.local.processes import wait_for
-from ops.local.stopping import SAME_SIGNAL_S, StopRequests
+from ops.local.stopping import SAME_SIGNAL_S, STOP_SIGNALS, StopRequests
 from tests.project import ROOT
 
 FOLLOWER = """
@@ -23,6 +24,15 @@ with StopRequests(follow_parent=True) as stop:
         stop.sleep(0.1)
 Path(sys.argv[1], "forced" if stop.forced else "stopped").touch()
 """
+
+
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """Signals do what they usually do: what nohup or a shell's & has started ignores some, and so do its children."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def signal_myself(stop: StopRequests, number: signal.Signals) -> None:
@@ -68,6 +78,9 @@ def test_a_signal_to_make_alone_stops_what_it_runs(tmp_path: Path, number: signa
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as make:
-        assert wait_for((tmp_path / "up").exists, 10)
-        make.send_signal(number)
-        assert wait_for((tmp_path / "stopped").exists, 10)
+        try:
+            assert wait_for((tmp_path / "up").exists, 30)
+            make.send_signal(number)
+            assert wait_for((tmp_path / "stopped").exists, 30)
+        finally:
+            make.kill()  # or a failure would be followed by a wait without an end
