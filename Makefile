@@ -23,7 +23,7 @@ run: ## run the whole service here, in the foreground (PORT, WALLET_HOME, WORKER
 
 test: ## run all tests, on throw-away servers of their own
 	$(VENV) requirements-dev.txt
-	@exec $(RUN) -m pytest
+	@PYTHONDONTWRITEBYTECODE= exec $(RUN) -m pytest
 
 check: ## what CI runs: format, lint, types, import rules, tests with coverage
 	$(VENV) requirements-dev.txt

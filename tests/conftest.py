@@ -1,5 +1,6 @@
 """Real servers for the whole run, a database of its own for every test process, clean tables for every test."""
 
+import functools
 import gc
 import os
 import secrets
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg2 import extensions
 from sqlalchemy import Connection, Engine, create_engine, delete, text
+from werkzeug.routing import Rule
 
 from api.app import create_app
 from config import Settings
@@ -128,6 +130,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"above {LONGEST_S:.0f} s, and not marked as long")
         for each in late:
             terminalreporter.line(f"{each.duration:.0f} s  {each.nodeid}")
+
+
+def _build_urls_lazily() -> None:
+    """Have Werkzeug generate the code that builds a rule's URL when one is built, and not when the rule is made.
+
+    Most tests make an application of their own, with 37 rules and two such functions for each, and build no URL at all.
+    """
+    generate = Rule._compile_builder
+
+    def on_demand(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        @functools.cache
+        def generated() -> Callable[..., tuple[str, str]]:
+            return generate(rule, append_unknown)
+
+        def build(*arguments: Any, **named: Any) -> tuple[str, str]:
+            return generated()(*arguments, **named)
+
+        return build
+
+    Rule._compile_builder = on_demand  # type: ignore[method-assign, assignment]
+
+
+_build_urls_lazily()
 
 
 def _make_database(name: str, template: str) -> None:

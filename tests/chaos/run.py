@@ -63,8 +63,8 @@ class Report:
         return not (self.lost or self.doubled or self.wrong)
 
 
-def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Report:
-    """Run chaos for a while and audit what is left."""
+def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0, client_pause_s: float = 0.0) -> Report:
+    """Run chaos for a while, with a fault about every ``pause_s``, and audit what is left."""
     rng = random.Random(seed)
 
     def trouble(stack: Stack, _clients: list[Client], report: Report) -> None:
@@ -72,7 +72,7 @@ def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0) -> Repor
 
     # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
     settings = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
-    return run_under_load(Stack(home, **settings), trouble, rng)
+    return run_under_load(Stack(home, **settings), trouble, rng, pause_s=client_pause_s)
 
 
 def run_under_load(
