@@ -1,14 +1,15 @@
-"""Real servers for the whole run, a database of its own for every test process, clean tables for every test."""
+"""Real servers for every test process, clean tables for every test.
+
+Each process has servers of its own, and not only databases: the oldest transaction that an audit waits for, what is
+counted, set, forgotten or full, are a whole server's, and what tests of other processes do must not matter.
+"""
 
 import functools
 import gc
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -36,15 +37,10 @@ from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient
 from tests.proxy import TcpProxy
 
-# How the process that started the servers tells the others where they are.
-POSTGRES_OWNER = "TEST_POSTGRES_OWNER"
-POSTGRES_SERVICE = "TEST_POSTGRES_SERVICE"
-POSTGRES_ADMIN = "TEST_POSTGRES_ADMIN"
 TEMPLATE = "wallet_template"
 ADMIN_PASSWORD = "test-admin"
-# A pool may keep 20 connections, and there are several test processes with several pools each. Passwords that live for
-# one run need no thousands of rounds, which would be half of what a connection costs.
-SERVER_SETTINGS = {"max_connections": "300", "scram_iterations": "1"}
+# Passwords that live for one run need no thousands of rounds, which would be half of what a connection costs.
+SERVER_SETTINGS = {"scram_iterations": "1"}
 # The longest that a test may take which is not marked as `long`.
 LONGEST_S = 20.0
 
@@ -54,8 +50,6 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
-_servers = pytest.StashKey[ExitStack]()
-
 
 class Books(NamedTuple):
     """All that the database holds of money."""
@@ -63,29 +57,6 @@ class Books(NamedTuple):
     wallets: dict[int, int]
     transfers: list[tuple[Any, ...]]
     entries: list[tuple[Any, ...]]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Start the servers once per run, in the process that all others are started by."""
-    if hasattr(config, "workerinput") or config.option.collectonly:
-        return
-    stack = config.stash[_servers] = ExitStack()
-    home = Path(tempfile.mkdtemp(prefix="wallet-tests-"))
-    stack.callback(shutil.rmtree, home, ignore_errors=True)
-    postgres = stack.enter_context(PostgresServer(home, settings=SERVER_SETTINGS))
-    os.environ |= {POSTGRES_OWNER: postgres.url, POSTGRES_ADMIN: postgres.admin_url}
-    os.environ[POSTGRES_SERVICE] = postgres.service_url
-    _make_database(TEMPLATE, "template0")
-    engine = create_engine(_sqlalchemy_url(_database_url(TEMPLATE)))
-    migrations.upgrade(engine)
-    grants.give(engine, SERVICE)
-    engine.dispose()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop them."""
-    if (stack := config.stash.get(_servers, None)) is not None:
-        stack.close()
 
 
 @pytest.hookimpl(trylast=True)
@@ -155,22 +126,29 @@ def _build_urls_lazily() -> None:
 _build_urls_lazily()
 
 
-def _make_database(name: str, template: str) -> None:
-    _administer(f'CREATE DATABASE "{name}" OWNER wallet TEMPLATE "{template}"')
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """PostgreSQL, with a migrated database to copy."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), settings=SERVER_SETTINGS) as server:
+        template = _make_database(server, TEMPLATE, "template0")
+        engine = create_engine(_sqlalchemy_url(template))
+        migrations.upgrade(engine)
+        grants.give(engine, SERVICE)
+        engine.dispose()
+        yield server
 
 
-def _administer(statement: str) -> None:
-    connection = psycopg2.connect(os.environ[POSTGRES_ADMIN])
-    try:
+def _make_database(server: PostgresServer, name: str, template: str) -> str:
+    """Make a database of the owner's, and return its URL."""
+    _administer(server, f'CREATE DATABASE "{name}" OWNER wallet TEMPLATE "{template}"')
+    return server.url.rpartition("/")[0] + f"/{name}"
+
+
+def _administer(server: PostgresServer, statement: str) -> None:
+    with closing(psycopg2.connect(server.admin_url)) as connection:
         connection.set_isolation_level(extensions.ISOLATION_LEVEL_AUTOCOMMIT)
         with connection.cursor() as cursor:
             cursor.execute(statement)
-    finally:
-        connection.close()
-
-
-def _database_url(name: str) -> str:
-    return os.environ[POSTGRES_OWNER].rpartition("/")[0] + f"/{name}"
 
 
 def _sqlalchemy_url(url: str) -> str:
@@ -178,39 +156,33 @@ def _sqlalchemy_url(url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def database_url(worker_id: str) -> str:
+def database_url(postgres_server: PostgresServer) -> str:
     """A migrated database, this test process's alone."""
-    name = f"wallet_{worker_id}"
-    _make_database(name, TEMPLATE)
-    return _database_url(name)
+    return _make_database(postgres_server, "wallet_tests", TEMPLATE)
 
 
 @pytest.fixture(scope="session")
-def service_database_url(database_url: str) -> str:
+def service_database_url(postgres_server: PostgresServer, database_url: str) -> str:
     """The same database, for the role that the service has: it may do only what its statements need."""
-    return os.environ[POSTGRES_SERVICE].rpartition("/")[0] + "/" + database_url.rpartition("/")[2]
+    return postgres_server.service_url.rpartition("/")[0] + "/" + database_url.rpartition("/")[2]
 
 
 @pytest.fixture
-def empty_database_url(worker_id: str) -> str:
+def empty_database_url(postgres_server: PostgresServer) -> str:
     """A database without any tables, of this test's own: it may be migrated."""
-    name = f"empty_{worker_id}_{secrets.token_hex(4)}"
-    _make_database(name, "template0")
-    return _database_url(name)
+    return _make_database(postgres_server, f"empty_{secrets.token_hex(4)}", "template0")
 
 
 @pytest.fixture
-def own_database_url(worker_id: str) -> Iterator[str]:
+def own_database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A migrated database of this test's alone, whose very tables it may spoil."""
-    name = f"own_{worker_id}"
-    _make_database(name, TEMPLATE)
-    yield _database_url(name)
-    _administer(f'DROP DATABASE "{name}" WITH (FORCE)')
+    yield _make_database(postgres_server, "own", TEMPLATE)
+    _administer(postgres_server, 'DROP DATABASE "own" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of this test process's own: what is counted, set, forgotten or full there is nobody else's doing."""
+    """A Redis-compatible server."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
 

@@ -66,7 +66,8 @@ def _nursery() -> _Nursery:
 class Forked(subprocess.Popen[Any]):
     """A ``Popen`` of ``[sys.executable, "-c" | "-m" | file, …]`` that starts within milliseconds.
 
-    Of Popen's options it knows ``stdin``, ``stdout``, ``stderr``, ``cwd``, ``env``, ``pass_fds``, and those about text.
+    Of Popen's options it knows ``stdin``, ``stdout``, ``stderr``, ``cwd``, ``env``, ``pass_fds``,
+    ``start_new_session``, and those about text.
     """
 
     def wait_until_stopped(self) -> None:
@@ -77,7 +78,7 @@ class Forked(subprocess.Popen[Any]):
 
     def _execute_child(self, args: Any, _executable: Any, _preexec: Any, _close: Any, pass_fds: Any, cwd: Any,
                        env: Any, *others: Any) -> None:  # fmt: skip
-        _startupinfo, _flags, _shell, stdin, to_stdin, from_stdout, stdout, from_stderr, stderr, *_ = others
+        _startupinfo, _flags, _shell, stdin, to_stdin, from_stdout, stdout, from_stderr, stderr, *rest = others
         program, *arguments = map(os.fspath, args)
         assert program == sys.executable
         task = {
@@ -85,6 +86,7 @@ class Forked(subprocess.Popen[Any]):
             "cwd": str(cwd or Path.cwd()),
             "environment": dict(os.environ if env is None else env),
             "keep": list(pass_fds),
+            "leads_a_session": bool(rest[5]),
         }
         standard = [number if given == -1 else given for number, given in enumerate((stdin, stdout, stderr))]
         self.pid = _nursery().ask({"start": task}, [*standard, *pass_fds])

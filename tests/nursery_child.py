@@ -2,7 +2,7 @@
 
 Each message asks for one thing, and is answered with what came of it:
 
-    {"start": {"arguments": ["-m", "flask"], "cwd": "…", "environment": {…}, "keep": [7]}}  →  the child's pid
+    {"start": {"arguments": ["-m", "flask"], "cwd": "…", "environment": {…}, "keep": [7], …}}  →  the child's pid
     {"look": 1}  →  null while it runs, then its status as ``waitpid`` has it
     {"is_stopped": 1}  →  whether SIGSTOP has had its effect
 
@@ -125,6 +125,8 @@ def settle_in(task: dict[str, Any], files: list[int]) -> None:
     for file, number in zip(high, [0, 1, 2, *task["keep"]], strict=True):
         os.dup2(file, number)
         os.close(file)
+    if task["leads_a_session"]:
+        os.setsid()
     os.chdir(task["cwd"])
     os.environ.clear()
     os.environ.update(task["environment"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.nursery import Forked
 from tests.project import ROOT
 
 START_TIMEOUT_S = 90.0
@@ -49,7 +50,7 @@ class Stack:
         """Start it, again if it has run before, and return when it is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / "output").open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = Forked(
                 [sys.executable, "-m", "ops.local.stack"],
                 cwd=ROOT,
                 env=self._environment,

@@ -18,6 +18,7 @@ import pytest
 
 from ops.local.processes import process_identity, wait_for
 from ops.local.servers import PostgresServer
+from tests.nursery import Forked
 from tests.ops.local.test_servers import ask
 from tests.project import ROOT
 from tests.samples import Samples
@@ -40,7 +41,7 @@ class Run:
         if is_first:
             self.state_file.unlink(missing_ok=True)
         environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), "PORT": self.port, "WORKERS": "1"}
-        self.process = subprocess.Popen(
+        self.process = Forked(
             [sys.executable, "-m", "ops.local.stack"],
             cwd=ROOT,
             env={**environment, **settings},
@@ -63,7 +64,7 @@ class Run:
         return pids_in(self.state())
 
     def output(self) -> str:
-        return self.process.communicate(timeout=60)[0]
+        return str(self.process.communicate(timeout=60)[0])
 
     def finish(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)

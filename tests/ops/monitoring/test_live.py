@@ -79,7 +79,7 @@ def test_every_panel_about_the_service_shows_something(stack: Stack, watch: Watc
 def test_nothing_is_told_of_a_service_that_is_well(stack: Stack, watch: Watch) -> None:
     _do_a_bit_of_everything(stack)
     # Long enough for every rule to have been looked at, and to have been told of.
-    wait_until(lambda: bool(watch.query("count_over_time(up[10s]) > 6")), TIMEOUT_S, "it has been watched for a while")
+    wait_until(lambda: bool(watch.query("count_over_time(up[5s]) > 3")), TIMEOUT_S, "it has been watched for a while")
     wait_until(lambda: watch.fired() == set(), TIMEOUT_S, "no alert is active")
 
 
