@@ -40,7 +40,8 @@ class Run:
         # What a killed run has left says nothing about this one.
         if is_first:
             self.state_file.unlink(missing_ok=True)
-        environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), "PORT": self.port, "WORKERS": "1"}
+        environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), "PORT": self.port}
+        environment |= {"WORKERS": "1", "API_PROCESSES": "1"}
         self.process = Forked(
             [sys.executable, "-m", "ops.local.stack"],
             cwd=ROOT,
@@ -229,7 +230,7 @@ def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Pat
     def relay_passes(run: Run) -> float:
         return scrape(run).value("wallet_relay_passes_total", result="ok")
 
-    runs.append(run := Run(tmp_path))
+    runs.append(run := Run(tmp_path, settings={"API_PROCESSES": "2"}))
     worker = run.wait_until_up()["workers"][0]["pid"]
     for _ in range(3):
         assert get(run, "/healthz")[0] == 200
