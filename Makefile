@@ -8,9 +8,11 @@ OURS := api config jobs models observe ops worker.py wsgi.py
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock'
+# Anew each time: what has not changed may lead to what is gone.
+SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos bench backup restore vulnerabilities mutants lock
+.PHONY: help run test check docs chaos bench backup restore vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -25,13 +27,19 @@ test: ## run all tests, on throw-away servers of their own
 	$(VENV) requirements-dev.txt
 	@exec $(RUN) -m pytest
 
-check: ## what CI runs: format, lint, types, import rules, tests with coverage
+check: ## what CI runs: format, lint, types, import rules, documentation, tests with coverage
 	$(VENV) requirements-dev.txt
 	@$(RUN) -m ruff format --check --quiet .
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m mypy
 	@$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@$(SITE)
 	@exec $(RUN) -m pytest --cov --cov-report=term-missing:skip-covered
+
+docs: ## build the documentation into a site, docs/_build/html; a dead link or a page that no index names fails
+	$(VENV) requirements-dev.txt
+	@$(SITE)
+	@echo docs/_build/html/index.html
 
 bench: ## measure how fast it is, beside yardsticks, in some 15 minutes (BENCH_ROUNDS, BENCH_JOBS)
 	$(VENV) requirements-local.txt
