@@ -57,7 +57,7 @@ restore: ## bring the books back from FILE, into an empty database (WALLET_HOME,
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m ops.backup restore "$(or $(FILE),$(error FILE=… names the backup to restore))"
 
-vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for our own
+vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for weaknesses in the code
 	$(VENV) requirements-dev.txt
 	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive $(OURS)
 	@exec $(RUN) -m pip_audit --requirement requirements-local.txt --disable-pip --strict
