@@ -12,7 +12,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs chaos bench backup restore vulnerabilities mutants lock
+.PHONY: help run test check docs chaos bench picture backup restore vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -44,6 +44,10 @@ docs: ## build the documentation into a site, docs/_build/html; a dead link or a
 bench: ## measure how fast it is, beside yardsticks, in some 15 minutes (BENCH_ROUNDS, BENCH_JOBS)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m bench $(if $(BENCH_ROUNDS),--rounds $(BENCH_ROUNDS)) $(if $(BENCH_JOBS),--jobs $(BENCH_JOBS))
+
+picture: ## record the README's picture anew: docs/picture.svg (needs curl)
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m bench.picture
 
 chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1)
 	$(VENV) requirements-dev.txt
