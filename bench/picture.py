@@ -36,7 +36,7 @@ COMMANDS = (
     f"kill -9 $(cut -d' ' -f1 .local/run/worker-*.pid); \\\n    {PAY} | tee job",
     "curl -s -H 'Authorization: 1' \"localhost:8080$(cut -d'\"' -f14 job)?wait=20\"",
     BALANCE,
-    PAY.replace("curl -s", "curl -si") + " | grep -e Replayed -e job_id",
+    PAY.replace("curl -s", "curl -si") + " | grep Replayed",
     BALANCE,
 )
 
