@@ -8,9 +8,11 @@ OURS := api config jobs models observe ops worker.py wsgi.py
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock'
+# Anew each time: what has not changed may lead to what is gone.
+SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos bench backup restore vulnerabilities mutants lock
+.PHONY: help run test check docs chaos bench picture backup restore vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -25,19 +27,29 @@ test: ## run all tests, on throw-away servers of their own
 	$(VENV) requirements-dev.txt
 	@PYTHONDONTWRITEBYTECODE= exec $(RUN) -m pytest
 
-check: ## what CI runs: format, lint, types, import rules, tests with coverage
+check: ## what CI runs: format, lint, types, import rules, documentation, tests with coverage
 	$(VENV) requirements-dev.txt
 	@$(RUN) -m ruff format --check --quiet .
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m mypy
 	@$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@$(SITE)
 	@PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --cov --cov-report=
 	@$(RUN) -m coverage report --include='config/*,observe/*,ops/*'
 	@exec $(RUN) -m coverage report --include='api/*,jobs/*,models/*' --fail-under=95
 
+docs: ## build the documentation into a site, docs/_build/html; a dead link or a page that no index names fails
+	$(VENV) requirements-dev.txt
+	@$(SITE)
+	@echo docs/_build/html/index.html
+
 bench: ## measure how fast it is, beside yardsticks, in some 15 minutes (BENCH_ROUNDS, BENCH_JOBS)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m bench $(if $(BENCH_ROUNDS),--rounds $(BENCH_ROUNDS)) $(if $(BENCH_JOBS),--jobs $(BENCH_JOBS))
+
+picture: ## record the README's picture anew: docs/picture.svg (needs curl)
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m bench.picture
 
 chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1)
 	$(VENV) requirements-dev.txt
@@ -51,7 +63,7 @@ restore: ## bring the books back from FILE, into an empty database (WALLET_HOME,
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m ops.backup restore "$(or $(FILE),$(error FILE=… names the backup to restore))"
 
-vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for our own
+vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for weaknesses in the code
 	$(VENV) requirements-dev.txt
 	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive $(OURS)
 	@exec $(RUN) -m pip_audit --requirement requirements-local.txt --disable-pip --strict

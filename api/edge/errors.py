@@ -145,6 +145,6 @@ def _unexpected(error: Exception) -> Response:
     _log.critical("unexpected error", exc_info=error)
     return problem_response(
         "unavailable",
-        "Something went wrong on our side; it has been logged. Nothing moved.",
+        "The service met an unexpected error, which has been logged. Nothing moved.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )

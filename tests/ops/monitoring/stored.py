@@ -13,7 +13,7 @@ import yaml
 from tests.project import ROOT
 
 FOLDER = ROOT / "ops" / "monitoring"
-RUNBOOK = ROOT / "ops" / "runbook.md"
+RUNBOOK = ROOT / "docs" / "runbook.md"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
 DASHBOARD_FILES = sorted((FOLDER / "grafana" / "dashboards").glob("*.json"))
 DASHBOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in DASHBOARD_FILES}
