@@ -74,6 +74,7 @@ def pytest_collection_finish() -> None:
     """Have the garbage collector leave alone what is there for good: thousands of tests, and all that they import."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # and look through what is new less often
 
 
 @pytest.hookimpl(wrapper=True)

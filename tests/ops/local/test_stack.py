@@ -107,6 +107,10 @@ def scrape(run: Run) -> Samples:
         return Samples.of(connection.getresponse().read())
 
 
+def health_checks(run: Run) -> float:
+    return scrape(run).sum("wallet_http_request_duration_seconds_count", route="/healthz")
+
+
 @pytest.fixture
 def runs() -> Iterator[list[Run]]:
     started: list[Run] = []
@@ -120,7 +124,7 @@ def runs() -> Iterator[list[Run]]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run for tests that leave it as it was, which ends by Ctrl-C."""
-    run = Run(tmp_path_factory.mktemp("home"))
+    run = Run(tmp_path_factory.mktemp("home"), settings={"API_PROCESSES": "2"})
     try:
         run.wait_until_up()
         yield run
@@ -184,29 +188,39 @@ def test_who_serves_does_not_know_the_owner_and_no_command_line_tells_a_secret(s
     assert readable == []
 
 
-def test_with_two_roles_of_ones_own_one_migrates_and_the_other_serves(tmp_path: Path, runs: list[Run]) -> None:
-    with PostgresServer(tmp_path / "elsewhere") as server:
-        urls = {"DATABASE_URL": server.service_url, "OWNER_DATABASE_URL": server.url}
-        runs.append(run := Run(tmp_path / "home", settings=urls))
-        state = run.wait_until_up()
-        assert state["postgres"] == {"url": server.url, "pid": None}
-        assert environment_of(state["workers"][0]["pid"]).keys() & urls.keys() == {"DATABASE_URL"}
-        assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
-        assert run.finish() == 0
+def serving(server: PostgresServer, owner_url: str) -> str:
+    """The URL of the same database for the role that serves."""
+    return server.service_url.rpartition("/")[0] + "/" + owner_url.rpartition("/")[2]
 
 
-def test_one_role_of_ones_own_migrates_and_serves(tmp_path: Path, runs: list[Run]) -> None:
-    with PostgresServer(tmp_path / "elsewhere") as server:
-        runs.append(run := Run(tmp_path / "home", settings={"DATABASE_URL": server.url}))
-        assert run.wait_until_up()["postgres"] == {"url": server.url, "pid": None}
-        assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
-        assert run.finish() == 0
+def test_with_two_roles_of_ones_own_one_migrates_and_the_other_serves(
+    tmp_path: Path, runs: list[Run], postgres_server: PostgresServer, empty_database_url: str
+) -> None:
+    urls = {
+        "DATABASE_URL": serving(postgres_server, empty_database_url),
+        "OWNER_DATABASE_URL": empty_database_url,
+    }
+    runs.append(run := Run(tmp_path, settings=urls))
+    state = run.wait_until_up()
+    assert state["postgres"] == {"url": empty_database_url, "pid": None}
+    assert environment_of(state["workers"][0]["pid"]).keys() & urls.keys() == {"DATABASE_URL"}
+    assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+    assert run.finish() == 0
 
 
-def test_a_role_that_may_not_migrate_is_told_in_one_line(tmp_path: Path, runs: list[Run]) -> None:
-    with PostgresServer(tmp_path / "elsewhere") as server:
-        runs.append(run := Run(tmp_path / "home", settings={"DATABASE_URL": server.service_url}))
-        output = run.output()
+def test_one_role_of_ones_own_migrates_and_serves(tmp_path: Path, runs: list[Run], empty_database_url: str) -> None:
+    runs.append(run := Run(tmp_path, settings={"DATABASE_URL": empty_database_url}))
+    assert run.wait_until_up()["postgres"] == {"url": empty_database_url, "pid": None}
+    assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+    assert run.finish() == 0
+
+
+def test_a_role_that_may_not_migrate_is_told_in_one_line(
+    tmp_path: Path, runs: list[Run], postgres_server: PostgresServer, empty_database_url: str
+) -> None:
+    settings = {"DATABASE_URL": serving(postgres_server, empty_database_url)}
+    runs.append(run := Run(tmp_path, settings=settings))
+    output = run.output()
     assert "permission denied for schema public" in output
     assert "Traceback" not in output
     assert run.process.returncode == 1
@@ -226,25 +240,22 @@ def test_what_is_killed_comes_back_alone(shared: Run) -> None:
     assert wait_for(lambda: is_ready(shared), 30)
 
 
-def test_the_api_tells_what_all_processes_have_counted_in_this_run(tmp_path: Path, runs: list[Run]) -> None:
-    def relay_passes(run: Run) -> float:
-        return scrape(run).value("wallet_relay_passes_total", result="ok")
+@together
+def test_the_api_tells_what_all_processes_have_counted(shared: Run) -> None:
+    def relay_passes() -> float:
+        return scrape(shared).value("wallet_relay_passes_total", result="ok")
 
-    runs.append(run := Run(tmp_path, settings={"API_PROCESSES": "2"}))
-    worker = run.wait_until_up()["workers"][0]["pid"]
+    worker = shared.state()["workers"][0]["pid"]
+    counted = health_checks(shared)
     for _ in range(3):
-        assert get(run, "/healthz")[0] == 200
-    assert wait_for(lambda: relay_passes(run) >= 2, 30)
-    before = scrape(run)
+        assert get(shared, "/healthz")[0] == 200
+    assert health_checks(shared) == counted + 3
+    assert wait_for(lambda: relay_passes() >= 2, 60)
+    before = scrape(shared)
     os.kill(worker, signal.SIGKILL)
-    assert wait_for(lambda: worker not in run.pids(), 30)
-    assert wait_for(lambda: relay_passes(run) > before.value("wallet_relay_passes_total", result="ok"), 30)
-    assert list(scrape(run).fallen_since(before)) == []
-    assert run.finish() == 0
-    runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
-    again.wait_until_up()
-    assert scrape(again).sum("wallet_http_request_duration_seconds_count", route="/healthz") == 0
-    assert again.finish() == 0
+    assert wait_for(lambda: worker not in shared.pids(), 30)
+    assert wait_for(lambda: relay_passes() > before.value("wallet_relay_passes_total", result="ok"), 60)
+    assert list(scrape(shared).fallen_since(before)) == []
 
 
 @together
@@ -259,11 +270,15 @@ def test_a_second_run_is_refused_and_the_first_one_stays(shared: Run, runs: list
 def test_a_killed_supervisor_leaves_nothing_and_the_next_run_has_the_data(tmp_path: Path, runs: list[Run]) -> None:
     runs.append(run := Run(tmp_path))
     pids = pids_in(run.wait_until_up())
+    assert get(run, "/healthz")[0] == 200
+    assert health_checks(run) == 1
     run.process.kill()
     assert wait_for(lambda: are_gone(pids), 30)
     runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
     again.wait_until_up()
     assert get(again, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
+    # What an earlier run has counted belongs to it.
+    assert health_checks(again) == 0
     assert again.finish() == 0
 
 
