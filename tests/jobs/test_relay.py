@@ -549,7 +549,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("redis_client")
-def test_one_relay_works_and_the_other_waits_until_it_stops(books: Engine, redis_url: str, beats: Beats) -> None:
+def test_one_relay_works_and_the_other_waits_until_it_stops(
+    books: Engine, redis_client: redis.Redis, redis_url: str, beats: Beats
+) -> None:
+    del redis_client  # asked for to be emptied
     with thread_of(redis_url, books) as second:
         with thread_of(redis_url, books) as first:
             wait_until(lambda: len(beats.by) >= 3)

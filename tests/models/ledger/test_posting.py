@@ -215,6 +215,7 @@ def record(connection: Connection, number: int, payer: int | None, payee: int | 
     connection.execute(insert(transfers), [row])
 
 
+@pytest.mark.long  # with CI's many examples
 def test_the_ledger_agrees_with_a_naive_model_whatever_the_order(engine: Engine, snowflake: Snowflake) -> None:
     # The stubs ask for a class where any factory will do.
     run_state_machine_as_test(lambda: LedgerMachine(engine, snowflake))  # type: ignore[arg-type]

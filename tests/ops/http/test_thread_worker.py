@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import Engine
 
 from tests.api.calls import BALANCE, DEPOSIT, JOBS, MOVES, TRANSFER_LATER
@@ -39,9 +40,11 @@ while not Path("go").exists():
 
 
 @pytest.fixture
-def start(tmp_path: Path, engine: Engine, database_url: str, redis_url: str) -> Callable[..., Any]:
+def start(
+    tmp_path: Path, engine: Engine, redis_client: redis.Redis, database_url: str, redis_url: str
+) -> Callable[..., Any]:
     """A starter of servers, on code of their own if that is to change."""
-    del engine  # asked for to be emptied
+    del engine, redis_client  # asked for to be emptied
 
     @contextmanager
     def start(root: Path = ROOT, **settings: str) -> Iterator[Gunicorn]:
@@ -130,8 +133,10 @@ def test_a_forced_stop_waits_for_nobody(start: Callable[..., Any]) -> None:
 def hand_in(server: Gunicorn) -> str:
     """Hand in a transfer that nobody will post, and return its job's id."""
     for user in (1, 2):
-        server.move(DEPOSIT, {"amount": 10_000}, user=user)
-    return str(server.move(TRANSFER_LATER, MOVES[TRANSFER_LATER]).json["job_id"])
+        assert server.move(DEPOSIT, {"amount": 10_000}, user=user).status == 200
+    accepted = server.move(TRANSFER_LATER, MOVES[TRANSFER_LATER])
+    assert accepted.status == 202, accepted
+    return str(accepted.json["job_id"])
 
 
 def ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str, str | None]:
