@@ -84,6 +84,7 @@ def credentials(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long  # with CI's many examples
 @pytest.mark.timeout(TIMEOUT_S)
 def test_the_service_does_what_its_document_says(server: Gunicorn, credentials: Path) -> None:
     base = f"http://127.0.0.1:{server.port}"
