@@ -108,6 +108,7 @@ def test_a_backup_is_for_its_owner_only_and_nothing_else_is_left(file: Path) -> 
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.long  # a dump, a restore, and a service on each
 def test_what_is_restored_balances_and_the_service_runs_on_it(file: Path, tmp_path: Path) -> None:
     with RedisServer(tmp_path) as stale, redis.Redis.from_url(stale.url) as client:
         client.set("of another time", "1")
