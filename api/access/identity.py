@@ -28,9 +28,9 @@ def install(app: Flask, settings: Settings) -> None:
     app.extensions[_EXTENSION] = make_verifier(settings)
 
 
-def tokens_of(app: Flask) -> TokenVerifier | None:
-    """Return what an application verifies tokens with; None in user-id mode, which has none."""
-    return cast("TokenVerifier | None", app.extensions[_EXTENSION])
+def _tokens() -> TokenVerifier | None:
+    """Return what verifies tokens here; None in user-id mode, which has none."""
+    return cast("TokenVerifier | None", current_app.extensions[_EXTENSION])
 
 
 def require_user() -> int:
@@ -120,7 +120,7 @@ def _authenticate(header: str) -> Caller:
         BadCredentials: nobody.
         ApiError: ``unavailable``: the identity provider's keys are needed to tell, and cannot be had.
     """
-    tokens = tokens_of(current_app)
+    tokens = _tokens()
     if tokens is None:
         user_id = find_user_id(header)
         if user_id is None:
@@ -138,7 +138,7 @@ def _authenticate(header: str) -> Caller:
 
 def _user_challenge(header: str, reason: str) -> str:
     """Spell the challenge for users. Who has sent nothing has made no error (RFC 6750, 3.1)."""
-    if tokens_of(current_app) is None:
+    if _tokens() is None:
         return _USER_ID_CHALLENGE
     return f'{_BEARER_CHALLENGE}, error="invalid_token", error_description="{reason}"' if header else _BEARER_CHALLENGE
 
