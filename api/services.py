@@ -70,7 +70,7 @@ class Services:
 
 def make_services(settings: Settings) -> Services:
     """Wire up one process."""
-    engine = make_engine(settings, application_name="wallet-api", pool_size=settings.api_threads)
+    engine = make_engine(settings, application_name="wallet-api")
     snowflake = Snowflake(NodeLease(engine))
     cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))

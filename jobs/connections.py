@@ -14,12 +14,12 @@ WORKER_CONNECT_TIMEOUT_S = 1.0
 WORKER_ANSWER_TIMEOUT_S = 5.0
 
 
-def make_engine(settings: Settings, *, application_name: str = "wallet-worker", pool_size: int = 1) -> Engine:
-    """Make an engine; by default a worker's: a connection for one batch at a time."""
+def make_engine(settings: Settings, *, application_name: str = "wallet-worker", pool_size: int | None = None) -> Engine:
+    """Make an engine: all of a process's ways to PostgreSQL, DB_CONNECTIONS of them unless told otherwise."""
     return create_bounded_engine(
         settings.sqlalchemy_url,
         timeouts_ms=settings.database_timeouts_ms,
-        pool_size=pool_size,
+        pool_size=pool_size or settings.db_connections,
         application_name=application_name,
     )
 

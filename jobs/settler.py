@@ -18,6 +18,7 @@ from jobs.retries import RetryPolicy
 from models.cache.wallet_cache import Evictor, NobodyCaches
 from models.database.engine import transaction
 from models.database.faults import FaultScope, first_line, scope_of, sqlstate
+from models.database.session import Session
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen, Spent
@@ -177,8 +178,8 @@ class Settler:
             _DatabaseAwayError: none of them is.
         """
         try:
-            with self._engine.begin() as connection:
-                posting = post(connection, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
+            with Session(self._engine) as session:
+                posting = post(session, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
         except (DBAPIError, PoolTimeoutError) as error:
             self._raise_if_away(error)
             raise

@@ -99,6 +99,8 @@ transfer_settle_seconds = _histogram(
     "wallet_transfer_settle_seconds", "From accepting a transfer to posting it by a job.", _SETTLE_BOUNDS_S
 )
 
+group_size = _histogram("wallet_group_size", "Orders that were posted or recorded in one transaction.", _BATCH_BOUNDS)
+
 # --- workers
 
 batch_size = _histogram("wallet_batch_size", "Jobs that a worker claimed at once.", _BATCH_BOUNDS)

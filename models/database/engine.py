@@ -1,6 +1,5 @@
 """An engine whose every wait is bounded."""
 
-import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,19 +7,35 @@ from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.database.faults import is_connection_lost
-from models.database.pool import CountedPool, count_lock_timeout
+from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
 from models.errors import Unavailable
+from models.sockets import wait_until_ready, watch
 
 _Rows = TypeVar("_Rows")
 
 CONNECT_TIMEOUT_S = 2.0
-POOL_TIMEOUT_S = 2.0
+_SESSION = (
+    # The ledger's rules (locks first, then what they protect is read) are made for it, whatever a server's default.
+    r"-c default_transaction_isolation=read\ committed",
+    # An abandoned statement ends on the server too, soon after its client has gone.
+    "-c client_connection_check_interval=1000",
+    # What is prepared (session.py) finds its rows by key: planning it anew for every value would cost more than it. And
+    # a plan that was made on small tables must not go through all of a large one later.
+    "-c plan_cache_mode=force_generic_plan",
+    "-c enable_seqscan=off",
+    "-c enable_hashjoin=off",
+    "-c enable_mergejoin=off",
+)
+# The name under which an engine tells how long its connections wait for locks, in milliseconds; 0: without end.
+LOCK_TIMEOUT = "wallet_lock_timeout_ms"
+# Where a connection's record keeps what tells whether its server has hung up.
+WATCH = "watch"
 # How much longer than its own statement_timeout a server may stay silent before it counts as gone.
 SILENCE_MARGIN_S = 2.0
 
@@ -38,26 +53,26 @@ def create_bounded_engine(
         url: SQLAlchemy's spelling, ``postgresql+psycopg2://…``.
         timeouts_ms: PostgreSQL's ``lock_timeout``, ``statement_timeout`` and
             ``idle_in_transaction_session_timeout``; set on every connection.
-        pool_size: connections at most; who finds none free waits :data:`POOL_TIMEOUT_S` and is refused.
-        application_name: what the connection is called in pg_stat_activity.
+        pool_size: connections at most; who finds none free waits :data:`models.database.pool.TIMEOUT_S` and is refused.
+        application_name: what the connection is called in pg_stat_activity, unless the URL says something else.
     """
-    options = " ".join(f"-c {name}={value}" for name, value in timeouts_ms.items())
-    # An abandoned statement ends on the server too, soon after its client has gone.
-    options += " -c client_connection_check_interval=1000"
-    # What is prepared (session.py) finds its rows by key: planning it anew for every value would cost more than it.
-    options += " -c plan_cache_mode=force_generic_plan"
+    parsed = make_url(url)
+    given = parsed.normalized_query
+    # What the URL says of the session comes first, for where both say something ours is what the service rests on.
+    bounds = (f"-c {key}={value}" for key, value in timeouts_ms.items())
+    options = " ".join([*given.get("options", ()), *_SESSION, *bounds])
+    names = given.get("application_name", (application_name,))
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
     _wait_no_longer_than(silence_s)
     engine = create_engine(
-        url,
-        poolclass=CountedPool,
+        parsed.difference_update_query(["options", "application_name"]),
+        poolclass=BoundedPool,
         pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=POOL_TIMEOUT_S,
-        pool_use_lifo=True,
+        pool_recycle=MOST_AGE_S,
         # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
         hide_parameters=True,
-        connect_args={"options": options, "application_name": application_name},
+        connect_args={"options": options, "application_name": names[-1]},
+        execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0)},
     )
     event.listen(engine, "checkout", _refuse_dead)
     event.listen(engine, "handle_error", count_lock_timeout)
@@ -85,13 +100,9 @@ def _refuse_dead(connection: psycopg2.extensions.connection, record: ConnectionP
     connection; found out later, it would leave in doubt what became of a commit. A new connection is taken as it is:
     the pool would not try a third one, and raise an error that says nothing of the database.
     """
-    is_new = not record.info
-    record.info["used"] = True
-    if is_new:
-        return
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
-    if poller.poll(0):
+    if (has_hung_up := record.info.get(WATCH)) is None:
+        record.info[WATCH] = watch(connection.fileno())
+    elif has_hung_up():
         raise DisconnectionError
 
 
@@ -150,12 +161,8 @@ class _Deadline:
 
     def __call__(self, connection: psycopg2.extensions.connection) -> None:
         deadline = time.monotonic() + (self.silence_s if connection.status else CONNECT_TIMEOUT_S)
-        poller: select.poll | None = None
         while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-            if poller is None:
-                poller = select.poll()
-            wanted = select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT
-            poller.register(connection.fileno(), wanted)
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not poller.poll(left_s * 1000):
+            for_writing = state == psycopg2.extensions.POLL_WRITE
+            if left_s <= 0 or not wait_until_ready(connection.fileno(), left_s, for_writing=for_writing):
                 raise psycopg2.OperationalError("the server has stopped answering")

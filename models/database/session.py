@@ -1,11 +1,6 @@
 """The session of the hot paths: the driver's own words, on connections that SQLAlchemy has made."""
 
-import select
-import threading
-import weakref
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -13,13 +8,16 @@ from typing import Any, Self
 import psycopg2
 import psycopg2.extensions
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models.database import engine as engines
-from models.database.engine import read_again
+from models.database.engine import WATCH, read_again
+from models.database.pool import BoundedPool
+from models.sockets import watch
 from observe import metrics
+
+# Where a connection's record keeps what a session needs of it. SQLAlchemy forgets it with the connection.
+_LINE = "line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,73 +54,130 @@ class Session:
         sqlalchemy.exc.TimeoutError: no connection is free.
     """
 
-    __slots__ = ("_line", "_prologue", "_shelf")
+    __slots__ = ("_dialect", "_entry", "_line", "_pool", "_prologue")
 
     def __init__(self, engine: Engine) -> None:
-        self._shelf = _shelf_of(engine)
-        self._prologue = ""
+        self._pool: BoundedPool = engine.pool  # type: ignore[assignment] # create_bounded_engine makes no other
+        self._dialect = engine.dialect
+        self._prologue = b""
 
     def __enter__(self) -> Self:
-        self._line = self._shelf.take()
+        try:
+            # The one that SQLAlchemy makes; its public face has no connection.
+            self._entry: Any = self._pool.take()
+            try:
+                self._line = self._find_line()
+            except BaseException:
+                self._pool.give_back(self._entry)
+                raise
+        except psycopg2.Error as error:
+            raise self._translated(error, is_lost=True) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._shelf.put_back(self._line)
+        if not self._line.tidy():
+            self._entry.invalidate()
+        self._pool.give_back(self._entry)
         if isinstance(error, psycopg2.Error):
             if isinstance(error, LockNotAvailable):
                 metrics.db_lock_timeouts.inc()
-            raise self._shelf.translated(error, is_lost=bool(self._line.driver.closed)) from error
+            raise self._translated(error, is_lost=bool(self._line.driver.closed)) from error
 
-    def begin(self) -> None:
-        """Let a transaction begin with the next statement."""
-        self._prologue = "BEGIN;"
+    def begin(self, *, lock_timeout_ms: int | None = None) -> None:
+        """Let a transaction begin with the next statement.
+
+        Args:
+            lock_timeout_ms: how long its statements may wait for a lock; None: as long as any other's.
+        """
+        self._prologue = b"BEGIN;"
+        if lock_timeout_ms is not None:
+            self.bound_locks(lock_timeout_ms)
+
+    def bound_locks(self, timeout_ms: int) -> None:
+        """Let what runs in the next round trip, or in the transaction that begins with it, wait no longer for locks."""
+        self._prologue += b"SET LOCAL lock_timeout=%d;" % timeout_ms
+
+    def first(self, statement: Statement, *parameters: object) -> None:
+        """Run a statement in the round trip of the next one, before it."""
+        self._prologue += self._spell(statement, parameters)
 
     def rows(self, statement: Statement, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement that returns rows."""
-        self._execute(statement, parameters, "")
+        self._execute(statement, parameters, b"")
         return self._line.cursor.fetchall()
 
     def run(self, statement: Statement, *parameters: object, then: str = "") -> None:
         """Run a statement, and another text after it in the same round trip (``COMMIT``)."""
-        self._execute(statement, parameters, then)
+        self._execute(statement, parameters, then.encode())
+
+    def commit(self) -> None:
+        """Make true what was begun."""
+        self._line.cursor.execute("COMMIT")
 
     def rollback(self) -> None:
         """Undo what was begun."""
-        self._prologue = ""
+        self._prologue = b""
         self._line.cursor.execute("ROLLBACK")
 
-    def _execute(self, statement: Statement, parameters: Sequence[object], epilogue: str) -> None:
-        prepared = self._line.prepared
-        text = f"{statement.execution};{epilogue}"
-        if statement.name not in prepared:
-            text = f"{statement.preparation};{text}"
-            # Whether it was prepared before something failed is not worth a question: see _Shelf.put_back().
-            self._line.in_doubt = True
-        self._line.cursor.execute(self._prologue + text, parameters)
-        self._line.in_doubt = False
-        self._prologue = ""
-        prepared.add(statement.name)
+    def _execute(self, statement: Statement, parameters: Sequence[object], epilogue: bytes) -> None:
+        text = self._prologue + self._spell(statement, parameters) + epilogue
+        self._line.cursor.execute(text)
+        self._line.learn()
+        self._prologue = b""
+
+    def _spell(self, statement: Statement, parameters: Sequence[object]) -> bytes:
+        line = self._line
+        spelled: bytes = line.cursor.mogrify(statement.execution, parameters) + b";"
+        if statement.name in line.prepared or statement.name in line.learning:
+            return spelled
+        line.learning.add(statement.name)
+        return f"{statement.preparation};".encode() + spelled
+
+    def _find_line(self) -> "_Line":
+        """Return a connection that lives: a new one in place of one whose server has hung up meanwhile."""
+        line = self._line_of_entry()
+        if line.has_hung_up():
+            self._entry.invalidate()
+            line = self._line_of_entry()
+        line.driver.autocommit = True
+        return line
+
+    def _line_of_entry(self) -> "_Line":
+        driver = self._entry.get_connection()
+        info: dict[str, Any] = self._entry.info
+        if (line := info.get(_LINE)) is None:
+            line = info[_LINE] = _Line(driver, info.setdefault(WATCH, watch(driver.fileno())))
+        return line  # type: ignore[no-any-return]
+
+    def _translated(self, error: psycopg2.Error, *, is_lost: bool) -> BaseException:
+        """Put the driver's error as SQLAlchemy would."""
+        return DBAPIError.instance(
+            None, None, error, psycopg2.Error, hide_parameters=True, connection_invalidated=is_lost,
+            dialect=self._dialect,
+        )  # fmt: skip
 
 
 class _Line:
-    """A connection of the driver's that was taken out of SQLAlchemy's pool for good."""
+    """A connection of the driver's, and what is prepared on it."""
 
-    __slots__ = ("_poller", "cursor", "driver", "in_doubt", "prepared")
+    __slots__ = ("cursor", "driver", "has_hung_up", "learning", "prepared")
 
-    def __init__(self, driver: psycopg2.extensions.connection) -> None:
+    def __init__(self, driver: psycopg2.extensions.connection, has_hung_up: Callable[[], bool]) -> None:
         self.driver = driver
-        self.driver.autocommit = True
         self.cursor = driver.cursor()
+        self.has_hung_up = has_hung_up
         self.prepared: set[str] = set()
-        self.in_doubt = False
-        self._poller = select.poll()
-        self._poller.register(driver.fileno(), select.POLLIN)
+        # What is being prepared with the text that is on its way. Whether that was done before something failed is not
+        # worth a question: see tidy().
+        self.learning: set[str] = set()
 
-    def lives(self) -> bool:
-        """Whether it can be used: a server says nothing on an idle connection but goodbye."""
-        return not self.driver.closed and not self._poller.poll(0)
+    def learn(self) -> None:
+        """Note that what was to be prepared is."""
+        if self.learning:
+            self.prepared |= self.learning
+            self.learning.clear()
 
     def tidy(self) -> bool:
         """Leave nothing behind for whoever is next, and return whether that was possible."""
@@ -131,105 +186,16 @@ class _Line:
                 return False
             if self.driver.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
                 self.cursor.execute("ROLLBACK")
-            if self.in_doubt:
+            if self.learning:
                 self.cursor.execute("DEALLOCATE ALL")
                 self.prepared.clear()
-                self.in_doubt = False
+                self.learning.clear()
+            # As SQLAlchemy, whose connection this may be next, has it.
+            self.driver.autocommit = False
         except psycopg2.Error:
             # The server undoes what a lost connection has begun.
             return False
         return True
-
-
-class _Shelf:
-    """An engine's connections for :class:`Session`, as many as its pool has at most; the one used last is used next.
-
-    SQLAlchemy's own pool does the same, at some 80 µs for a check-out and a return, which is more than a statement.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._connect = weakref.WeakMethod(engine.raw_connection)
-        self._dialect = engine.dialect
-        self.size: int = getattr(engine.pool, "size", lambda: 1)()
-        self._seats = threading.BoundedSemaphore(self.size)
-        self._idle: deque[_Line] = deque()
-
-    @property
-    def idle(self) -> int:
-        """How many connections are open and unused."""
-        return len(self._idle)
-
-    @property
-    def in_use(self) -> int:
-        """How many connections are somebody's now."""
-        return self.size - self._seats._value  # noqa: SLF001 - a figure for a metric
-
-    def take(self) -> _Line:
-        """Return a connection that nobody else has, waiting for one no longer than ``POOL_TIMEOUT_S``."""
-        if not self._seats.acquire(blocking=False):
-            metrics.db_pool_waits.inc()
-            self._wait_for_seat()
-        try:
-            while self._idle:
-                with suppress(IndexError):  # somebody was faster
-                    line = self._idle.pop()
-                    if line.lives():
-                        return line
-                    line.driver.close()
-            return self._make()
-        except BaseException:
-            self._seats.release()
-            raise
-
-    def _wait_for_seat(self) -> None:
-        if not self._seats.acquire(timeout=engines.POOL_TIMEOUT_S):
-            raise PoolTimeoutError(f"none of {self.size} connections came free within {engines.POOL_TIMEOUT_S} s")
-
-    def put_back(self, line: _Line) -> None:
-        """Let others use a connection, or do away with it if it is of no more use."""
-        if line.tidy():
-            self._idle.append(line)
-        else:
-            line.driver.close()
-        self._seats.release()
-
-    def clear(self) -> None:
-        """Close what nobody uses."""
-        while self._idle:
-            with suppress(IndexError):
-                self._idle.pop().driver.close()
-
-    def translated(self, error: psycopg2.Error, *, is_lost: bool) -> BaseException:
-        """Put the driver's error as SQLAlchemy would."""
-        return DBAPIError.instance(
-            None, None, error, psycopg2.Error, hide_parameters=True, connection_invalidated=is_lost,
-            dialect=self._dialect,
-        )  # fmt: skip
-
-    def _make(self) -> _Line:
-        if (connect := self._connect()) is None:
-            raise AssertionError("an engine that is gone was asked for a connection")
-        try:
-            pooled = connect()
-        except psycopg2.Error as error:
-            raise self.translated(error, is_lost=True) from error
-        driver: Any = pooled.dbapi_connection
-        pooled.detach()
-        return _Line(driver)
-
-
-_shelves: weakref.WeakKeyDictionary[Engine, _Shelf] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
-
-
-def _shelf_of(engine: Engine) -> _Shelf:
-    shelf = _shelves.get(engine)
-    if shelf is None:
-        with _making:
-            if (shelf := _shelves.get(engine)) is None:
-                shelf = _shelves[engine] = _Shelf(engine)
-                event.listen(engine, "engine_disposed", lambda _engine: shelf.clear())
-    return shelf
 
 
 def read_rows(engine: Engine, statement: Statement, *parameters: object) -> list[tuple[Any, ...]]:

@@ -7,19 +7,17 @@ deposits carry its idempotency key, as any order's would.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models.database.engine import transaction
 from models.database.faults import is_conflict, is_connection_lost
+from models.database.session import Session, Statement
 from models.errors import OutcomeUnknown, Unavailable, WalletServiceError
 from models.ledger.import_file import Opening
 from models.ledger.orders import MAX_TRIES, Ids
-from models.ledger.posting import open_wallets, post_locked
-from models.ledger.settlement import Pending
+from models.ledger.posting import NewTransfer, array, find_wallets, lock_wallets, open_wallets, post_new
 from models.ledger.transfer import Kind, Order, Status
 
 CALL = "import"
@@ -29,17 +27,15 @@ SLICE = 1_000
 # As many users are named in a refusal.
 MAX_NAMED = 5
 
-_FIND_WALLETS = "SELECT id FROM wallets WHERE id = ANY (%s::bigint[])"
-_RECORD = """
-INSERT INTO transfers (id, kind, destination, amount, idempotency_key, request_hash)
-SELECT new.id, 'deposit', new.destination, new.amount, %s, decode(new.hash, 'hex')
-FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[]) AS new (id, destination, amount, hash)
-"""
-_FIND_DEPOSITS = """
+_FIND_DEPOSITS = Statement(
+    "find_deposits",
+    ("bigint[]", "text[]", "text"),
+    """
 SELECT count(*), count(*) FILTER (WHERE t.request_hash = decode(new.hash, 'hex'))
-FROM unnest(%s::bigint[], %s::text[]) AS new (user_id, hash)
-JOIN transfers t ON coalesce(t.source, t.destination) = new.user_id AND t.idempotency_key = %s
-"""
+FROM unnest($1, $2) AS new (user_id, hash)
+JOIN transfers t ON coalesce(t.source, t.destination) = new.user_id AND t.idempotency_key = $3
+""",
+)
 
 
 class WalletsExist(WalletServiceError):
@@ -87,9 +83,12 @@ class Imports:
             Unavailable: the database cannot be reached.
         """
         work = _Work(openings, key)
-        with transaction(self._engine) as connection:
-            existing = {row.id for row in _slices(connection, _FIND_WALLETS, [*work.users])}
-            return work.replayed(connection, existing) if existing else work.imported(replayed=False)
+        try:
+            with Session(self._engine) as session:
+                existing = {user for users in work.slices() for user in find_wallets(session, users)}
+                return work.replayed(session, existing) if existing else work.imported(replayed=False)
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise Unavailable from error
 
     def run(
         self, openings: Iterable[Opening], *, key: str, progress: Callable[[int], object] = lambda _: None
@@ -125,17 +124,18 @@ class Imports:
 
     def _run(self, work: "_Work", progress: Callable[[int], object]) -> Imported:
         work.sent, work.written = False, 0
-        with self._engine.connect() as connection:
+        with Session(self._engine) as session:
+            session.begin()
             # Before anything else: who waits for a twin of this import holds nothing that the twin may wait for.
-            opened = work.open(connection)
+            opened = {user for users in work.slices() for user in open_wallets(session, users)}
             if existing := work.users.keys() - opened:
-                connection.rollback()
-                return work.replayed(connection, existing)
-            for size in work.post(connection):
+                session.rollback()
+                return work.replayed(session, existing)
+            for size in work.post(session):
                 work.written += size
                 progress(size)
             work.sent = True
-            connection.commit()
+            session.commit()
         return work.imported(replayed=False)
 
 
@@ -151,27 +151,26 @@ class _Work:
         self.sent = self.in_doubt = False
         self.written = 0
 
-    def open(self, connection: Connection) -> set[int]:
-        """Open the wallets and return those that there were none of."""
+    def slices(self) -> Iterator[list[int]]:
+        """Yield the users, some at a time."""
         users = [*self.users]
-        return {
-            user for first in range(0, len(users), SLICE) for user in open_wallets(connection, users[first:][:SLICE])
-        }
+        return (users[first : first + SLICE] for first in range(0, len(users), SLICE))
 
-    def post(self, connection: Connection) -> Iterator[int]:
+    def post(self, session: Session) -> Iterator[int]:
         """Deposit into each, and yield the sizes of the slices."""
         for first in range(0, len(self.funded), SLICE):
-            rows, ids = self.funded[first : first + SLICE], self.ids[first : first + SLICE]
-            columns = (_array(ids), *map(_array, zip(*rows, strict=True)), _array(map(_hash, rows)))
-            connection.exec_driver_sql(_RECORD, (self.key, *columns))
-            batch = [Pending(new, None, *row) for new, row in zip(ids, rows, strict=True)]
-            posting = post_locked(connection, batch)
+            rows = self.funded[first : first + SLICE]
+            news = [
+                NewTransfer(new, Kind.DEPOSIT, None, row.user_id, row.balance_cents, self.key, _hash(row))
+                for new, row in zip(self.ids[first : first + SLICE], rows, strict=True)
+            ]
+            posting = post_new(session, news, lock_wallets(session, [row.user_id for row in rows]), then="")
             # A new wallet takes any balance, and its owner cannot see it before the commit.
             if any(outcome.status is not Status.POSTED for outcome in posting.outcomes.values()):
                 raise AssertionError("a deposit into a new wallet was rejected")
             yield len(rows)
 
-    def replayed(self, connection: Connection, existing: set[int]) -> Imported:
+    def replayed(self, session: Session, existing: set[int]) -> Imported:
         """Tell an import that was done from wallets that came to be in another way.
 
         Raises:
@@ -180,9 +179,9 @@ class _Work:
         found = same = 0
         for first in range(0, len(self.funded), SLICE):
             rows = self.funded[first : first + SLICE]
-            arrays = _array(row.user_id for row in rows), _array(map(_hash, rows))
-            counts = connection.exec_driver_sql(_FIND_DEPOSITS, (*arrays, self.key)).one()
-            found, same = found + counts[0], same + counts[1]
+            hashes = array(_hash(row).hex() for row in rows)
+            ((count, alike),) = session.rows(_FIND_DEPOSITS, array(row.user_id for row in rows), hashes, self.key)
+            found, same = found + count, same + alike
         if not found:
             raise WalletsExist(sorted(existing))
         if same < len(self.funded) or len(existing) < len(self.users):
@@ -197,19 +196,8 @@ class _Work:
         return OutcomeUnknown(self.ids[0]) if self.in_doubt and self.ids else Unavailable()
 
 
-def _slices(connection: Connection, statement: str, numbers: Sequence[int]) -> Iterator[Any]:
-    for first in range(0, len(numbers), SLICE):
-        yield from connection.exec_driver_sql(statement, (_array(numbers[first : first + SLICE]),))
-
-
-def _hash(opening: Opening) -> str:
-    """Digest what an import's key is bound to in each of its deposits, in hexadecimal digits."""
-    order = Order(
+def _hash(opening: Opening) -> bytes:
+    """Digest what an import's key is bound to in each of its deposits."""
+    return Order(
         call=CALL, kind=Kind.DEPOSIT, source=None, destination=opening.user_id, amount_cents=opening.balance_cents
-    )
-    return order.request_hash.hex()
-
-
-def _array(values: Iterable[int | str]) -> str:
-    """Spell a PostgreSQL array of integers or of hexadecimal digits, which need no quotes."""
-    return "{" + ",".join(map(str, values)) + "}"
+    ).request_hash

@@ -1,12 +1,19 @@
 """Taking orders: each becomes one transfer, whatever is repeated, raced or lost on the way.
 
 Two ways in. :meth:`Orders.execute` posts at once and answers with the balance; :meth:`Orders.accept` makes the
-transfer durable and leaves the posting to a job. Both begin by inserting the transfer, under an id drawn beforehand.
-That makes a lost reply to a commit harmless: the order is sent again under the same id, and either finds itself or
-takes the place that was left free. An insert that meets an unfinished one waits for it, so there is no third case.
+transfer durable and leaves the posting to a job. What is asked for at the same time is done together, in one
+transaction (``groups.py``, ``placement.py``). Each order has an id, drawn beforehand, under which it is recorded. That
+makes a lost reply to a commit harmless: the order is sent again under the same id, and either finds itself or takes the
+place that was left free.
+
+Nobody pays for his neighbours: who needs a wallet that somebody holds waits for it among others like him, and so does
+everybody who comes for the same wallets meanwhile; who may be to blame for a fault is tried alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, func, select
@@ -14,10 +21,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.cache.wallet_cache import Evictor, NobodyCaches
+from models.database.engine import LOCK_TIMEOUT
 from models.database.faults import is_conflict, is_connection_lost
-from models.database.session import Session, Statement
 from models.errors import (
-    REFUSALS,
     BalanceInsufficient,
     IdempotencyKeyReused,
     OutcomeUnknown,
@@ -26,51 +32,22 @@ from models.errors import (
     Unavailable,
     WalletNotFound,
 )
-from models.ledger.posting import Posting, post_alone
-from models.ledger.settlement import Pending, Wallet
+from models.ledger.groups import Groups, NotTakenError
+from models.ledger.placement import Fate, Placement, Poster, record_together
 from models.ledger.transfer import Acceptance, Order, Receipt
 from models.schema.tables import entries, transfers, wallets
 
 # A conflict (a deadlock, an id drawn twice, a rival that rolled back) is gone at the next try. A server that died
 # is back in seconds, and until then the caller had better wait outside: three tries, then 503.
 MAX_TRIES = 3
-
-_TYPES = ("bigint", "text", "bigint", "bigint", "bigint", "text", "bytea", "text")
-# The order is placed and its wallets are locked in one statement, in this order: whoever stands in the insert's way is
-# waited for before a wallet is locked, or two could wait for each other.
-_PLACE = Statement(
-    "place_order",
-    _TYPES,
-    """
-WITH placed AS (
-    INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id
-), locked AS (
-    SELECT id, balance, version FROM wallets WHERE id IN ($3, $4) AND EXISTS (SELECT FROM placed)
-    ORDER BY id FOR NO KEY UPDATE  -- as in models/ledger/posting.py
-)
-SELECT locked.id, balance, version FROM placed LEFT JOIN locked ON true
-""",
-)
-_INSERT = Statement(
-    "accept_order",
-    _TYPES,
-    """
-INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id
-""",
-)
-# What can be refused at once is refused in the round trip that records the rest.
-_INSERT_IF_COVERED = Statement(
-    "accept_order_if_covered",
-    _TYPES,
-    """
-INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
-SELECT $1, $2, payer.id, payee.id, $5, $6, $7, $8 FROM wallets AS payer, wallets AS payee
-WHERE payer.id = $3 AND payer.balance >= $5 AND payee.id = $4
-ON CONFLICT DO NOTHING RETURNING id
-""",
-)
+# More than ever wait at a time in a process that is not overrun, and few enough for one statement.
+MOST_TOGETHER = 100
+# How long a group waits for locks: longer than a few others take to post under the same wallet.
+GROUP_PATIENCE_MS = 250
+# How long an order waits for its group to begin.
+PATIENCE_S = 2.0
+# Orders that are tried alone at a time. Each may hold a connection until its lock timeout.
+ALONE_AT_ONCE = 2
 
 _Answer = TypeVar("_Answer", Receipt, Acceptance)
 _Found = TypeVar("_Found")
@@ -94,10 +71,18 @@ class Orders:
             ids: for the transfers.
             cache: what others read these wallets through; None: nothing caches them.
         """
-        self._engine = engine
-        self._cache = cache or NobodyCaches()
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._ids = ids
+        patience_ms = min(GROUP_PATIENCE_MS, engine.get_execution_options()[LOCK_TIMEOUT] or GROUP_PATIENCE_MS)
+        post = Poster(engine, cache or NobodyCaches())
+        record = partial(record_together, engine=engine)
+        together = partial(Groups[Placement], most=MOST_TOGETHER, patience_s=PATIENCE_S)
+        alone = partial(Groups[Placement], most=1, at_once=ALONE_AT_ONCE, patience_s=PATIENCE_S)
+        self._posting, self._posting_alone = together(replace(post, patience_ms=patience_ms)), alone(post)
+        self._recording, self._recording_alone = together(partial(record, patience_ms=patience_ms)), alone(record)
+        # Those whose wallets somebody holds, and who their parties are.
+        self._held_up = together(post)
+        self._waited_for: Counter[int] = Counter()
 
     def execute(self, order: Order) -> Receipt:
         """Post an order now: its money has moved when this returns.
@@ -119,74 +104,77 @@ class Orders:
         """
         return self._persist(order, self._accept)
 
-    def _persist(self, order: Order, attempt: Callable[["_Attempt"], _Answer]) -> _Answer:
-        current = _Attempt(order, self._ids.next_id())
-        for _ in range(MAX_TRIES):
+    def _persist(self, order: Order, attempt: Callable[[Placement, bool], _Answer]) -> _Answer:
+        current = Placement(order, self._ids.next_id())
+        for number in range(MAX_TRIES):
             try:
-                return attempt(current)
+                return attempt(current, number == 0)
             except _Vanished:
                 if not current.in_doubt:  # the id itself may be the one that clashes
-                    current = _Attempt(order, self._ids.next_id())
-            except PoolTimeoutError as error:
+                    current = Placement(order, self._ids.next_id())
+            except (NotTakenError, PoolTimeoutError) as error:
                 raise _unfinished(current) from error
             except DBAPIError as error:
-                if is_connection_lost(error):
-                    current.in_doubt |= current.sent
-                elif not is_conflict(error):
+                if not is_connection_lost(error) and not is_conflict(error):
                     raise _unfinished(current) from error
         raise _unfinished(current)
 
-    def _execute(self, current: "_Attempt") -> Receipt:
-        order, transfer_id = current.begin(), current.transfer_id
+    def _execute(self, current: Placement, is_first: bool) -> Receipt:  # noqa: FBT001 - as _persist calls it
+        order = current.order
         try:
             self._check_parties(order)
-            with Session(self._engine) as session:
-                session.begin()
-                rows = session.rows(_PLACE, *current.parameters)
-                posting = self._post(session, current, rows) if rows else None
+            self._post(current, is_first=is_first)
         except Refused:
+            if order.idempotency_key is None:
+                raise
             if (replay := self._look(lambda connection: _find_replay(connection, order))) is None:
                 raise
             return replay
-        if posting is None:
-            return self._look(lambda connection: _found(connection, current))
-        if not posting.kept:
-            self._cache.evict_again(posting.versions)
-        return Receipt(transfer_id=transfer_id, balance_cents=posting.wallets[order.user_id].balance_cents)
+        if current.fate is Fate.DONE:
+            return Receipt(transfer_id=current.transfer_id, balance_cents=current.balance_cents)
+        return self._look(lambda connection: _found(connection, current))
 
-    def _post(self, session: Session, current: "_Attempt", rows: Sequence[tuple[Any, ...]]) -> Posting:
-        """Post what has just been placed, and commit.
-
-        Raises:
-            Refused: the books do not allow it.
-        """
+    def _accept(self, current: Placement, is_first: bool) -> Acceptance:  # noqa: FBT001 - as _persist calls it
         order = current.order
-        wallets = {wallet_id: Wallet(*wallet) for wallet_id, *wallet in rows if wallet_id is not None}
-        pending = Pending(current.transfer_id, order.source, order.destination, order.amount_cents)
-        current.sent = True
-        posting = post_alone(session, pending, wallets, self._cache.evict)
-        if reason := posting.outcomes[current.transfer_id].reason:
-            raise REFUSALS[reason]
-        return posting
-
-    def _accept(self, current: "_Attempt") -> Acceptance:
-        order, transfer_id = current.begin(), current.transfer_id
-        # In doubt, the insert must meet the earlier one, whatever the balance is by now: the job will judge.
-        statement = _INSERT if current.in_doubt else _INSERT_IF_COVERED
         try:
             self._check_parties(order)
-            with Session(self._engine) as session:
-                current.sent = True
-                is_recorded = bool(session.rows(statement, *current.parameters))
-            if is_recorded:
-                return Acceptance(transfer_id=transfer_id)
-            current.sent = False
+            self._record(current, is_first=is_first)
+            if current.fate is Fate.DONE:
+                return Acceptance(transfer_id=current.transfer_id)
             recorded = self._look(lambda connection: _accepted(connection, current))
         except Refused:
             if (winner := self._look(lambda connection: _find_by_key(connection, order))) is None:
                 raise
             recorded = winner
-        return Acceptance(transfer_id=recorded.id, replayed=recorded.id != transfer_id)
+        return Acceptance(transfer_id=recorded.id, replayed=recorded.id != current.transfer_id)
+
+    def _post(self, current: Placement, *, is_first: bool) -> None:
+        is_free = self._waited_for.keys().isdisjoint(current.parties)
+        if is_first and is_free:
+            current.place(self._posting)
+        if is_first and (not is_free or current.fate is Fate.BLOCKED):
+            self._wait_for_wallets(current)
+        if not is_first or current.fate is Fate.ALONE:
+            current.place(self._posting_alone)
+        current.check()
+
+    def _record(self, current: Placement, *, is_first: bool) -> None:
+        if is_first:
+            current.place(self._recording)
+        if not is_first or current.fate is Fate.ALONE:
+            current.place(self._recording_alone)
+        current.check()
+
+    def _wait_for_wallets(self, current: Placement) -> None:
+        """Wait for wallets that somebody holds, and let others who come for them do so, too."""
+        self._waited_for.update(current.parties)
+        try:
+            current.place(self._held_up)
+        finally:
+            self._waited_for.subtract(current.parties)
+            for each in current.parties:
+                if not self._waited_for[each]:
+                    del self._waited_for[each]
 
     def _check_parties(self, order: Order) -> None:
         if order.source == order.destination:
@@ -198,41 +186,15 @@ class Orders:
             return find(connection)
 
 
-class _Attempt:
-    """One order under one id.
-
-    ``sent``: this try's commit is on its way. ``in_doubt``: an earlier try's was, and nobody told us what came of it.
-    """
-
-    def __init__(self, order: Order, transfer_id: int) -> None:
-        self.order = order
-        self.transfer_id = transfer_id
-        self.sent = False
-        self.in_doubt = False
-
-    def begin(self) -> Order:
-        self.sent = False
-        return self.order
-
-    @property
-    def parameters(self) -> tuple[object, ...]:
-        order, key = self.order, self.order.idempotency_key
-        digest = order.request_hash if key is not None else None
-        return (
-            self.transfer_id, order.kind.value, order.source, order.destination, order.amount_cents, key, digest,
-            order.trace,
-        )  # fmt: skip
-
-
 class _Vanished(Exception):
     """What stood in the insert's way is gone again, or is somebody else's transfer: try once more."""
 
 
-def _unfinished(current: _Attempt) -> OutcomeUnknown | Unavailable:
+def _unfinished(current: Placement) -> OutcomeUnknown | Unavailable:
     return OutcomeUnknown(current.transfer_id) if current.in_doubt else Unavailable()
 
 
-def _accepted(connection: Connection, current: _Attempt) -> Row[Any]:
+def _accepted(connection: Connection, current: Placement) -> Row[Any]:
     """Return what was in the way of an insert that recorded nothing.
 
     Raises:
@@ -244,7 +206,7 @@ def _accepted(connection: Connection, current: _Attempt) -> Row[Any]:
     return _find_recorded(connection, current)
 
 
-def _found(connection: Connection, current: _Attempt) -> Receipt:
+def _found(connection: Connection, current: Placement) -> Receipt:
     recorded = _find_recorded(connection, current)
     return _receipt(connection, recorded, replayed=recorded.id != current.transfer_id)
 
@@ -254,7 +216,7 @@ def _find_replay(connection: Connection, order: Order) -> Receipt | None:
     return None if winner is None else _receipt(connection, winner, replayed=True)
 
 
-def _find_recorded(connection: Connection, current: _Attempt) -> Row[Any]:
+def _find_recorded(connection: Connection, current: Placement) -> Row[Any]:
     """Return the row that was in the insert's way: our own from an earlier try, or the key's first use.
 
     Raises:

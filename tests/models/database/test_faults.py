@@ -174,7 +174,7 @@ def test_a_broken_connection_is_the_batchs_fault(postgres_proxy: TcpProxy) -> No
 
 
 def test_an_exhausted_pool_is_the_batchs_fault(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.database.engine.POOL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("models.database.pool.TIMEOUT_S", 0.05)
     with bounded_engine(database_url, pool_size=1) as engine, engine.connect():
         with pytest.raises(PoolTimeoutError) as error:
             engine.connect()

@@ -348,7 +348,8 @@ def plan_nodes(engine: Engine, statement: str | Statement, parameters: Any = Non
     with engine.connect() as connection:
         explaining = f"{preparation} EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
         explained = connection.exec_driver_sql(explaining, parameters).scalar_one()
-        connection.exec_driver_sql("DEALLOCATE ALL")
+        if preparation:
+            connection.exec_driver_sql("DEALLOCATE explained")
         connection.rollback()
     plan = explained if isinstance(explained, list) else json.loads(explained)
     nodes, ahead = [], [plan[0]["Plan"]]

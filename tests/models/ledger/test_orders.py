@@ -694,7 +694,7 @@ def test_who_finds_no_connection_free_is_told_that_nothing_moved(
     monkeypatch: pytest.MonkeyPatch,
     take: Callable[[Orders, Order], Receipt | Acceptance],
 ) -> None:
-    monkeypatch.setattr("models.database.engine.POOL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("models.database.pool.TIMEOUT_S", 0.05)
     with bounded_engine(database_url, pool_size=1) as small, small.connect(), pytest.raises(Unavailable):
         take(Orders(small, snowflake), transfer(1, 2, 30))
     assert count_transfers(engine) == 2

@@ -1,0 +1,125 @@
+"""Doing together what is asked for at the same time: the pattern that databases know as group commit.
+
+Whoever comes first leads, and goes at once, alone if need be. Whoever comes while that runs waits, and the first of
+those leads the next group, with all that are there by then. So a lone caller waits for nobody, and the more callers
+there are the less each of them costs.
+
+Written with threading's primitives, so that a caller may be a thread or, where they are patched, a greenlet.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+Member = TypeVar("Member")
+
+
+class NotTakenError(Exception):
+    """Nobody came round to it in time, and nothing of it has been done."""
+
+
+class Groups(Generic[Member]):
+    """Runs members in groups, in the order in which they came; some groups at a time."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Member]], Callable[[], object] | None],
+        *,
+        most: int,
+        at_once: int = 1,
+        patience_s: float,
+    ) -> None:
+        """Run nothing yet.
+
+        Args:
+            run: does what a group is for, and tells each member what came of it; what it raises reaches the leader
+                alone. May return what is still to be done before the members are told, while the next group runs.
+            most: members of a group.
+            at_once: groups that run at the same time.
+            patience_s: how many seconds a member waits for its group to begin.
+        """
+        self._run = run
+        self._most = most
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._waiting: deque[_Place[Member]] = deque()
+        self._free = at_once
+
+    def join(self, member: Member) -> None:
+        """Return when the member's group is done, whoever led it.
+
+        Raises:
+            NotTakenError: its group did not begin in time.
+        """
+        place = _Place(member)
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                place.leads = True
+            else:
+                self._waiting.append(place)
+        if not place.leads:
+            self._wait(place)
+        if place.leads:
+            self._lead(place)
+
+    def _wait(self, place: "_Place[Member]") -> None:
+        try:
+            if place.gate.acquire(timeout=self._patience_s):
+                return
+            if self._withdraw(place):
+                raise NotTakenError
+            place.gate.acquire()  # its group has begun, or it is to lead the next one
+        except BaseException:
+            # Cancelled: nobody else may wait for this one.
+            if not self._withdraw(place) and place.leads:
+                self._pass_on()
+            raise
+
+    def _withdraw(self, place: "_Place[Member]") -> bool:
+        with self._lock:
+            try:
+                self._waiting.remove(place)
+            except ValueError:
+                return False
+            return True
+
+    def _lead(self, leader: "_Place[Member]") -> None:
+        group = [leader]
+        with self._lock:
+            while self._waiting and len(group) < self._most:
+                group.append(self._waiting.popleft())
+        finish = None
+        try:
+            try:
+                finish = self._run([place.member for place in group])
+            finally:
+                self._pass_on()
+            if finish is not None:
+                finish()
+        finally:
+            # Also when the leader was cancelled: what has not been told anything knows that it has not been done.
+            for place in group[1:]:
+                place.gate.release()
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            heir = self._waiting.popleft()
+            heir.leads = True
+        heir.gate.release()
+
+
+class _Place(Generic[Member]):
+    """A member that waits. Its gate is closed until its group is done, or until it is to lead one."""
+
+    __slots__ = ("gate", "leads", "member")
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.leads = False
+        self.gate = threading.Lock()
+        self.gate.acquire()

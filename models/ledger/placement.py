@@ -1,0 +1,245 @@
+"""Placing orders in groups: one transaction posts or records all that are given, and tells each what came of it.
+
+A group waits for a wallet that somebody holds, for a moment and once; then those who need that wallet are blocked, and
+the others go on. Of a group that fails for any other reason each order is to be tried alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+
+from psycopg2.errors import LockNotAvailable, UniqueViolation
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from models.cache.wallet_cache import Evictor
+from models.database.faults import is_connection_lost
+from models.database.session import Session, Statement
+from models.errors import REFUSALS, Refused
+from models.ledger.groups import Groups
+from models.ledger.posting import OPEN_WALLETS, NewTransfer, array, columns, find_blocked, parties_of, post_new
+from models.ledger.settlement import Wallet
+from models.ledger.transfer import Order
+from observe import metrics
+
+# Which of these ids and keys (by user) are taken, by its number from 1 on; and the wallets, locked. A key that is used
+# while the locks are waited for makes the insert fail.
+_LOOK = """
+WITH taken AS (
+    SELECT own.number FROM unnest($2, $3, $4) WITH ORDINALITY AS own (id, user_id, key, number)
+    WHERE EXISTS (SELECT FROM transfers WHERE id = own.id) OR EXISTS (
+        SELECT FROM transfers WHERE coalesce(source, destination) = own.user_id AND idempotency_key = own.key
+    )
+), held AS (
+    SELECT id, balance, version FROM wallets WHERE id = ANY ($1)
+    ORDER BY id FOR NO KEY UPDATE{locking}  -- as in models/ledger/posting.py
+)
+SELECT number, NULL AS balance, NULL AS version FROM taken UNION ALL SELECT * FROM held
+"""
+_LOOK_TYPES = ("bigint[]", "bigint[]", "bigint[]", "text[]")
+_LOCK_ALL = Statement("look_and_lock", _LOOK_TYPES, _LOOK.format(locking=""))
+_LOCK_FREE = Statement("look_and_lock_free", _LOOK_TYPES, _LOOK.format(locking=" SKIP LOCKED"))
+# What can be refused at once is refused in the round trip that records the rest. In doubt, the insert must meet the
+# earlier one, whatever the balance is by now: the job will judge.
+_RECORD = Statement(
+    "record_orders",
+    ("bigint[]", "text[]", *["bigint[]"] * 3, *["text[]"] * 3, "boolean[]"),
+    """
+INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
+SELECT new.id, kind, source, destination, amount, key, decode(hash, 'hex'), trace
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    AS new (id, kind, source, destination, amount, key, hash, trace, in_doubt)
+LEFT JOIN wallets AS payer ON payer.id = source LEFT JOIN wallets AS payee ON payee.id = destination
+WHERE in_doubt OR (payer.balance >= amount AND payee.id IS NOT NULL)
+ORDER BY source, key, new.id
+ON CONFLICT DO NOTHING RETURNING id
+""",
+)
+
+
+class Fate(Enum):
+    """What has come of an order so far."""
+
+    OPEN = auto()  # nothing that anybody knows of: whoever tried it was cancelled, or had a rival of it to place
+    DONE = auto()  # posted, or recorded
+    TAKEN = auto()  # its id or its key stands in the books already, or it is not allowed: to be looked up
+    REFUSED = auto()  # a business no
+    BLOCKED = auto()  # somebody holds a wallet of it
+    ALONE = auto()  # its group failed, and it may not be the one to blame
+    FAILED = auto()  # it alone has failed
+
+
+class Placement:
+    """One order under one id.
+
+    ``sent``: this try's commit is on its way. ``in_doubt``: an earlier try's was, and nobody told us what came of it.
+    ``balance_cents``: just after it, of whoever gave the order, once it is posted. ``error``: why it was refused, or
+    failed.
+    """
+
+    __slots__ = ("balance_cents", "error", "fate", "in_doubt", "order", "parties", "sent", "transfer_id")
+
+    def __init__(self, order: Order, transfer_id: int) -> None:
+        self.order = order
+        self.transfer_id = transfer_id
+        self.parties = {each for each in (order.source, order.destination) if each is not None}
+        self.sent = self.in_doubt = False
+        self.fate = Fate.OPEN
+        self.balance_cents = 0
+        self.error: Refused | DBAPIError | PoolTimeoutError | None = None
+
+    def end(self, fate: Fate, error: Refused | DBAPIError | PoolTimeoutError | None = None) -> None:
+        """Tell what came of a try."""
+        self.sent, self.fate, self.error = False, fate, error
+
+    def place(self, groups: Groups["Placement"]) -> None:
+        """Have it placed with others.
+
+        Raises:
+            NotTakenError: its group did not begin in time.
+        """
+        self.end(Fate.OPEN)
+        groups.join(self)
+        # Whoever has led its group may have been cancelled before he could tell.
+        self.in_doubt |= self.sent
+
+    def check(self) -> None:
+        """Raise why it was refused, or failed."""
+        if self.error is not None:
+            raise self.error
+
+    def sending(self) -> NewTransfer:
+        """The same, for the last time before its commit is on its way."""
+        self.sent = True
+        return self.new
+
+    @property
+    def new(self) -> NewTransfer:
+        """The transfer that it is to become."""
+        order, key = self.order, self.order.idempotency_key
+        digest = None if key is None else order.request_hash
+        return NewTransfer(
+            self.transfer_id, order.kind, order.source, order.destination, order.amount_cents, key, digest, order.trace
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Poster:
+    """Posts groups.
+
+    ``cache``: what others read these wallets through. ``patience_ms``: how long to wait for locks; whoever cannot be
+    served by then is blocked. None: as long as the engine has it, and whoever cannot be served by then has failed.
+    """
+
+    engine: Engine
+    cache: Evictor
+    patience_ms: int | None = None
+
+    def __call__(self, group: Sequence[Placement]) -> Callable[[], object] | None:
+        """Post a group, tell each of it what came of it, and return what is still to be done about that."""
+        metrics.group_size.observe(len(group))
+        try:
+            try:
+                return self._post(group, None)
+            except DBAPIError as error:
+                if not isinstance(error.orig, LockNotAvailable):
+                    raise
+                return self._post(group, error)
+        except (DBAPIError, PoolTimeoutError) as error:
+            _tell(group, error)
+            return None
+
+    def _post(self, group: Sequence[Placement], locked_out: DBAPIError | None) -> Callable[[], object] | None:
+        """Post a group, or after it was locked out those of it that need not wait."""
+        members = _without_rivals(group)
+        with Session(self.engine) as session:
+            session.begin(lock_timeout_ms=self.patience_ms)
+            taken, wallets = _look(session, members, _LOCK_ALL if locked_out is None else _LOCK_FREE)
+            batch = [each.new.pending for each in members]
+            blocked = set() if locked_out is None else find_blocked(session, batch, wallets)
+            ready = []
+            for each in members:
+                each.sent = False
+                if each in taken:
+                    each.end(Fate.TAKEN)
+                elif blocked.isdisjoint(each.parties):
+                    ready.append(each)
+                elif self.patience_ms is None:
+                    each.end(Fate.FAILED, locked_out)
+                else:
+                    each.end(Fate.BLOCKED)
+            posting = post_new(session, [each.sending() for each in ready], wallets, evict=self.cache.evict)
+        for each in ready:
+            if (reason := posting.outcomes[each.transfer_id].reason) is not None:
+                each.end(Fate.REFUSED, REFUSALS[reason]())
+            else:
+                each.balance_cents = posting.wallets[each.order.user_id].balance_cents
+                each.end(Fate.DONE)
+        return None if posting.kept else partial(self.cache.evict_again, posting.versions)
+
+
+def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: int | None = None) -> None:
+    """Record a group as pending, in one statement, and tell each of it what came of it."""
+    metrics.group_size.observe(len(group))
+    doubts = array([str(each.in_doubt).lower() for each in group])
+    try:
+        with Session(engine) as session:
+            if patience_ms is not None:
+                session.bound_locks(patience_ms)
+            rows = [_spelled(each.sending()) for each in group]
+            recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, 8), doubts)}
+    except (DBAPIError, PoolTimeoutError) as error:
+        _tell(group, error)
+        return
+    for each in group:
+        each.end(Fate.DONE if each.transfer_id in recorded else Fate.TAKEN)
+
+
+def _look(
+    session: Session, members: Sequence[Placement], locking: Statement
+) -> tuple[set[Placement], dict[int, Wallet]]:
+    """Lock the wallets that there are, after opening those for deposits; return whose id or key is taken, and them."""
+    if depositors := {each.order.user_id for each in members if each.order.source is None}:
+        session.first(OPEN_WALLETS, array(sorted(depositors)))
+    claims = [each for each in members if each.in_doubt or each.order.idempotency_key is not None]
+    wanted = [
+        (each.transfer_id if each.in_doubt else None, each.order.user_id, each.order.idempotency_key) for each in claims
+    ]
+    parties = parties_of([each.new.pending for each in members])
+    rows = session.rows(locking, array(parties), *columns(wanted, 3))
+    taken = {claims[row[0] - 1] for row in rows if row[1] is None}
+    return taken, {row[0]: Wallet(*row[1:]) for row in rows if row[1] is not None}
+
+
+def _without_rivals(group: Sequence[Placement]) -> list[Placement]:
+    """Leave out whoever has the same user and key as one before him: there is something to look up afterwards."""
+    seen: set[tuple[int, str]] = set()
+    members = []
+    for each in group:
+        if (key := each.order.idempotency_key) is not None:
+            if (each.order.user_id, key) in seen:
+                continue
+            seen.add((each.order.user_id, key))
+        members.append(each)
+    return members
+
+
+def _tell(group: Sequence[Placement], error: DBAPIError | PoolTimeoutError) -> None:
+    """Tell a group that it has failed: for want of a connection all of it, or else perhaps because of one of it."""
+    is_lost = isinstance(error, DBAPIError) and is_connection_lost(error)
+    for each in group:
+        if each.fate is not Fate.OPEN:
+            continue  # found out before, and told in a transaction that did nothing
+        each.in_doubt |= is_lost and each.sent
+        if isinstance(error, DBAPIError) and isinstance(error.orig, UniqueViolation) and len(group) == 1:
+            each.end(Fate.TAKEN)
+        elif len(group) == 1 or isinstance(error, PoolTimeoutError):
+            each.end(Fate.FAILED, error)
+        else:
+            each.end(Fate.ALONE)
+
+
+def _spelled(new: NewTransfer) -> tuple[int | str | None, ...]:
+    return (*new[:1], new.kind.value, *new[2:6], new.request_hash and new.request_hash.hex(), new.trace)
