@@ -27,7 +27,6 @@ from api.app import create_app
 from config import Settings
 from jobs.connections import make_cache
 from models.database.engine import create_bounded_engine
-from models.ledger.posting import post
 from models.schema import grants, migrations
 from models.schema.tables import audits, entries, kept_evictions, transfers, wallets
 from models.snowflake.ids import Snowflake
@@ -35,6 +34,7 @@ from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient
+from tests.models.ledger.ordering import post_now
 from tests.proxy import TcpProxy
 
 TEMPLATE = "wallet_template"
@@ -252,8 +252,7 @@ def settle(engine: Engine, settings: Settings) -> Iterator[Callable[[str], None]
     cache = make_cache(settings, engine)
 
     def settle(job_id: str) -> None:
-        with engine.begin() as connection:
-            post(connection, [int(job_id)], evict=cache.evict)
+        post_now(engine, [int(job_id)], evict=cache.evict)
 
     yield settle
     cache.close()

@@ -63,12 +63,12 @@ class BoundedPool(Pool):
             self._seats.release()
             raise
 
-    def give_back(self, entry: ConnectionPoolEntry) -> None:
+    def give_back(self, record: ConnectionPoolEntry) -> None:
         """Let others have a connection."""
         if self._is_disposed:
-            entry.close()
+            record.close()
         else:
-            self._idle.append((time.monotonic(), entry))
+            self._idle.append((time.monotonic(), record))
             if not self._is_tended:
                 self._tend_later()
         self._seats.release()

@@ -57,7 +57,9 @@ class Session:
     __slots__ = ("_dialect", "_entry", "_line", "_pool", "_prologue")
 
     def __init__(self, engine: Engine) -> None:
-        self._pool: BoundedPool = engine.pool  # type: ignore[assignment] # create_bounded_engine makes no other
+        if not isinstance(engine.pool, BoundedPool):
+            raise TypeError("not an engine of create_bounded_engine")
+        self._pool = engine.pool
         self._dialect = engine.dialect
         self._prologue = b""
 
@@ -149,7 +151,7 @@ class Session:
         info: dict[str, Any] = self._entry.info
         if (line := info.get(_LINE)) is None:
             line = info[_LINE] = _Line(driver, info.setdefault(WATCH, watch(driver.fileno())))
-        return line  # type: ignore[no-any-return]
+        return line
 
     def _translated(self, error: psycopg2.Error, *, is_lost: bool) -> BaseException:
         """Put the driver's error as SQLAlchemy would."""

@@ -175,7 +175,7 @@ class Poster:
             if (reason := posting.outcomes[each.transfer_id].reason) is not None:
                 each.end(Fate.REFUSED, REFUSALS[reason]())
             else:
-                each.balance_cents = posting.wallets[each.order.user_id].balance_cents
+                each.balance_cents = posting.balances[each.transfer_id]
                 each.end(Fate.DONE)
         return None if posting.kept else partial(self.cache.evict_again, posting.versions)
 
@@ -242,4 +242,4 @@ def _tell(group: Sequence[Placement], error: DBAPIError | PoolTimeoutError) -> N
 
 
 def _spelled(new: NewTransfer) -> tuple[int | str | None, ...]:
-    return (*new[:1], new.kind.value, *new[2:6], new.request_hash and new.request_hash.hex(), new.trace)
+    return (*new[:1], new.kind.value, *new[2:6], new.request_hash.hex() if new.request_hash else None, new.trace)

@@ -122,7 +122,7 @@ class Posting:
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
     ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``kept``
-    evictions that have to be done later.
+    evictions that have to be done later. ``balances``: of new transfers only, the giver's cents just after each.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -130,6 +130,7 @@ class Posting:
     traces: dict[int, str] = field(default_factory=dict)
     decided: list[int] = field(default_factory=list)
     kept: Mapping[int, int] = field(default_factory=dict)
+    balances: dict[int, int] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[int, int]:
@@ -210,7 +211,10 @@ def post_new(
     ]
     if not posted:
         return _posting(settlement)
-    return _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, 10), then), evict)
+    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, 10), then), evict)
+    # A transfer's first entry is the giver's.
+    posting.balances = {entry.transfer_id: entry.balance_after_cents for entry in reversed(settlement.entries)}
+    return posting
 
 
 def _write(session: Session, settlement: Settlement, writing: "_Writing", evict: Evict) -> Posting:

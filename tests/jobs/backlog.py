@@ -11,9 +11,9 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Connection, Engine, Row, insert, text
 
 from jobs.rq.keys import QUEUE, QUEUE_NAME, STARTED, NewJob, RqKeys
-from models.ledger.posting import post
 from models.schema.tables import transfers
 from tests.books import check_books
+from tests.models.ledger.ordering import post_now
 
 PATIENCE_S = 30.0
 FIRST_ID = 1_000
@@ -40,7 +40,7 @@ def fund(engine: Engine, *users: int, cents: int = OPENING_CENTS) -> None:
     ]
     with engine.begin() as connection:
         connection.execute(insert(transfers), rows)
-        post(connection, [row["id"] for row in rows])
+    post_now(engine, [row["id"] for row in rows])
 
 
 def accept(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from psycopg2.errors import LockNotAvailable
 from rq import SimpleWorker
 from rq.job import requeue_job
 from rq.serializers import JSONSerializer
@@ -21,6 +22,7 @@ from jobs.rq import job
 from jobs.rq.keys import FAILED, STARTED
 from jobs.settler import Settled, Settler, TransferFailedError, settle_alone
 from models.database.faults import sqlstate
+from models.database.session import Session, Statement
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen
@@ -53,11 +55,12 @@ from tests.jobs.backlog import (
     stock_queue,
 )
 from tests.jobs.conftest import DELAYS_S
-from tests.models.ledger.ordering import bounded_engine, count_waiting
+from tests.models.ledger.ordering import bounded_engine, count_waiting, post_now
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 
 POSTED = Outcome(Status.POSTED)
+TERMINATE = Statement("terminate", ("int",), "SELECT pg_terminate_backend(pg_backend_pid()) WHERE $1 = 1")
 
 
 @pytest.fixture
@@ -65,12 +68,11 @@ def lock_timeouts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many transfers stood in each posting that gave up on a lock."""
     found: list[int] = []
 
-    def counting(connection: Connection, ids: Sequence[int], **how: Any) -> Posting:
+    def counting(session: Session, ids: Sequence[int], **how: Any) -> Posting:
         try:
-            return post(connection, ids, **how)
-        except DBAPIError as error:
-            if sqlstate(error) == jobs.settler.LOCK_NOT_AVAILABLE:
-                found.append(len(ids))
+            return post(session, ids, **how)
+        except LockNotAvailable:
+            found.append(len(ids))
             raise
 
     monkeypatch.setattr(jobs.settler, "post", counting)
@@ -87,9 +89,9 @@ def untouched(engine: Engine, ids: Sequence[int]) -> bool:
 def test_a_healthy_batch_is_posted_as_one(books: Engine, settler: Settler, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counting(connection: Connection, ids: Sequence[int], **how: Any) -> Posting:
+    def counting(session: Session, ids: Sequence[int], **how: Any) -> Posting:
         calls.append(len(ids))
-        return post(connection, ids, **how)
+        return post(session, ids, **how)
 
     monkeypatch.setattr(jobs.settler, "post", counting)
     ids = accept(books, 300)
@@ -430,8 +432,8 @@ def test_a_session_that_is_terminated_in_mid_batch_undoes_it(books: Engine, sett
 
 
 def is_commit(data: bytes) -> bool:
-    """The statement, and not ``READ COMMITTED``."""
-    return b"\x0bCOMMIT\x00" in data
+    """The statement, alone or at the end of others, and not ``READ COMMITTED``."""
+    return b"COMMIT\x00" in data
 
 
 def test_a_lost_reply_to_the_commit_is_found_out_by_the_next_try(
@@ -470,14 +472,13 @@ def test_what_was_posted_before_the_database_went_away_stays_posted(
 ) -> None:
     """In the middle of narrowing down: only what has no outcome yet is handed back."""
     ids = accept(books, 9)
-    terminate = text("SELECT pg_terminate_backend(pg_backend_pid())")
     postings: list[int] = []
 
-    def post_twice_and_be_cut_off(connection: Connection, some: Sequence[int], **how: Any) -> Posting:
+    def post_twice_and_be_cut_off(session: Session, some: Sequence[int], **how: Any) -> Posting:
         postings.append(len(some))
         if len(postings) > 2:
-            connection.execute(terminate)
-        return post(connection, some, **how)
+            session.run(TERMINATE, 1)
+        return post(session, some, **how)
 
     monkeypatch.setattr(jobs.settler, "post", post_twice_and_be_cut_off)
     with fault_on(books, [ids[8]]):
@@ -559,10 +560,10 @@ def test_a_late_worker_spends_nothing(
     spend = attempts.spend
 
     def overtaken(connection: Connection, seen: dict[int, Seen], *rest: Any, **named: Any) -> Any:
-        with books.begin() as other:
-            if (statement := OVERTAKEN[how]) is None:
-                post(other, ids)
-            else:
+        if (statement := OVERTAKEN[how]) is None:
+            post_now(books, ids)
+        else:
+            with books.begin() as other:
                 other.execute(text(statement), {"id": ids[0]})
         return spend(connection, seen, *rest, **named)
 

@@ -11,10 +11,10 @@ from jobs.rq.audit_queue import MAX_LISTED, MAX_SUSPECTS, QueueCheck
 from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
 from models.audit.audit import MAX_IDS, Progress, run_slice
 from models.ledger.attempts import Seen, spend
-from models.ledger.posting import post
 from tests.jobs.backlog import accept, backlog, expire_leases, kill_off, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
 from tests.models.audit.auditing import begun
+from tests.models.ledger.ordering import post_now
 
 Nothing: Callable[[], None] = lambda: None  # noqa: E731 - a word for what happens between two looks
 
@@ -59,8 +59,8 @@ def test_a_queue_with_all_its_states_passes(
 ) -> None:
     """Posted, dead, dead and requeued on rq-dashboard, to be tried again, started, queued."""
     posted, dead, requeued, waits = (accept(books, 2, first_id=1_000 * number) for number in range(1, 5))
+    post_now(books, posted)
     with books.begin() as connection:
-        post(connection, posted)
         spend(connection, {each: Seen(0, 1) for each in waits}, dict.fromkeys(waits, 60.0), error="told to")
     keys.finish("", posted)
     redis_client.zadd(SCHEDULED, dict.fromkeys(names(waits), 9e9))
@@ -114,8 +114,7 @@ def test_jobs_of_transfers_that_are_over_or_never_were_are_named(
     *, books: Engine, redis_client: redis.Redis, audits: Audits, where: str, limit: int
 ) -> None:
     posted = accept(books, 2)
-    with books.begin() as connection:
-        post(connection, posted)
+    post_now(books, posted)
     wrong = [str(posted[0]), "77", "abc", "9" * 40]
     for each in wrong:
         if where == QUEUE:
@@ -152,11 +151,9 @@ def test_what_the_relay_and_a_worker_bring_in_order_between_the_looks_is_no_find
     ids = backlog(books, redis_client, 4, first_id=3_000)
     claim(keys)
     expire_leases(redis_client)
-    with books.begin() as connection:
-        post(connection, ids[:2])
+    post_now(books, ids[:2])
     backlog(books, redis_client, 2, first_id=4_000)
-    with books.begin() as connection:
-        post(connection, [4_000])
+    post_now(books, [4_000])
     worker, rounds = make_worker(), 0
 
     def all_is_brought_in_order() -> None:
@@ -175,8 +172,7 @@ def test_what_was_settled_between_the_looks_is_no_finding(books: Engine, audits:
     lost = accept(books, 3)
 
     def settle() -> None:
-        with books.begin() as connection:
-            post(connection, lost)
+        post_now(books, lost)
 
     assert audits.run(settle) == {}
 

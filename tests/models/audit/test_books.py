@@ -13,13 +13,12 @@ from models.audit.audit import MAX_IDS, run_slice, run_whole
 from models.audit.books import BooksCheck
 from models.errors import Refused
 from models.ledger.orders import Orders
-from models.ledger.posting import post
 from models.ledger.transfer import MAX_ID
 from models.snowflake.ids import Snowflake
 from tests.books import check_books
 from tests.jobs.backlog import locked
 from tests.models.audit.auditing import audit, begun, broken
-from tests.models.ledger.ordering import bounded_engine, deposit, later, transfer, withdrawal
+from tests.models.ledger.ordering import bounded_engine, deposit, later, transfer, uncommitted, withdrawal
 from tests.models.ledger.test_concurrency import WALLETS, Storm
 
 INVARIANTS = {
@@ -291,11 +290,9 @@ def test_whoever_wrote_before_the_cut_is_waited_for(engine: Engine, orders: Orde
     orders.execute(deposit(2, 1))
     late = orders.accept(later(1, 2, 10)).transfer_id
     progress = begun()
-    with engine.connect() as connection:
-        post(connection, [late])
+    with uncommitted(engine, [late]):
         for _ in range(10):
             assert run_slice([BooksCheck(engine)], progress, limit=1).checked == {}
-        connection.commit()
     audit([BooksCheck(engine)], limit=1, progress=progress)
     assert progress.findings == {}
     assert progress.checked["entries"] == 4  # two deposits, and the posting's two

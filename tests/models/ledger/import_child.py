@@ -7,11 +7,9 @@ import json
 import os
 import signal
 import sys
-from typing import Any
-
-from sqlalchemy import event
 
 from models.database.engine import create_bounded_engine
+from models.database.session import Session, Statement
 from models.ledger import imports
 from models.ledger.import_file import Opening
 from models.ledger.imports import Imports
@@ -20,6 +18,11 @@ from models.snowflake.leases import NodeLease
 from tests.models.ledger.ordering import PATIENCE_S
 
 SLICES_WRITTEN = 2
+COUNT = Statement(
+    "count_written",
+    ("bigint",),
+    "SELECT (SELECT count(*) FROM wallets WHERE id > $1), (SELECT count(*) FROM entries WHERE seq > $1)",
+)
 
 
 def main() -> None:
@@ -29,19 +32,19 @@ def main() -> None:
     imports.SLICE = task["slice"]
     timeouts_ms = {"lock_timeout": 20_000, "statement_timeout": 20_000, "idle_in_transaction_session_timeout": 20_000}
     engine = create_bounded_engine(task["url"], timeouts_ms=timeouts_ms, pool_size=2, application_name="import-child")
-    written = 0
+    written, run = 0, Session.run
 
-    def die_after_some(_connection: object, cursor: Any, statement: str, *_: object) -> None:
+    def die_after_some(session: Session, statement: Statement, *parameters: object, then: str = "") -> None:
         nonlocal written
-        written += "INSERT INTO entries" in statement
+        run(session, statement, *parameters, then=then)
+        written += "INSERT INTO entries" in statement.sql
         if written == SLICES_WRITTEN:
-            cursor.execute("SELECT (SELECT count(*) FROM wallets), (SELECT count(*) FROM entries)")
-            wallets, entries = cursor.fetchone()
+            ((wallets, entries),) = session.rows(COUNT, 0)
             sys.stdout.write(json.dumps({"wallets": wallets, "entries": entries}))
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    event.listen(engine, "after_cursor_execute", die_after_some)
+    Session.run = die_after_some  # type: ignore[method-assign, assignment]
     Imports(engine, Snowflake(NodeLease(engine))).run([Opening(*each) for each in task["openings"]], key="k")
 
 

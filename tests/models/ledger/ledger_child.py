@@ -9,6 +9,7 @@ import random
 import select
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -19,16 +20,20 @@ from models.database.engine import create_bounded_engine
 from models.database.session import Session, Statement
 from models.errors import Fault, Refused
 from models.ledger.orders import Orders
-from models.ledger.posting import post
+from models.ledger.posting import COMMIT
 from models.ledger.transfer import Order
 from models.schema.tables import transfers
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
-from tests.models.ledger.ordering import PATIENCE_S, deposit, later, transfer, withdrawal
+from observe import metrics_files
+from tests.models.ledger.ordering import PATIENCE_S, deposit, later, post_now, transfer, withdrawal
+from tests.samples import Samples
+
+# Orders of one process that are given at the same time are posted together.
+THREADS = 4
 
 PENDING_SOME = text("SELECT id FROM transfers WHERE status = 'pending' ORDER BY random() LIMIT 15")
 FINAL_SOME = text("SELECT id FROM transfers WHERE status <> 'pending' ORDER BY random() LIMIT 3")
-ENTRIES_SEEN = "SELECT count(*) FROM entries"
 COUNT_ENTRIES = Statement("count_entries", ("bigint",), "SELECT count(*) FROM entries WHERE seq > $1")
 
 
@@ -42,7 +47,7 @@ class Child:
             "idle_in_transaction_session_timeout": 20_000,
         }
         self.engine: Engine = create_bounded_engine(
-            url, timeouts_ms=timeouts_ms, pool_size=2, application_name="ledger-child"
+            url, timeouts_ms=timeouts_ms, pool_size=2 * THREADS, application_name="ledger-child"
         )
         self.ids = Snowflake(NodeLease(self.engine))
         self.orders = Orders(self.engine, self.ids)
@@ -58,9 +63,22 @@ class Child:
 
         So many steps at least, and until nobody is at the other end of stdin any more.
         """
-        rng = random.Random(seed)
         say("ready")
         sys.stdin.readline()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for each in [pool.submit(self.rage, seed * THREADS + number, steps, wallets) for number in range(THREADS)]:
+                each.result()
+        return {
+            "receipts": self.receipts,
+            "accepted": self.accepted,
+            "outcomes": list(self.outcomes.items()),
+            "refused": self.refused,
+            "faults": self.faults,
+            "groups_of_several": groups_of_several(),
+        }
+
+    def rage(self, seed: int, steps: int, wallets: int) -> None:
+        rng = random.Random(seed)
         for number in count(1):
             if number > steps and select.select([sys.stdin], [], [], 0)[0]:
                 break
@@ -70,13 +88,6 @@ class Child:
                 self.refused += 1
             except (Fault, SQLAlchemyError) as error:
                 self.faults.append(f"{type(error).__name__}: {error}")
-        return {
-            "receipts": self.receipts,
-            "accepted": self.accepted,
-            "outcomes": list(self.outcomes.items()),
-            "refused": self.refused,
-            "faults": self.faults,
-        }
 
     def step(self, rng: random.Random, wallets: int) -> None:
         source, destination = rng.sample(range(1, wallets + 1), 2)
@@ -102,27 +113,15 @@ class Child:
         with self.engine.begin() as connection:
             ids = [*connection.execute(PENDING_SOME).scalars(), *connection.execute(FINAL_SOME).scalars()]
         rng.shuffle(ids)
-        with self.engine.begin() as connection:
-            posting = post(connection, ids, wait_for_locks=rng.random() < 0.7)
+        posting = post_now(self.engine, ids, wait_for_locks=rng.random() < 0.7)
         assert posting.outcomes.keys() == set(ids)
         self.outcomes |= {
             number: outcome.status.value for number, outcome in posting.outcomes.items() if outcome.status.is_final
         }
 
     def die_before_the_commit_of_an_order(self) -> None:
-        """Move money from wallet 1 to wallet 2 and be killed when all is written and nothing committed.
-
-        Both travel in one message, so it is the message that is cut in two here.
-        """
-        run = Session.run
-
-        def die(session: Session, statement: Statement, *parameters: object, then: str = "") -> None:
-            run(session, statement, *parameters)
-            if then.endswith("COMMIT"):
-                say(json.dumps({"entries_written": session.rows(COUNT_ENTRIES, 0)[0][0]}))
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        Session.run = die  # type: ignore[method-assign, assignment]
+        """Move money from wallet 1 to wallet 2."""
+        kill_at_commit()
         self.orders.execute(transfer(1, 2, 10))
 
     def die_before_the_commit_of_a_batch(self) -> None:
@@ -134,18 +133,30 @@ class Child:
                 {"id": second, "kind": "deposit", "source": None, "destination": 3, "amount": 5},
             ]
             connection.execute(insert(transfers), rows)
-        self.kill_at_commit()
-        with self.engine.begin() as connection:
-            post(connection, [first, second])
+        kill_at_commit()
+        post_now(self.engine, [first, second])
 
-    def kill_at_commit(self) -> None:
-        def die(dbapi_connection: Any) -> None:
-            with dbapi_connection.cursor() as cursor:
-                cursor.execute(ENTRIES_SEEN)
-                say(json.dumps({"entries_written": cursor.fetchone()[0]}))
+
+def kill_at_commit() -> None:
+    """Be killed when all is written and nothing committed.
+
+    Both travel in one message, so it is the message that is cut in two here.
+    """
+    run = Session.run
+
+    def die(session: Session, statement: Statement, *parameters: object, then: str = "") -> None:
+        run(session, statement, *parameters)
+        if then.endswith(COMMIT):
+            say(json.dumps({"entries_written": session.rows(COUNT_ENTRIES, 0)[0][0]}))
             os.kill(os.getpid(), signal.SIGKILL)
 
-        self.engine.dialect.do_commit = die  # type: ignore[method-assign]
+    Session.run = die  # type: ignore[method-assign, assignment]
+
+
+def groups_of_several() -> float:
+    """How many groups this process has formed that were more than one order."""
+    samples = Samples.of(metrics_files.exposition())
+    return samples.value("wallet_group_size_count") - samples.value("wallet_group_size_bucket", le="1.0")
 
 
 def say(line: str) -> None:

@@ -1,12 +1,17 @@
 """Orders as the tests of the ledger give them, and what they look at afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
+from typing import Any
 
 import psycopg2.extensions
 from sqlalchemy import Engine, text
 
 from models.database.engine import create_bounded_engine
+from models.database.session import Session, Statement
+from models.ledger.posting import COMMIT, Posting, post
 from models.ledger.transfer import Kind, Order
 
 PATIENCE_S = 30.0
@@ -74,6 +79,58 @@ def count_waiting(engine: Engine) -> int:
     with engine.connect() as connection:
         count: int = connection.execute(query).scalar_one()
         return count
+
+
+def post_now(engine: Engine, transfer_ids: Sequence[int], **how: Any) -> Posting:
+    """Post a batch of recorded transfers."""
+    with Session(engine) as session:
+        return post(session, transfer_ids, **how)
+
+
+class _HeldSession(Session):
+    """Sends its COMMIT by itself, and not before it is told to."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.has_written, self.may_commit = Event(), Event()
+
+    def run(self, statement: Statement, *parameters: object, then: str = "") -> None:
+        super().run(statement, *parameters)
+        if then == COMMIT:
+            self.has_written.set()
+            assert self.may_commit.wait(PATIENCE_S)
+            self.commit()
+
+
+@contextmanager
+def uncommitted(engine: Engine, transfer_ids: Sequence[int]) -> Iterator[Future[Posting]]:
+    """Post a batch, all but its COMMIT; that comes at the end."""
+    held = _HeldSession(engine)
+
+    def post_slowly() -> Posting:
+        with held as session:
+            return post(session, transfer_ids)
+
+    with ThreadPoolExecutor(1) as pool:
+        posting = pool.submit(post_slowly)
+        try:
+            assert held.has_written.wait(PATIENCE_S)
+            yield posting
+        finally:
+            held.may_commit.set()
+        posting.result(PATIENCE_S)
+
+
+@contextmanager
+def row_lock(engine: Engine, *wallet_ids: int) -> Iterator[None]:
+    """Somebody holds wallets for as long as this lasts."""
+    with engine.connect() as holder:
+        query = text("SELECT FROM wallets WHERE id = ANY (:ids) ORDER BY id FOR UPDATE")
+        holder.execute(query, {"ids": list(wallet_ids)})
+        try:
+            yield
+        finally:
+            holder.rollback()
 
 
 @contextmanager

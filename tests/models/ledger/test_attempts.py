@@ -10,11 +10,10 @@ from sqlalchemy import Engine, Row, insert, select, text
 from models.database.engine import fetch_all
 from models.ledger import attempts
 from models.ledger.attempts import Due, Seen, Spent
-from models.ledger.posting import post
 from models.ledger.transfer import Status
 from models.schema.tables import transfers
 from tests.books import check_books
-from tests.models.ledger.ordering import balances
+from tests.models.ledger.ordering import balances, post_now
 
 FRESH = Seen(attempts=0, generation=1)
 
@@ -26,7 +25,8 @@ def pending(engine: Engine) -> list[int]:
     with engine.begin() as connection:
         rows = [{"id": user, "kind": "deposit", "destination": user, "amount": 100} for user in (1, 2)]
         connection.execute(insert(transfers), rows)
-        post(connection, [1, 2])
+    post_now(engine, [1, 2])
+    with engine.begin() as connection:
         rows = [{"id": each, "kind": "transfer", "source": 1, "destination": 2, "amount": 10} for each in ids]
         connection.execute(insert(transfers), [row | {"trace": f"trace-{row['id']}"} for row in rows])
     return ids
@@ -106,8 +106,7 @@ def test_an_attempt_is_spent_once_however_many_come_with_what_they_saw(
 
 def test_who_comes_late_fails_nothing_that_was_settled_meanwhile(engine: Engine, pending: list[int]) -> None:
     seen = attempts.find_seen(engine, pending)
-    with engine.begin() as connection:
-        post(connection, pending)
+    post_now(engine, pending)
     before = [row_of(engine, each) for each in pending]
     assert spend(engine, seen, None) == {}
     assert [row_of(engine, each) for each in pending] == before
@@ -124,8 +123,7 @@ def test_who_comes_late_fails_nothing_that_was_requeued_meanwhile(engine: Engine
 
 
 def test_only_what_is_pending_is_seen(engine: Engine, pending: list[int]) -> None:
-    with engine.begin() as connection:
-        post(connection, pending[:1])
+    post_now(engine, pending[:1])
     kill(engine, pending[1])
     assert attempts.find_seen(engine, [*pending, 999]) == {pending[2]: FRESH}
     assert attempts.find_seen(engine, []) == {}
@@ -133,8 +131,7 @@ def test_only_what_is_pending_is_seen(engine: Engine, pending: list[int]) -> Non
 
 def test_a_transfer_that_failed_before_can_still_be_posted(engine: Engine, pending: list[int]) -> None:
     spend(engine, {11: FRESH}, 60.0, "no luck")
-    with engine.begin() as connection:
-        assert post(connection, [11]).outcomes[11].status is Status.POSTED
+    assert post_now(engine, [11]).outcomes[11].status is Status.POSTED
     row = row_of(engine, 11)
     assert (row.attempts, row.next_attempt_at) == (2, None)
     assert {row_of(engine, each).status for each in pending[1:]} == {"pending"}
@@ -153,16 +150,16 @@ def test_lost_leases_only_grow(engine: Engine, pending: list[int]) -> None:
 
 
 def test_lost_leases_of_what_is_final_are_not_counted(engine: Engine, pending: list[int]) -> None:
+    post_now(engine, pending)
     with engine.begin() as connection:
-        post(connection, pending)
         attempts.count_lost(connection, {11: 5})
     assert row_of(engine, 11).lost_leases == 0
 
 
 def test_what_kills_its_worker_is_a_dead_letter_unless_it_was_settled(engine: Engine, pending: list[int]) -> None:
     spend(engine, {12: FRESH}, 60.0)
+    post_now(engine, pending[:1])
     with engine.begin() as connection:
-        post(connection, pending[:1])
         assert attempts.fail_lost(connection, [*pending, 999]) == {
             12: Spent(1, 1, None, "trace-12"),
             13: Spent(1, 0, None, "trace-13"),
@@ -189,8 +186,7 @@ def test_a_dead_letter_is_reopened_with_all_its_attempts_in_a_new_generation(
     assert (row.status, row.reason, row.attempts, row.generation, row.lost_leases) == ("pending", None, 0, 2, 0)
     assert (row.next_attempt_at, row.completed_at) == (None, None)
     assert row_of(engine, pending[1]).generation == 1
-    with engine.begin() as connection:
-        assert post(connection, [11]).outcomes[11].status is Status.POSTED
+    assert post_now(engine, [11]).outcomes[11].status is Status.POSTED
     check_books(engine)
 
 
@@ -206,8 +202,7 @@ def test_a_dead_letter_is_reopened_once_however_often_somebody_asks(engine: Engi
 
 
 def test_what_was_settled_is_never_reopened(engine: Engine, pending: list[int]) -> None:
-    with engine.begin() as connection:
-        post(connection, pending)
+    post_now(engine, pending)
     assert reopen(engine, dict.fromkeys(pending, 1)) == []
     assert {row_of(engine, each).status for each in pending} == {"posted"}
 
@@ -239,15 +234,14 @@ def test_pending_ids_are_listed_oldest_first_without_those_that_wait(engine: Eng
     with engine.begin() as connection:
         connection.execute(text("UPDATE transfers SET next_attempt_at = now() WHERE id = 12"))  # its time has come
     assert attempts.find_pending(engine, after=0, limit=9) == pending
-    with engine.begin() as connection:
-        post(connection, pending)
+    post_now(engine, pending)
     assert attempts.find_pending(engine, after=0, limit=9) == []
 
 
 def test_what_the_queue_needs_of_a_transfer_is_told_while_it_is_pending(engine: Engine, pending: list[int]) -> None:
     with engine.begin() as connection:
         attempts.count_lost(connection, {12: 2})
-        post(connection, [11])
+    post_now(engine, [11])
     assert attempts.find_due(engine, [13, 12, 11, 999]) == [Due(12, "trace-12", 2), Due(13, "trace-13", 0)]
     assert attempts.find_due(engine, []) == []
     assert pending == [11, 12, 13]

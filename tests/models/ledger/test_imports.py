@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, text
 
+from models.database.session import Session, Statement
 from models.errors import OutcomeUnknown, Unavailable
 from models.ledger import imports
 from models.ledger.import_file import Opening
@@ -223,20 +224,23 @@ def test_with_the_database_gone_nothing_moved(postgres_proxy: TcpProxy, engine: 
     assert balances(engine) == {}
 
 
-def test_a_server_that_refuses_a_row_leaves_nothing_of_the_others(importer: Imports, engine: Engine) -> None:
+def test_a_server_that_refuses_a_row_leaves_nothing_of_the_others(
+    importer: Imports, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     statements: list[str] = []
+    run = Session.run
 
-    def refuse_the_third(_conn: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
+    def note(session: Session, statement: Statement, *parameters: object, then: str = "") -> None:
+        statements.append(statement.sql)
+        run(session, statement, *parameters, then=then)
 
-    event.listen(engine, "before_cursor_execute", refuse_the_third)
+    monkeypatch.setattr(Session, "run", note)
     try:
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE entries ADD CONSTRAINT not_80 CHECK (amount <> 80)"))
         with pytest.raises(Unavailable):
             importer.run(OPENINGS, key="k")
     finally:
-        event.remove(engine, "before_cursor_execute", refuse_the_third)
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE entries DROP CONSTRAINT not_80"))
     assert sum("INSERT INTO entries" in each for each in statements) == 3

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine, event, text
@@ -20,7 +19,6 @@ from models.errors import (
 )
 from models.ledger.history import History
 from models.ledger.orders import MAX_TRIES, Orders
-from models.ledger.posting import post
 from models.ledger.transfer import Acceptance, Kind, Order, Receipt, Status
 from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
@@ -33,6 +31,8 @@ from tests.models.ledger.ordering import (
     count_waiting,
     deposit,
     later,
+    post_now,
+    row_lock,
     transfer,
     withdrawal,
 )
@@ -175,8 +175,7 @@ def test_a_key_is_looked_up_before_the_balance(orders: Orders, spend: Order) -> 
 def test_a_job_that_was_accepted_and_later_rejected_keeps_its_key(orders: Orders, engine: Engine) -> None:
     accepted = orders.accept(later(1, 2, 5, key="k"))
     orders.execute(withdrawal(1, 100))
-    with engine.begin() as connection:
-        assert post(connection, [accepted.transfer_id]).outcomes[accepted.transfer_id].status is Status.REJECTED
+    assert post_now(engine, [accepted.transfer_id]).outcomes[accepted.transfer_id].status is Status.REJECTED
     assert orders.accept(later(1, 2, 5, key="k")) == Acceptance(transfer_id=accepted.transfer_id, replayed=True)
 
 
@@ -246,17 +245,6 @@ def test_a_key_may_have_1_to_255_characters(orders: Orders, length: int) -> None
 
 
 # Two at once
-
-
-@contextmanager
-def row_lock(engine: Engine, wallet_id: int) -> Iterator[None]:
-    """Somebody holds a wallet for as long as this lasts."""
-    with engine.connect() as holder:
-        holder.execute(text("SELECT FROM wallets WHERE id = :id FOR UPDATE"), {"id": wallet_id})
-        try:
-            yield
-        finally:
-            holder.rollback()
 
 
 def test_of_two_at_once_one_wins_and_the_other_gets_its_answer_however_slow(orders: Orders, engine: Engine) -> None:
@@ -386,8 +374,13 @@ def is_commit(data: bytes) -> bool:
     return b"COMMIT" in data
 
 
-def is_insert(data: bytes) -> bool:
-    return b"INSERT INTO transfers" in data
+def is_look(data: bytes) -> bool:
+    """What comes before the commit of an order that is posted."""
+    return b"EXECUTE look_and_lock" in data
+
+
+def is_acceptance(data: bytes) -> bool:
+    return b"EXECUTE record_orders" in data
 
 
 @pytest.mark.parametrize(
@@ -419,7 +412,7 @@ def test_a_lost_reply_to_the_commit_is_looked_up_and_money_moved_once(
 def test_a_lost_reply_to_an_acceptance_is_looked_up_and_it_is_there_once(
     engine: Engine, proxied_orders: Orders, postgres_proxy: TcpProxy, key: str | None
 ) -> None:
-    postgres_proxy.lose_reply_to(is_insert)
+    postgres_proxy.lose_reply_to(is_acceptance)
     acceptance = proxied_orders.accept(later(1, 2, 30, key=key))
 
     assert postgres_proxy.cuts == 1
@@ -431,7 +424,7 @@ def test_a_lost_reply_to_an_acceptance_is_looked_up_and_it_is_there_once(
 def test_an_acceptance_in_doubt_is_found_even_when_the_balance_is_gone_by_then(
     history: History, orders: Orders, proxied: Engine, proxied_orders: Orders, postgres_proxy: TcpProxy
 ) -> None:
-    postgres_proxy.lose_reply_to(is_insert)
+    postgres_proxy.lose_reply_to(is_acceptance)
     event.listen(proxied, "connect", lambda *_: orders.execute(withdrawal(1, 100)), once=True)
     acceptance = proxied_orders.accept(later(1, 2, 100))
 
@@ -443,10 +436,9 @@ def test_an_acceptance_in_doubt_is_found_even_when_the_balance_is_gone_by_then(
 def test_a_refusal_whose_reply_is_lost_is_left_to_the_job(
     engine: Engine, proxied_orders: Orders, postgres_proxy: TcpProxy
 ) -> None:
-    postgres_proxy.lose_reply_to(is_insert)
+    postgres_proxy.lose_reply_to(is_acceptance)
     acceptance = proxied_orders.accept(later(1, 2, 101))
-    with engine.begin() as connection:
-        outcome = post(connection, [acceptance.transfer_id]).outcomes[acceptance.transfer_id]
+    outcome = post_now(engine, [acceptance.transfer_id]).outcomes[acceptance.transfer_id]
     assert outcome == (Status.REJECTED, "balance_insufficient")
 
 
@@ -481,7 +473,7 @@ def test_a_commit_that_never_arrived_is_made_up_for(
 def test_an_acceptance_that_never_arrived_is_made_up_for(
     engine: Engine, proxied_orders: Orders, postgres_proxy: TcpProxy
 ) -> None:
-    postgres_proxy.lose_reply_to(never_arrives(is_insert))
+    postgres_proxy.lose_reply_to(never_arrives(is_acceptance))
     assert not proxied_orders.accept(later(1, 2, 30)).replayed
     assert count_transfers(engine) == 3
 
@@ -528,7 +520,7 @@ def test_an_unknown_outcome_may_be_that_nothing_moved(
 def test_an_acceptance_that_cannot_be_looked_up_is_unknown(
     history: History, proxied_orders: Orders, postgres_proxy: TcpProxy
 ) -> None:
-    postgres_proxy.lose_reply_to(lambda data: is_insert(data) and refuse_from_now_on(postgres_proxy))
+    postgres_proxy.lose_reply_to(lambda data: is_acceptance(data) and refuse_from_now_on(postgres_proxy))
     with pytest.raises(OutcomeUnknown) as unknown:
         proxied_orders.accept(later(1, 2, 30))
     assert history.get_transfer(unknown.value.transfer_id, seen_by=1).status is Status.PENDING
@@ -738,10 +730,10 @@ def test_a_server_that_hangs_before_anything_was_sent_means_that_nothing_moved(
     assert count_transfers(engine) == 2
 
 
-def test_a_server_that_hangs_while_it_posts_means_that_nothing_moved(
+def test_a_server_that_hangs_before_the_commit_means_that_nothing_moved(
     engine: Engine, snowflake: Snowflake, impatient: Engine, postgres_proxy: TcpProxy
 ) -> None:
-    postgres_proxy.lose_reply_to(hang_at(postgres_proxy, is_insert))
+    postgres_proxy.lose_reply_to(hang_at(postgres_proxy, is_look))
     with pytest.raises(Unavailable):
         Orders(impatient, snowflake).execute(transfer(1, 2, 30))
     postgres_proxy.break_all()
@@ -760,7 +752,7 @@ def test_a_server_that_hangs_over_the_commit_means_an_unknown_outcome(
 def test_a_server_that_hangs_over_an_acceptance_means_an_unknown_outcome(
     history: History, snowflake: Snowflake, impatient: Engine, postgres_proxy: TcpProxy
 ) -> None:
-    postgres_proxy.lose_reply_to(hang_at(postgres_proxy, is_insert))
+    postgres_proxy.lose_reply_to(hang_at(postgres_proxy, is_acceptance))
     with pytest.raises(OutcomeUnknown) as unknown:
         Orders(impatient, snowflake).accept(later(1, 2, 30))
     assert history.get_transfer(unknown.value.transfer_id, seen_by=2).status is Status.PENDING
@@ -770,7 +762,7 @@ def test_after_a_hang_the_engine_is_as_good_as_new(
     engine: Engine, snowflake: Snowflake, impatient: Engine, postgres_proxy: TcpProxy
 ) -> None:
     orders = Orders(impatient, snowflake)
-    postgres_proxy.lose_reply_to(hang_at(postgres_proxy, is_insert))
+    postgres_proxy.lose_reply_to(hang_at(postgres_proxy, is_look))
     with pytest.raises(Unavailable):
         orders.execute(transfer(1, 2, 30))
     postgres_proxy.lose_reply_to(lambda _: False)

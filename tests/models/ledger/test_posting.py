@@ -3,7 +3,8 @@
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,16 +13,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, Engine, insert, select, text
 
+from models.database.session import Session
 from models.errors import Refused
 from models.ledger.orders import Orders
-from models.ledger.posting import Outcome, Posting, open_wallets, post
+from models.ledger.posting import Outcome, Posting, open_wallets
 from models.ledger.settlement import Wallet
 from models.ledger.transfer import Order, Status
 from models.schema.tables import entries, transfers, wallets
 from models.snowflake.ids import Snowflake
 from tests import nursery
 from tests.books import check_books
-from tests.models.ledger.ordering import PATIENCE_S, balances, count_transfers, deposit, later, transfer, withdrawal
+from tests.models.ledger.ordering import (
+    PATIENCE_S,
+    balances,
+    count_transfers,
+    deposit,
+    later,
+    post_now,
+    transfer,
+    uncommitted,
+    withdrawal,
+)
 from tests.project import ROOT
 
 LEDGER = (wallets, transfers, entries)
@@ -154,20 +166,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(choice=choices, wait_for_locks=st.booleans())
     def post_a_batch(self, choice: list[int], wait_for_locks: bool) -> None:
         numbers = self.pick(choice)
-        with self.engine.begin() as connection:
-            posting = post(connection, numbers, wait_for_locks=wait_for_locks)
+        posting = post_now(self.engine, numbers, wait_for_locks=wait_for_locks)
         assert outcomes(posting) == self.model.post(numbers)
         assert all(posting.wallets[who].balance_cents == self.model.purses[who] for who in posting.wallets)
 
-        with self.engine.begin() as connection:
-            again = post(connection, numbers)
+        again = post_now(self.engine, numbers)
         assert again == Posting(posting.outcomes, {})
 
     @rule(choice=choices)
     def post_a_batch_and_roll_back(self, choice: list[int]) -> None:
-        with self.engine.connect() as connection:
-            post(connection, self.pick(choice))
-            connection.rollback()
+        """What an eviction raises undoes the batch. (One in which nothing is left to decide evicts nothing.)"""
+        with suppress(UndoneError):
+            post_now(self.engine, self.pick(choice), evict=undo)
 
     @invariant()
     def nothing_differs(self) -> None:
@@ -199,6 +209,14 @@ class LedgerMachine(RuleBasedStateMachine):
         return [recorded[position] if position < len(recorded) else 10**6 + position for position in choice]
 
 
+class UndoneError(Exception):
+    """What goes wrong when all is decided and nothing written."""
+
+
+def undo(_versions: Mapping[int, int]) -> Mapping[int, int]:
+    raise UndoneError
+
+
 def refusal(order: Callable[[], object]) -> str:
     with pytest.raises(Refused) as refused:
         order()
@@ -228,8 +246,7 @@ def test_a_batch_is_decided_in_the_order_of_its_ids_however_it_is_handed_in(engi
     with engine.begin() as connection:
         record(connection, 11, 1, 2, 50)
         record(connection, 12, 2, 3, 51)  # 1 + 50: covered by the one before it, and only by that
-    with engine.begin() as connection:
-        posting = post(connection, [12, 11])
+    posting = post_now(engine, [12, 11])
 
     assert outcomes(posting) == {11: ("posted", None), 12: ("posted", None)}
     assert posting.wallets == {1: Wallet(0, 2), 2: Wallet(0, 3), 3: Wallet(52, 2)}
@@ -240,8 +257,7 @@ def test_an_id_that_is_repeated_in_a_batch_moves_money_once(engine: Engine, orde
     orders.execute(deposit(1, 50))
     orders.execute(deposit(2, 1))
     number = orders.accept(later(1, 2, 20)).transfer_id
-    with engine.begin() as connection:
-        posting = post(connection, [number, number, number])
+    posting = post_now(engine, [number, number, number])
 
     assert outcomes(posting) == {number: ("posted", None)}
     assert balances(engine) == {1: 30, 2: 21}
@@ -252,11 +268,9 @@ def test_posting_again_changes_nothing_and_tells_the_stored_outcomes(engine: Eng
     orders.execute(deposit(1, 50))
     orders.execute(deposit(2, 1))
     numbers = [orders.accept(later(1, 2, amount)).transfer_id for amount in (30, 25)]
-    with engine.begin() as connection:
-        first = post(connection, numbers)
+    first = post_now(engine, numbers)
     before = everything(engine)
-    with engine.begin() as connection:
-        second = post(connection, numbers)
+    second = post_now(engine, numbers)
 
     assert outcomes(first) == {numbers[0]: ("posted", None), numbers[1]: ("rejected", "balance_insufficient")}
     assert second == Posting(first.outcomes, {})
@@ -271,17 +285,15 @@ def test_a_dead_letter_is_left_alone_and_told(engine: Engine, orders: Orders) ->
         dead = "UPDATE transfers SET status = 'failed', reason = 'worker_lost', completed_at = now() WHERE id = :id"
         connection.execute(text(dead), {"id": number})
     before = everything(engine)
-    with engine.begin() as connection:
-        posting = post(connection, [number])
+    posting = post_now(engine, [number])
 
     assert posting == Posting({number: Outcome(Status.FAILED, "worker_lost")}, {})
     assert everything(engine) == before
 
 
 def test_ids_that_nobody_recorded_have_no_outcome(engine: Engine) -> None:
-    with engine.begin() as connection:
-        assert post(connection, [1, 2]) == Posting({}, {})
-        assert post(connection, []) == Posting({}, {})
+    assert post_now(engine, [1, 2]) == Posting({}, {})
+    assert post_now(engine, []) == Posting({}, {})
     assert balances(engine) == {}
 
 
@@ -291,8 +303,8 @@ def test_an_outcome_spends_an_attempt_and_ends_the_wait_for_the_next(engine: Eng
     numbers = [orders.accept(later(1, 2, amount)).transfer_id for amount in (30, 25)]
     with engine.begin() as connection:
         connection.execute(text("UPDATE transfers SET attempts = 2, next_attempt_at = now() WHERE status = 'pending'"))
+    post_now(engine, numbers)
     with engine.begin() as connection:
-        post(connection, numbers)
         rows = connection.execute(
             text("SELECT * FROM transfers WHERE id = ANY(:ids) ORDER BY id"), {"ids": numbers}
         ).all()
@@ -307,9 +319,8 @@ def test_the_traces_of_what_was_decided_now_are_told(engine: Engine, orders: Ord
     traced, untraced = (
         orders.accept(replace(later(1, 2, 1), trace=trace)).transfer_id for trace in ("00-abc-def-01", None)
     )
-    with engine.begin() as connection:
-        assert post(connection, [traced, untraced]).traces == {traced: "00-abc-def-01"}
-        assert post(connection, [traced, untraced]).traces == {}
+    assert post_now(engine, [traced, untraced]).traces == {traced: "00-abc-def-01"}
+    assert post_now(engine, [traced, untraced]).traces == {}
 
 
 def test_a_batch_that_is_rolled_back_leaves_nothing(engine: Engine, orders: Orders) -> None:
@@ -318,9 +329,15 @@ def test_a_batch_that_is_rolled_back_leaves_nothing(engine: Engine, orders: Orde
         record(connection, 11, 1, 2, 20)
         record(connection, 12, None, 2, 5)  # would open wallet 2
     before = everything(engine)
-    with engine.connect() as connection:
-        assert outcomes(post(connection, [11, 12])) == {11: ("posted", None), 12: ("posted", None)}
-        connection.rollback()
+    told: list[Mapping[int, int]] = []
+
+    def note_and_undo(versions: Mapping[int, int]) -> Mapping[int, int]:
+        told.append(versions)
+        raise UndoneError
+
+    with pytest.raises(UndoneError):
+        post_now(engine, [11, 12], evict=note_and_undo)
+    assert told == [{1: 2, 2: 2}]  # both were decided: the deposit and the transfer's two ends
 
     assert everything(engine) == before
     check_books(engine)
@@ -331,8 +348,7 @@ def test_a_posting_is_seen_whole_or_not_at_all(engine: Engine, orders: Orders) -
     orders.execute(deposit(2, 1))
     number = orders.accept(later(1, 2, 20)).transfer_id
     before = everything(engine)
-    with engine.begin() as connection:
-        post(connection, [number])
+    with uncommitted(engine, [number]):
         assert everything(engine) == before  # to everybody else, until the commit
     assert balances(engine) == {1: 30, 2: 21}
     check_books(engine)
@@ -340,10 +356,10 @@ def test_a_posting_is_seen_whole_or_not_at_all(engine: Engine, orders: Orders) -
 
 def test_wallets_are_opened_without_money_and_told_from_those_that_were_there(engine: Engine, orders: Orders) -> None:
     orders.execute(deposit(2, 5))
-    with engine.begin() as connection:
-        assert open_wallets(connection, [3, 2, 1]) == {1, 3}
-        assert open_wallets(connection, [3, 2, 1]) == set()
-        assert open_wallets(connection, []) == set()
+    with Session(engine) as session:
+        assert open_wallets(session, [3, 2, 1]) == {1, 3}
+        assert open_wallets(session, [3, 2, 1]) == set()
+        assert open_wallets(session, []) == set()
     assert balances(engine) == {1: 0, 2: 5, 3: 0}
     check_books(engine)
 
@@ -372,9 +388,9 @@ def test_a_process_killed_between_write_and_commit_leaves_nothing(
     assert count_transfers(engine) == before + recorded
     check_books(engine)
 
-    with engine.begin() as connection:  # and nothing is locked
+    with engine.connect() as connection:  # and nothing is locked
         waiting = list(connection.execute(text("SELECT id FROM transfers WHERE status = 'pending'")).scalars())
-        assert len(post(connection, waiting).outcomes) == recorded
+    assert len(post_now(engine, waiting).outcomes) == recorded
     check_books(engine)
 
 

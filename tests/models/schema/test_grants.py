@@ -14,7 +14,6 @@ from models.ledger import attempts
 from models.ledger.attempts import Seen
 from models.ledger.history import History
 from models.ledger.orders import Orders
-from models.ledger.posting import post
 from models.ledger.transfer import Kind, Status
 from models.schema import grants, migrations
 from models.schema.tables import metadata
@@ -22,7 +21,7 @@ from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from tests.books import check_books
-from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, transfer, withdrawal
+from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, post_now, transfer, withdrawal
 
 # Each would let whoever has got into the service rewrite what has happened, or get further.
 FORBIDDEN = [
@@ -117,8 +116,7 @@ def test_the_service_accepts_fails_requeues_and_posts_a_job(service: Engine, ord
         attempts.spend(connection, {job: Seen(attempts=0, generation=1)}, {job: None}, error="e")
     with service.begin() as connection:
         assert [due.id for due in attempts.reopen(connection, {job: 1})] == [job]
-    with service.begin() as connection:
-        post(connection, [job], wait_for_locks=False)
+    post_now(service, [job], wait_for_locks=False)
     assert balances(service) == {1: 60, 2: 41}
     check_books(service)
 
