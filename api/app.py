@@ -6,13 +6,15 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
+from api import direct
 from api import settings as api_settings
-from api.access import cors, identity, limits
+from api.access import cors
 from api.commands import entry
 from api.contract import docs, openapi
 from api.dashboard import pages
-from api.edge import compression, errors, headers
+from api.edge import compression, errors
 from api.edge.edge import Edge
+from api.edge.proxies import Proxies
 from api.services import EXTENSION, make_services
 from api.views import audit, dead_letters, health, jobs, metrics, transfers, wallets
 from config import Settings
@@ -36,12 +38,8 @@ def create_app(settings: Settings) -> Flask:
     # A path is one thing under one name: no redirects, which a client would follow without its body.
     app.url_map.merge_slashes = False
     api_settings.install(app, settings)
-    made = app.extensions[EXTENSION] = make_services(settings)
-    app.wsgi_app = Edge(app.wsgi_app)  # type: ignore[method-assign]
+    app.extensions[EXTENSION] = make_services(app, settings)
     errors.install(app)
-    identity.install(app, settings)
-    limits.install(app, settings, made.line)
-    headers.install(app, settings)
     cors.install(app, settings)
     compression.install(app)
     entry.install(app)
@@ -49,4 +47,6 @@ def create_app(settings: Settings) -> Flask:
         app.register_blueprint(room.blueprint)
     pages.install(app, settings)
     openapi.install(app)
+    direct.install(app)
+    app.wsgi_app = Edge(app.wsgi_app, Proxies(settings.trusted_proxies))  # type: ignore[method-assign]
     return app

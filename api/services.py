@@ -4,9 +4,12 @@ import threading
 from dataclasses import dataclass, field
 from typing import cast
 
-from flask import current_app
+from flask import Flask, current_app
 from sqlalchemy import Engine
 
+from api.access import limits
+from api.access.identity import Identity, make_identity
+from api.access.limits import Limits
 from api.access.token_bucket import TAKE
 from api.counted_orders import CountedOrders
 from api.readings import Readings
@@ -31,6 +34,9 @@ EXTENSION = "wallet"
 class Services:
     """One process's way to the books and to the queue. Making it connects to nothing."""
 
+    identity: Identity
+    limits: Limits
+    max_body_bytes: int
     engine: Engine
     snowflake: Snowflake
     orders: Orders
@@ -68,7 +74,7 @@ class Services:
         self.engine.dispose()
 
 
-def make_services(settings: Settings) -> Services:
+def make_services(app: Flask, settings: Settings) -> Services:
     """Wire up one process."""
     engine = make_engine(settings, application_name="wallet-api")
     snowflake = Snowflake(NodeLease(engine))
@@ -77,7 +83,11 @@ def make_services(settings: Settings) -> Services:
     line = RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ])
     if shares_redis := settings.cache_redis_url is None:
         cache.pulse.watch(line)
+    throttle = limits.install(app, settings, line)
     return Services(
+        identity=make_identity(app, settings, throttle),
+        limits=throttle,
+        max_body_bytes=settings.max_body_bytes,
         engine=engine,
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),

@@ -4,7 +4,8 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -16,15 +17,47 @@ from structlog.typing import EventDict, Processor
 
 from config import LogLevel
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
+
 
 @dataclass(slots=True)
 class _Process:
-    """What kind of process this is."""
+    """What kind of process this is, and where its lines go: by default where its output goes at the moment."""
 
     service: str = ""
+    stream: TextIO | None = None
 
 
 _process = _Process()
+# What is true of every line of a request. (structlog's own keeps each fact in a variable of its own, and looks through
+# all variables of the process for every line.)
+_context: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=None)
+
+
+def begin_context(**facts: str) -> None:
+    """Let every line from now on have these, and none of those before."""
+    _context.set(facts)
+
+
+def bind(**facts: str) -> None:
+    """Let every line from now on have these, too, until the context ends."""
+    context = _context.get()
+    if context is None:
+        _context.set(facts)
+    else:
+        context.update(facts)
+
+
+def end_context() -> None:
+    """Let lines be about nothing in particular."""
+    _context.set(None)
+
+
+def merge_context(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Add to a line what is true of all of them: one of structlog's processors."""
+    if context := _context.get():
+        event.update((name, fact) for name, fact in context.items() if name not in event)
+    return event
 
 
 def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) -> None:
@@ -35,7 +68,7 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
         service: which kind of process this is; stands in every line.
         stream: standard output, unless that is wanted for something else.
     """
-    _process.service = service
+    _process.service, _process.stream = service, stream
     stream = stream or sys.stdout
 
     def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -43,7 +76,7 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
         return event
 
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        merge_context,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
@@ -84,6 +117,19 @@ def _handler_of_libraries(stream: TextIO, shared: list[Processor]) -> logging.Ha
     return handler
 
 
+def write(level: str, event: str, facts: Mapping[str, Any]) -> None:
+    """Write one line at once: as structlog would write it, at a fifth of the price. For what is told of every request.
+
+    Args:
+        level: ``debug`` or ``info``.
+        event: what has happened.
+        facts: about it.
+    """
+    if logging.getLogger().isEnabledFor(_LEVELS[level]):
+        context = _context.get() or {}
+        _write([{**context, **facts, "event": event, "level": level, "time": _now(), "service": _process.service}])
+
+
 def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]) -> None:
     """Write one line for each transfer of a batch, all in one go: a worker settles thousands a second.
 
@@ -93,21 +139,19 @@ def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]
     if not logging.getLogger().isEnabledFor(logging.INFO):
         return
     common = {"event": "transfer settled", "level": "info", "time": _now(), "service": _process.service}
-    lines = [
-        orjson.dumps(
-            {
-                **common,
-                "job_id": str(transfer_id),
-                "status": status,
-                "reason": reason,
-                "trace_id": trace_id_of(trace),
-            }
-        )
+    _write(
+        {**common, "job_id": str(transfer_id), "status": status, "reason": reason, "trace_id": trace_id_of(trace)}
         for transfer_id, status, reason, trace in transfers
-    ]
-    if lines:
-        sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
-        sys.stdout.buffer.flush()
+    )
+
+
+def _write(lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write lines in one go: those of several processes share a file, and must not interleave."""
+    text = b"".join([_dumps(line) + b"\n" for line in lines])
+    if text:
+        out = (_process.stream or sys.stdout).buffer
+        out.write(text)
+        out.flush()
 
 
 def trace_id_of(traceparent: str | None) -> str | None:

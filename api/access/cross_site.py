@@ -4,10 +4,11 @@ A browser adds the password that an administrator has once typed to whatever a p
 from. Only what browsers say about the page, and no page can change, tells such requests apart.
 """
 
-from flask import request
+from collections.abc import Mapping
+from typing import Any
 
 from api.edge.errors import ApiError
-from api.edge.proxies import public_host
+from api.edge.proxies import Proxies
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # "none": typed, or a bookmark. "same-site" is another site: another port or subdomain, with other people's pages.
@@ -15,7 +16,7 @@ _OUR_OWN = frozenset({"same-origin", "none"})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-def refuse_other_sites() -> None:
+def refuse_other_sites(environ: Mapping[str, Any], proxies: Proxies) -> None:
     """Refuse a request that changes something and comes from a page that is not ours.
 
     What is no browser (curl) sends neither header and passes.
@@ -23,18 +24,18 @@ def refuse_other_sites() -> None:
     Raises:
         ApiError: ``forbidden``.
     """
-    if request.method in _SAFE_METHODS or _is_from_here():
+    if environ["REQUEST_METHOD"] in _SAFE_METHODS or _is_from_here(environ, proxies):
         return
     raise ApiError("forbidden", "Another site's page may not do this in an administrator's name.")
 
 
-def _is_from_here() -> bool:
+def _is_from_here(environ: Mapping[str, Any], proxies: Proxies) -> bool:
     """Sec-Fetch-Site is the browser's own judgement; over plain HTTP, and by old browsers, only Origin is sent."""
-    site = request.headers.get("Sec-Fetch-Site")
+    site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
         return site in _OUR_OWN
-    origin = request.headers.get("Origin")
-    return origin is None or _is_origin_of(origin, public_host())
+    origin = environ.get("HTTP_ORIGIN")
+    return origin is None or _is_origin_of(origin, proxies.public_host(environ))
 
 
 def _is_origin_of(origin: str, host: str) -> bool:

@@ -6,7 +6,7 @@ import time
 from ipaddress import IPv4Address
 from typing import Any, NoReturn, cast
 
-from flask import Flask, current_app, request
+from flask import Flask
 from flask_limiter import Limiter
 
 from api.access.token_bucket import NAME, SCHEME, Bucket, Taken, TokenBucket
@@ -16,7 +16,6 @@ from config import Settings
 from models.redis_line.line import Command, RedisLine
 from observe import metrics
 
-EXTENSION = "wallet-limits"
 _IPV6_PREFIX = 64
 # Bad credentials from one address: a password may be mistyped, and cannot be guessed.
 AUTHENTICATION = Bucket("authentication", 10, 60, burst=20)
@@ -34,10 +33,11 @@ class Limits:
         """Whether nothing is throttled."""
         return self._strategy is None
 
-    def take(self, user: str, question: Command | None = None) -> tuple[Any, float] | None:
+    def take(self, environ: dict[str, Any], user: str, question: Command | None = None) -> tuple[Any, float] | None:
         """Take a token of a user's bucket, and ask the cache in the same round trip.
 
         Args:
+            environ: of the request, whose answer tells how the bucket stands.
             user: whose.
             question: for the cache, if it is in the same Redis.
 
@@ -51,44 +51,43 @@ class Limits:
             return None
         sent_at = time.monotonic()
         taken, replies = self._strategy.take(self._users, user, riders=() if question is None else (question,))
-        _tell(self._users, taken)
+        _tell(environ, self._users, taken)
         if not taken.allowed:
             metrics.throttled["user"].inc()
             _refuse("You ask too often.", taken)
         return (replies[0], sent_at) if replies else None
 
-    def check_address(self, address: str) -> None:
+    def check_address(self, environ: dict[str, Any], address: str) -> None:
         """Refuse to look at the credentials of an address that has sent too many bad ones.
 
         Raises:
             ApiError: ``rate_limited``.
         """
-        self._authenticate(address, look=True)
+        self._authenticate(environ, address, look=True)
 
-    def count_bad_credentials(self, address: str) -> None:
+    def count_bad_credentials(self, environ: dict[str, Any], address: str) -> None:
         """Count bad credentials of an address.
 
         Raises:
             ApiError: ``rate_limited``: they were too many.
         """
-        self._authenticate(address, look=False)
+        self._authenticate(environ, address, look=False)
 
-    def _authenticate(self, address: str, *, look: bool) -> None:
+    def _authenticate(self, environ: dict[str, Any], address: str, *, look: bool) -> None:
         if self._strategy is not None:
             taken, _ = self._strategy.take(AUTHENTICATION, _source(address), look=look)
             if not (look and taken.allowed):
-                _tell(AUTHENTICATION, taken)
+                _tell(environ, AUTHENTICATION, taken)
             if not taken.allowed:
                 metrics.throttled["authentication"].inc()
                 _refuse("There were too many bad credentials from your address.", taken)
 
 
-def install(app: Flask, settings: Settings, line: RedisLine) -> None:
+def install(app: Flask, settings: Settings, line: RedisLine) -> Limits:
     """Throttle an application as its settings say, by buckets at the other end of the line."""
     rate = settings.rate_limit
     if rate is None:
-        app.extensions[EXTENSION] = Limits(None, None)
-        return
+        return Limits(None, None)
     limiter = Limiter(
         lambda: "",
         strategy=NAME,
@@ -101,13 +100,7 @@ def install(app: Flask, settings: Settings, line: RedisLine) -> None:
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
     users = Bucket("user", rate.amount, rate.period_s, burst=rate.burst)
-    app.extensions[EXTENSION] = Limits(cast("TokenBucket", limiter.limiter), users)
-
-
-def limits() -> Limits:
-    """Return the running application's limits."""
-    found: Limits = current_app.extensions[EXTENSION]
-    return found
+    return Limits(cast("TokenBucket", limiter.limiter), users)
 
 
 def _source(address: str) -> str:
@@ -125,11 +118,11 @@ def _source(address: str) -> str:
     return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
 
 
-def _tell(bucket: Bucket, taken: Taken) -> None:
+def _tell(environ: dict[str, Any], bucket: Bucket, taken: Taken) -> None:
     """Write the headers of draft-ietf-httpapi-ratelimit-headers-10."""
-    add_header(request.environ, "RateLimit-Policy", bucket.policy)
+    add_header(environ, "RateLimit-Policy", bucket.policy)
     until_more_s = -(-taken.wait_us // 1_000_000)
-    add_header(request.environ, "RateLimit", f'"{bucket.name}";r={taken.left};t={until_more_s}')
+    add_header(environ, "RateLimit", f'"{bucket.name}";r={taken.left};t={until_more_s}')
 
 
 def _refuse(detail: str, taken: Taken) -> NoReturn:

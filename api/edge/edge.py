@@ -9,22 +9,20 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from api.edge import tracing
-from api.edge.headers import DEFAULTS
-from observe import metrics
+from api.edge.headers import DEFAULTS, HSTS
+from api.edge.proxies import Proxies
+from observe import logs, metrics
 
 if TYPE_CHECKING:
     from flask import Request
 
-# What the application leaves for this layer to find, in the request's environment.
-HEADERS = "wallet.headers"
+# What the application leaves for this layer to find, in the request's environment: headers, and the URL rule of what
+# was answered without Flask.
+HEADERS, ROUTE = "wallet.headers", "wallet.route"
 
 # Probes and scrapes come every few seconds for ever; they are worth a line only to whoever debugs them.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-
-_log = structlog.get_logger("access")
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -33,8 +31,9 @@ Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 class Edge:
     """Wraps an application."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, proxies: Proxies) -> None:
         self._application = application
+        self._proxies = proxies
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request."""
@@ -45,6 +44,8 @@ class Edge:
             names = {name for name, _ in headers}
             headers += [default for default in DEFAULTS if default[0] not in names]
             headers += environ.get(HEADERS, ())
+            if self._proxies.is_https(environ):
+                headers.append(HSTS)
             headers.append(("X-Request-ID", trace.request_id))
             headers.append(("traceparent", trace.traceparent))
             _tell(environ, int(status[:3]), time.perf_counter() - started_at)
@@ -54,7 +55,7 @@ class Edge:
             return self._application(environ, respond)
         finally:
             # What the server itself logs on this thread, before the next request, is not about this one.
-            structlog.contextvars.clear_contextvars()
+            logs.end_context()
 
 
 def add_header(environ: dict[str, Any], name: str, value: str) -> None:
@@ -62,17 +63,30 @@ def add_header(environ: dict[str, Any], name: str, value: str) -> None:
     environ.setdefault(HEADERS, []).append((name, value))
 
 
+def mark_replayed(environ: dict[str, Any]) -> None:
+    """Say that this is the first answer to its Idempotency-Key again."""
+    add_header(environ, "Idempotency-Replayed", "true")
+
+
 def _tell(environ: dict[str, Any], status: int, seconds: float) -> None:
-    request: Request | None = environ.get("werkzeug.request")
-    route = request.url_rule.rule if request is not None and request.url_rule is not None else None
-    metrics.observe_request(environ["REQUEST_METHOD"], route, status, seconds)
-    write = _log.debug if route in _QUIET and status < HTTPStatus.BAD_REQUEST else _log.info
-    write(
+    method, route = environ["REQUEST_METHOD"], environ.get(ROUTE) or _find_rule(environ)
+    metrics.observe_request(method, route, status, seconds)
+    is_quiet = route in _QUIET and status < HTTPStatus.BAD_REQUEST
+    logs.write(
+        "debug" if is_quiet else "info",
         "request",
-        method=environ["REQUEST_METHOD"],
-        # The path without its query, which may hold anything.
-        path=environ.get("PATH_INFO", ""),
-        route=route,
-        status=status,
-        duration_ms=round(seconds * 1000, 3),
+        {
+            "method": method,
+            # The path without its query, which may hold anything.
+            "path": environ.get("PATH_INFO", ""),
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+        },
     )
+
+
+def _find_rule(environ: dict[str, Any]) -> str | None:
+    """Return the URL rule that Flask has found, None if it has found none."""
+    request: Request | None = environ.get("werkzeug.request")
+    return request.url_rule.rule if request is not None and request.url_rule is not None else None

@@ -1,10 +1,5 @@
 """What every response says to browsers and to caches on the way."""
 
-from flask import Flask, Response
-
-from api.edge.proxies import is_https
-from config import Settings
-
 # A page that needs more (its own scripts, say) brings its own value, which then stands.
 DEFAULTS = (
     # Balances stay out of every cache.
@@ -15,18 +10,5 @@ DEFAULTS = (
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
 )
-_HSTS = "max-age=31536000"
-
-
-def install(app: Flask, settings: Settings) -> None:
-    """Add what depends on the request; the defaults are added by :class:`api.edge.edge.Edge`."""
-    # Only a proxy can speak HTTPS here, so without one nobody needs to look.
-    if settings.trusted_proxies:
-        app.after_request(_add_hsts)
-
-
-def _add_hsts(response: Response) -> Response:
-    """Let browsers come by HTTPS only, once they have come by HTTPS."""
-    if is_https():
-        response.headers["Strict-Transport-Security"] = _HSTS
-    return response
+# Said to who has come by HTTPS: to come by nothing else from now on.
+HSTS = ("Strict-Transport-Security", "max-age=31536000")

@@ -1,6 +1,6 @@
 """What audits of the books have found, for administrators."""
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from api.access.identity import require_admin
 from api.contract.schemas import AuditOut, NoQuery
@@ -16,6 +16,6 @@ blueprint = Blueprint("audit", __name__)
 def audit() -> AuditOut:
     """Return what the last audit of the books found, and how far the one under way is."""
     require_admin()
-    read_query(NoQuery)
+    read_query(request.environ, NoQuery)
     engine = services().engine
     return AuditOut.of_both(record.find_last(engine), record.find_under_way(engine))

@@ -1,6 +1,6 @@
 """Dead letters, for administrators."""
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from api.access.identity import require_admin
 from api.contract.schemas import DeadLettersOut, DeadLettersQuery, JobOut, NoQuery, RequeuedAllOut, RequeuedOut
@@ -18,7 +18,7 @@ blueprint = Blueprint("dead_letters", __name__)
 def dead_letters() -> DeadLettersOut:
     """Return a page of dead letters, newest first."""
     require_admin()
-    query = read_query(DeadLettersQuery)
+    query = read_query(request.environ, DeadLettersQuery)
     before_id = int(query.cursor) if query.cursor else MAX_ID
     page = services().dead_letters.get_page(size=query.page_size, before_id=before_id)
     return DeadLettersOut(
@@ -34,7 +34,7 @@ def dead_letters() -> DeadLettersOut:
 def requeue(job_id: str) -> RequeuedOut:
     """Put one dead letter back with all its attempts; one that is not dead is left as it is."""
     require_admin()
-    read_query(NoQuery)
+    read_query(request.environ, NoQuery)
     transfer, requeued = services().dead_letters.requeue(read_job_id(job_id), by=_administrator())
     return RequeuedOut(requeued=requeued, job=JobOut.of(transfer))
 
@@ -44,7 +44,7 @@ def requeue(job_id: str) -> RequeuedOut:
 def requeue_all() -> RequeuedAllOut:
     """Put all dead letters back."""
     require_admin()
-    read_query(NoQuery)
+    read_query(request.environ, NoQuery)
     return RequeuedAllOut(requeued=services().dead_letters.requeue_all(by=_administrator()))
 
 

@@ -1,6 +1,6 @@
 """Is the process alive, and can it serve? For load balancers and supervisors."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from api.contract.schemas import HealthOut, NoQuery, ReadinessOut
 from api.contract.validation import json_response, read_query
@@ -13,7 +13,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """Answer as long as the process lives, whatever it depends on."""
-    read_query(NoQuery)
+    read_query(request.environ, NoQuery)
     return json_response(HealthOut(status="ok"))
 
 
@@ -23,7 +23,7 @@ def readyz() -> Response:
 
     A process that has been told to stop answers 503 as well, on the connections that it still serves.
     """
-    read_query(NoQuery)
+    read_query(request.environ, NoQuery)
     database = migrations.readiness(services().engine)
     redis_answers = services().queue.ping()
     status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"

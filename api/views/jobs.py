@@ -2,7 +2,7 @@
 
 import re
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from api.access.identity import require_user_or_admin
 from api.contract.schemas import JobOut, JobQuery
@@ -21,7 +21,7 @@ _JOB_ID = re.compile(r"[0-9]{1,19}")
 def job(job_id: str) -> JobOut:
     """Return how a transfer stands, waiting for its end if asked to."""
     caller = require_user_or_admin()
-    query = read_query(JobQuery)
+    query = read_query(request.environ, JobQuery)
     transfer_id = read_job_id(job_id)
     look = services().history.get_transfer
     return JobOut.of(services().waiting.wait_until_final(lambda: look(transfer_id, seen_by=caller), query.wait))

@@ -1,8 +1,9 @@
 """One's own wallet: deposit, withdraw, balance, history."""
 
-from flask import Blueprint, Response
+from typing import Any
 
-from api.access.identity import require_depositor, require_user
+from flask import Blueprint
+
 from api.contract.schemas import (
     AmountBody,
     BalanceOut,
@@ -12,12 +13,12 @@ from api.contract.schemas import (
     TransactionsOut,
     TransactionsQuery,
 )
-from api.contract.validation import json_response, read_body, read_idempotency_key, read_query
+from api.contract.validation import read_body, read_idempotency_key, read_query
+from api.direct import Answer, directly
 from api.edge import tracing
-from api.services import services
-from api.views import reads
-from api.views.reads import Snapshot
-from api.views.replay import marked
+from api.edge.edge import mark_replayed
+from api.services import Services
+from api.views.reads import CachedRead, Snapshot
 from models.ledger.settlement import EntryType
 from models.ledger.transfer import Kind, Order
 
@@ -25,31 +26,37 @@ blueprint = Blueprint("wallets", __name__)
 
 
 @blueprint.post("/api/deposit/v1")
-def deposit() -> Response:
+@directly
+def deposit(services: Services, environ: dict[str, Any]) -> Answer:
     """Credit the user's wallet; open it if there is none."""
-    return _move("deposit/v1", Kind.DEPOSIT)
+    user_id = services.identity.require_depositor(environ)
+    return _move(services, environ, "deposit/v1", Kind.DEPOSIT, user_id)
 
 
 @blueprint.post("/api/withdraw/v1")
-def withdraw() -> Response:
+@directly
+def withdraw(services: Services, environ: dict[str, Any]) -> Answer:
     """Debit the user's wallet."""
-    return _move("withdraw/v1", Kind.WITHDRAWAL)
+    user_id = services.identity.require_user(environ)
+    return _move(services, environ, "withdraw/v1", Kind.WITHDRAWAL, user_id)
 
 
 @blueprint.get("/api/wallet/balance/v1")
-def balance() -> Response:
+@directly
+def balance(services: Services, environ: dict[str, Any]) -> Answer:
     """Return the posted balance."""
-    return reads.answer(NoQuery, lambda _: "balance", _load_balance)
+    return _BALANCE.answer(services, environ)
 
 
 @blueprint.get("/api/transactions/v1")
-def transactions() -> Response:
+@directly
+def transactions(services: Services, environ: dict[str, Any]) -> Answer:
     """Return a page of the history, newest first."""
-    return reads.answer(TransactionsQuery, _name_of_page, _load_page)
+    return _HISTORY.answer(services, environ)
 
 
-def _load_balance(user_id: int, _: NoQuery) -> Snapshot:
-    found = services().history.get_balance(user_id)
+def _load_balance(services: Services, user_id: int, _: NoQuery) -> Snapshot:
+    found = services.history.get_balance(user_id)
     return Snapshot(found.version, BalanceOut(balance=found.cents))
 
 
@@ -62,9 +69,9 @@ def _number_of(query: TransactionsQuery) -> int:
     return 1 if query.cursor else query.page or 1
 
 
-def _load_page(user_id: int, query: TransactionsQuery) -> Snapshot:
+def _load_page(services: Services, user_id: int, query: TransactionsQuery) -> Snapshot:
     number = _number_of(query)
-    page = services().history.get_page(
+    page = services.history.get_page(
         user_id,
         EntryType(query.type) if query.type else None,
         size=query.page_size,
@@ -82,20 +89,24 @@ def _load_page(user_id: int, query: TransactionsQuery) -> Snapshot:
     return Snapshot(page.version, answer)
 
 
-def _move(call: str, kind: Kind) -> Response:
-    user_id = require_depositor() if kind is Kind.DEPOSIT else require_user()
-    read_query(NoQuery)
-    body = read_body(AmountBody)
-    receipt = services().orders.execute(
+_BALANCE = CachedRead(NoQuery, lambda _: "balance", _load_balance)
+_HISTORY = CachedRead(TransactionsQuery, _name_of_page, _load_page)
+
+
+def _move(services: Services, environ: dict[str, Any], call: str, kind: Kind, user_id: int) -> Answer:
+    read_query(environ, NoQuery)
+    body = read_body(environ, AmountBody, most_bytes=services.max_body_bytes)
+    receipt = services.orders.execute(
         Order(
             call=call,
             kind=kind,
             source=user_id if kind is Kind.WITHDRAWAL else None,
             destination=user_id if kind is Kind.DEPOSIT else None,
             amount_cents=body.amount,
-            idempotency_key=read_idempotency_key(),
-            trace=tracing.current().traceparent,
+            idempotency_key=read_idempotency_key(environ),
+            trace=tracing.of(environ).traceparent,
         )
     )
-    answer = MoneyOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
-    return marked(json_response(answer), replayed=receipt.replayed)
+    if receipt.replayed:
+        mark_replayed(environ)
+    return Answer.of(MoneyOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id))
