@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from flask import Blueprint, Flask, Response, current_app
+from flask import Blueprint, Flask, Response, current_app, request
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
@@ -80,7 +80,7 @@ def install(app: Flask) -> None:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Return this document."""
-    read_query(NoQuery)
+    read_query(request.environ, NoQuery)
     return Response(current_app.extensions[_EXTENSION].body(current_app), mimetype="application/json")
 
 

@@ -137,7 +137,7 @@ def test_what_is_below_the_level_is_not_written(level: str, written: list[str]) 
 def test_what_is_bound_to_the_request_is_in_every_line() -> None:
     lines = run(
         """
-        structlog.contextvars.bind_contextvars(trace_id="abc")
+        logs.bind(trace_id="abc")
         structlog.get_logger().info("ours")
         logging.getLogger("library").info("theirs")
         """

@@ -21,6 +21,7 @@ COUNTED = {
     "wallet_http_request_duration_seconds_count": {"method", "route", "status"},
     "wallet_transfers_total": {"kind", "outcome"},
     "wallet_transfer_settle_seconds_count": set(),
+    "wallet_group_size_count": set(),
     "wallet_batch_size_count": set(),
     "wallet_batch_seconds_count": set(),
     "wallet_attempts_failed_total": set(),

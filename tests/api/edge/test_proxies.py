@@ -1,19 +1,25 @@
 """What a proxy says counts only from TRUSTED_PROXIES, and only up to the first stranger."""
 
 import pytest
+from flask import Flask, request
 
-from api.edge.proxies import client_address, is_https, public_host
+from api.edge.proxies import Proxies
+from config.values import read_networks
 from tests.api.conftest import AppMaker
 
 PROXY, INNER, CLIENT, SPOOFED = "10.0.0.1", "10.0.0.2", "198.51.100.7", "203.0.113.9"
 TRUSTED = "10.0.0.0/8, fd00::/8"
 
 
+def proxies_of(trusted: str) -> Proxies:
+    return Proxies(read_networks(trusted) if trusted else ())
+
+
 def address_of(make_app: AppMaker, peer: str, forwarded: str | None, *, trusted: str = TRUSTED) -> str:
     headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
     app = make_app(trusted_proxies=trusted) if trusted else make_app()
     with app.test_request_context(headers=headers, environ_base={"REMOTE_ADDR": peer}):
-        return client_address()
+        return proxies_of(trusted).client_address(request.environ)
 
 
 @pytest.mark.parametrize("forwarded", [None, "", SPOOFED, f"{SPOOFED}, {PROXY}", "127.0.0.1", "x"])
@@ -88,7 +94,7 @@ def test_the_host_is_the_one_that_the_client_has_asked(
     app = make_app(trusted_proxies=TRUSTED)
     environ = {"REMOTE_ADDR": peer}
     with app.test_request_context(base_url="http://inner:8080", headers=headers, environ_base=environ):
-        assert public_host() == host
+        assert proxies_of(TRUSTED).public_host(request.environ) == host
 
 
 @pytest.mark.parametrize(
@@ -104,7 +110,7 @@ def test_the_host_is_the_one_that_the_client_has_asked(
 def test_https_is_what_a_trusted_proxy_calls_so(make_app: AppMaker, peer: str, said: str, *, secure: bool) -> None:
     app = make_app(trusted_proxies=TRUSTED)
     with app.test_request_context(headers={"X-Forwarded-Proto": said}, environ_base={"REMOTE_ADDR": peer}):
-        assert is_https() is secure
+        assert proxies_of(TRUSTED).is_https(request.environ) is secure
     response = app.test_client().get(
         "/healthz", headers={"X-Forwarded-Proto": said}, environ_base={"REMOTE_ADDR": peer}
     )
