@@ -113,6 +113,8 @@ class BoundedPool(Pool):
             self._tend_later(max(1.0, self._idle[0][0] + MOST_IDLE_S - time.monotonic()))
             return
         self._is_tended = False
+        if self._idle:  # given back after the look, and before that was said
+            self._tend_later()
 
     def _close_idle(self, since: float) -> None:
         """Close those that have been idle since then."""

@@ -79,9 +79,13 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._line.tidy():
-            self._entry.invalidate()
-        self._pool.give_back(self._entry)
+        is_tidy = False
+        try:
+            is_tidy = self._line.tidy()
+        finally:  # also when whoever runs this is cancelled meanwhile
+            if not is_tidy:
+                self._entry.invalidate()
+            self._pool.give_back(self._entry)
         if isinstance(error, psycopg2.Error):
             if isinstance(error, LockNotAvailable):
                 metrics.db_lock_timeouts.inc()
@@ -97,9 +101,13 @@ class Session:
         if lock_timeout_ms is not None:
             self.bound_locks(lock_timeout_ms)
 
-    def bound_locks(self, timeout_ms: int) -> None:
-        """Let what runs in the next round trip, or in the transaction that begins with it, wait no longer for locks."""
-        self._prologue += b"SET LOCAL lock_timeout=%d;" % timeout_ms
+    def bound_locks(self, timeout_ms: int | None) -> None:
+        """Let what runs from the next round trip on, to the end of its transaction, wait no longer for locks.
+
+        Args:
+            timeout_ms: None: as long as any other transaction.
+        """
+        self._prologue += b"SET LOCAL lock_timeout=%s;" % (b"DEFAULT" if timeout_ms is None else b"%d" % timeout_ms)
 
     def first(self, statement: Statement, *parameters: object) -> None:
         """Run a statement in the round trip of the next one, before it."""
@@ -113,6 +121,20 @@ class Session:
     def run(self, statement: Statement, *parameters: object, then: str = "") -> None:
         """Run a statement, and another text after it in the same round trip (``COMMIT``)."""
         self._execute(statement, parameters, then.encode())
+
+    def run_if_free(self, statement: Statement, *parameters: object) -> bool:
+        """Run a statement in a transaction, or undo it if somebody holds what it needs; return whether it was done.
+
+        What comes after it in the transaction waits for locks as :meth:`bound_locks` then says.
+        """
+        self._prologue += b"SAVEPOINT if_free;SET LOCAL lock_timeout=1;"
+        try:
+            self._execute(statement, parameters, b"RELEASE if_free")
+        except LockNotAvailable:
+            self._prologue = b""
+            self._line.cursor.execute("ROLLBACK TO if_free")
+            return False
+        return True
 
     def commit(self) -> None:
         """Make true what was begun."""

@@ -10,6 +10,7 @@ Nobody pays for his neighbours: who needs a wallet that somebody holds waits for
 everybody who comes for the same wallets meanwhile; who may be to blame for a fault is tried alone.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,6 +84,7 @@ class Orders:
         # Those whose wallets somebody holds, and who their parties are.
         self._held_up = together(post)
         self._waited_for: Counter[int] = Counter()
+        self._counting = threading.Lock()
 
     def execute(self, order: Order) -> Receipt:
         """Post an order now: its money has moved when this returns.
@@ -167,14 +169,16 @@ class Orders:
 
     def _wait_for_wallets(self, current: Placement) -> None:
         """Wait for wallets that somebody holds, and let others who come for them do so, too."""
-        self._waited_for.update(current.parties)
+        with self._counting:
+            self._waited_for.update(current.parties)
         try:
             current.place(self._held_up)
         finally:
-            self._waited_for.subtract(current.parties)
-            for each in current.parties:
-                if not self._waited_for[each]:
-                    del self._waited_for[each]
+            with self._counting:
+                self._waited_for.subtract(current.parties)
+                for each in current.parties:
+                    if not self._waited_for[each]:
+                        del self._waited_for[each]
 
     def _check_parties(self, order: Order) -> None:
         if order.source == order.destination:

@@ -19,7 +19,16 @@ from models.database.faults import is_connection_lost
 from models.database.session import Session, Statement
 from models.errors import REFUSALS, Refused
 from models.ledger.groups import Groups
-from models.ledger.posting import OPEN_WALLETS, NewTransfer, array, columns, find_blocked, parties_of, post_new
+from models.ledger.posting import (
+    OPEN_WALLETS,
+    NewTransfer,
+    array,
+    columns,
+    find_blocked,
+    find_wallets,
+    parties_of,
+    post_new,
+)
 from models.ledger.settlement import Wallet
 from models.ledger.transfer import Order
 from observe import metrics
@@ -67,7 +76,7 @@ class Fate(Enum):
     TAKEN = auto()  # its id or its key stands in the books already, or it is not allowed: to be looked up
     REFUSED = auto()  # a business no
     BLOCKED = auto()  # somebody holds a wallet of it
-    ALONE = auto()  # its group failed, and it may not be the one to blame
+    ALONE = auto()  # its group failed, or gave up early, and it may not be the one to blame
     FAILED = auto()  # it alone has failed
 
 
@@ -148,20 +157,27 @@ class Poster:
                     raise
                 return self._post(group, error)
         except (DBAPIError, PoolTimeoutError) as error:
-            _tell(group, error)
+            _tell(group, error, is_impatient=self.patience_ms is not None)
             return None
 
     def _post(self, group: Sequence[Placement], locked_out: DBAPIError | None) -> Callable[[], object] | None:
         """Post a group, or after it was locked out those of it that need not wait."""
         members = _without_rivals(group)
+        for each in members:
+            each.sent = False
         with Session(self.engine) as session:
             session.begin(lock_timeout_ms=self.patience_ms)
-            taken, wallets = _look(session, members, _LOCK_ALL if locked_out is None else _LOCK_FREE)
-            batch = [each.new.pending for each in members]
-            blocked = set() if locked_out is None else find_blocked(session, batch, wallets)
+            if locked_out is None:
+                _open(session, members)
+                taken, wallets = _look(session, members, _LOCK_ALL)
+                blocked = set()
+            else:
+                blocked = _open_free(session, members)
+                session.bound_locks(self.patience_ms)
+                taken, wallets = _look(session, members, _LOCK_FREE)
+                blocked |= find_blocked(session, [each.new.pending for each in members], wallets)
             ready = []
             for each in members:
-                each.sent = False
                 if each in taken:
                     each.end(Fate.TAKEN)
                 elif blocked.isdisjoint(each.parties):
@@ -191,24 +207,43 @@ def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: 
             rows = [_spelled(each.sending()) for each in group]
             recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, 8), doubts)}
     except (DBAPIError, PoolTimeoutError) as error:
-        _tell(group, error)
+        _tell(group, error, is_impatient=patience_ms is not None)
         return
     for each in group:
         each.end(Fate.DONE if each.transfer_id in recorded else Fate.TAKEN)
 
 
+def _open(session: Session, members: Sequence[Placement]) -> None:
+    """Open the wallets for deposits."""
+    if depositors := _depositors(members):
+        session.first(OPEN_WALLETS, array(sorted(depositors)))
+
+
+def _open_free(session: Session, members: Sequence[Placement]) -> set[int]:
+    """Open the wallets for deposits that nobody else is opening just now, and return the others."""
+    depositors = _depositors(members)
+    fresh = depositors - find_wallets(session, depositors) if depositors else set()
+    return {each for each in sorted(fresh) if not session.run_if_free(OPEN_WALLETS, array([each]))}
+
+
+def _depositors(members: Sequence[Placement]) -> set[int]:
+    return {each.order.user_id for each in members if each.order.source is None}
+
+
 def _look(
     session: Session, members: Sequence[Placement], locking: Statement
 ) -> tuple[set[Placement], dict[int, Wallet]]:
-    """Lock the wallets that there are, after opening those for deposits; return whose id or key is taken, and them."""
-    if depositors := {each.order.user_id for each in members if each.order.source is None}:
-        session.first(OPEN_WALLETS, array(sorted(depositors)))
+    """Lock the wallets that there are; return whose id or key is taken, and them."""
     claims = [each for each in members if each.in_doubt or each.order.idempotency_key is not None]
     wanted = [
         (each.transfer_id if each.in_doubt else None, each.order.user_id, each.order.idempotency_key) for each in claims
     ]
-    parties = parties_of([each.new.pending for each in members])
-    rows = session.rows(locking, array(parties), *columns(wanted, 3))
+    looked_for = [array(parties_of([each.new.pending for each in members])), *columns(wanted, 3)]
+    if any(each.in_doubt for each in members):
+        # Twice: an earlier try that ends while the locks are waited for is seen by the second look only. To the first
+        # its money would be gone, and its id free.
+        session.first(locking, *looked_for)
+    rows = session.rows(locking, *looked_for)
     taken = {claims[row[0] - 1] for row in rows if row[1] is None}
     return taken, {row[0]: Wallet(*row[1:]) for row in rows if row[1] is not None}
 
@@ -226,14 +261,18 @@ def _without_rivals(group: Sequence[Placement]) -> list[Placement]:
     return members
 
 
-def _tell(group: Sequence[Placement], error: DBAPIError | PoolTimeoutError) -> None:
+def _tell(group: Sequence[Placement], error: DBAPIError | PoolTimeoutError, *, is_impatient: bool) -> None:
     """Tell a group that it has failed: for want of a connection all of it, or else perhaps because of one of it."""
     is_lost = isinstance(error, DBAPIError) and is_connection_lost(error)
+    is_locked_out = is_impatient and isinstance(error, DBAPIError) and isinstance(error.orig, LockNotAvailable)
     for each in group:
         if each.fate is not Fate.OPEN:
             continue  # found out before, and told in a transaction that did nothing
         each.in_doubt |= is_lost and each.sent
-        if isinstance(error, DBAPIError) and isinstance(error.orig, UniqueViolation) and len(group) == 1:
+        if is_locked_out:
+            # Whoever was not even sent met a lock on a whole table; otherwise somebody has a key of one of them.
+            each.end(Fate.ALONE if each.sent else Fate.BLOCKED)
+        elif isinstance(error, DBAPIError) and isinstance(error.orig, UniqueViolation) and len(group) == 1:
             each.end(Fate.TAKEN)
         elif len(group) == 1 or isinstance(error, PoolTimeoutError):
             each.end(Fate.FAILED, error)
