@@ -5,6 +5,7 @@ that did not get onto the queue is found by the relay.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -24,6 +25,8 @@ from models.redis_line.line import RedisLine
 MOST_ACCEPTED = 10_000
 # Put on the queue in one call.
 MOST_AT_ONCE = 200
+# Between two calls: a lone transfer goes at once, and those that follow one another closely go together.
+PACE_S = 0.003
 # What an ending process waits for its last ones.
 CLOSE_TIMEOUT_S = 2.0
 
@@ -105,9 +108,12 @@ class TransferQueue:
 
     def _feed(self) -> None:
         """Put jobs on the queue, as many at once as there are, until told to end."""
-        is_over = False
+        is_over, next_at = False, 0.0
         while not is_over:
             jobs = [self._accepted.get()]
+            if jobs[0] is not None and (pause_s := next_at - time.monotonic()) > 0:
+                time.sleep(pause_s)
+            next_at = time.monotonic() + PACE_S
             with suppress(Empty):
                 while len(jobs) < MOST_AT_ONCE:
                     jobs.append(self._accepted.get_nowait())

@@ -7,7 +7,8 @@ open (tests/models/cache/test_cache_model.py goes through the interleavings):
 
 * the *fence*: an eviction leaves the wallet's new version behind, and what is older is not stored;
 * evicting *before* the commit, when the new version is known, so that a writer killed after it leaves nothing stale;
-* evicting *again* after the commit, for a Redis that lost its data in between;
+* evicting *again* after the commit, if Redis has lost its data in between, which another epoch tells, or a server that
+  had to be connected to anew;
 * the *epoch*, a word that is lost with Redis's data: a reader notes it at the miss, and stores nothing in another one.
 
 An eviction that cannot reach Redis is kept in PostgreSQL, in the transaction that it belongs to, and done by whoever
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import redis
 from sqlalchemy import Engine
@@ -44,34 +45,49 @@ ENTRIES, FENCE = "wallet:cache:entries:", "wallet:cache:fence:"
 _LUA = Path(__file__).parent / "lua"
 READ, FILL, EVICT = (Script.read(_LUA / f"{name}.lua") for name in ("read", "fill", "evict"))
 
-# Takes wallets with the versions they are about to have, drops what is cached of them, and returns those of which it
-# could not.
-Evict = Callable[[Mapping[int, int]], Mapping[int, int]]
+
+class Eviction(NamedTuple):
+    """What was dropped of wallets before a commit: the versions that they have with it, and how that went.
+
+    ``is_kept``: Redis could not be told, so it has to be kept in PostgreSQL. ``seen``: by what it can be recognised
+    that Redis still knows; None: nothing is known of that.
+    """
+
+    versions: Mapping[int, int]
+    is_kept: bool = False
+    seen: tuple[int, bytes | None] | None = None
+
+    @property
+    def kept(self) -> Mapping[int, int]:
+        """What has to be kept: all of it, or nothing."""
+        return self.versions if self.is_kept else {}
+
+
+Evict = Callable[[Mapping[int, int]], Eviction]
 
 
 class Evictor(Protocol):
     """What a writer needs of a cache. Versions are those that the wallets have once the transaction is committed."""
 
-    def evict(self, versions: Mapping[int, int]) -> Mapping[int, int]:
-        """Drop what is cached, while the wallets are locked; return what could not be dropped and has to be kept."""
+    def evict(self, versions: Mapping[int, int]) -> Eviction:
+        """Drop what is cached, while the wallets are locked."""
 
-    def evict_again(self, versions: Mapping[int, int]) -> None:
-        """Drop what is cached, after the commit."""
+    def evict_again(self, eviction: Eviction) -> None:
+        """Make sure after the commit that what was cached is gone."""
 
 
-def nobody_caches(_versions: Mapping[int, int]) -> Mapping[int, int]:
-    """Evict nothing: for a database whose wallets are not read through a cache."""
-    return {}
+# For a database whose wallets are not read through a cache.
+nobody_caches: Evict = Eviction
 
 
 class NobodyCaches:
     """The evictor of a database whose wallets are not read through a cache."""
 
-    def evict(self, _versions: Mapping[int, int]) -> Mapping[int, int]:
+    def evict(self, versions: Mapping[int, int]) -> Eviction:
         """There is nothing to drop."""
-        return {}
+        return Eviction(versions)
 
-    def evict_again(self, _versions: Mapping[int, int]) -> None:
+    def evict_again(self, _eviction: Eviction) -> None:
         """There is nothing to drop."""
 
 
@@ -175,18 +191,30 @@ class WalletCache:
             return False
         return bool(said == b"stored")
 
-    def evict(self, versions: Mapping[int, int]) -> Mapping[int, int]:
-        """Drop what is cached of wallets; return what could not be dropped and has to be kept: all, or nothing."""
+    def evict(self, versions: Mapping[int, int]) -> Eviction:
+        """Drop what is cached of wallets, while they are locked."""
         if not self._ttl_s or not versions:
-            return {}
-        is_told = not self.pulse.is_away() and self._insist(versions)
-        metrics.cache_evictions["done" if is_told else "kept"].inc(len(versions))
-        return {} if is_told else versions
+            return Eviction({})
+        seen = None if self.pulse.is_away() else self._insist(versions)
+        metrics.cache_evictions["kept" if seen is None else "done"].inc(len(versions))
+        return Eviction(versions, is_kept=seen is None, seen=seen)
 
-    def evict_again(self, versions: Mapping[int, int]) -> None:
-        """Drop what is cached of wallets after the commit; what cannot be dropped is kept."""
-        if missed := self.evict(versions):
+    def evict_again(self, eviction: Eviction) -> None:
+        """Make sure after the commit that what was cached is gone; what cannot be dropped now is kept."""
+        if not eviction.is_kept and not self._still_knows(eviction) and (missed := self.evict(eviction.versions).kept):
             self._kept.keep(missed)
+
+    def _still_knows(self, eviction: Eviction) -> bool:
+        """Whether Redis has lost nothing since: it is in the same epoch, and was not restarted."""
+        if not eviction.versions:
+            return True
+        if eviction.seen is None:
+            return False
+        try:
+            (epoch,) = self._writing.ask(("GET", EPOCH))
+        except redis.RedisError:
+            return False
+        return (self._writing.connected, epoch) == eviction.seen
 
     def settle_kept(self) -> bool:
         """Do evictions that were kept, some at a time, and return whether there were none.
@@ -203,23 +231,24 @@ class WalletCache:
         self.line.close()
         self._writing.close()
 
-    def _insist(self, versions: Mapping[int, int]) -> bool:
+    def _insist(self, versions: Mapping[int, int]) -> tuple[int, bytes | None] | None:
         """Tell Redis, and give up only when every reader must have noticed that it fails: see pulse.py."""
         deadline = time.monotonic() + EVICTION_TIMEOUT_S
         while True:
             try:
-                self._tell(versions)
+                return self._tell(versions)
             except redis.RedisError:
                 self.pulse.failed()
-            else:
-                return True
             if time.monotonic() >= deadline:
                 self.pulse.gave_up()
-                return False
+                return None
             if self.pulse.is_away():  # another one has given up meanwhile
-                return False
+                return None
             time.sleep(RETRY_S)
 
-    def _tell(self, versions: Mapping[int, int]) -> None:
+    def _tell(self, versions: Mapping[int, int]) -> tuple[int, bytes | None]:
+        """Have Redis drop wallets; return how many connections were made before it had, and in which epoch it did."""
         pairs = [number for pair in versions.items() for number in pair]
-        self._writing.ask(EVICT.call([], self._fence_s, ENTRIES, FENCE, *pairs))
+        connected = self._writing.connected
+        (epoch,) = self._writing.ask(EVICT.call([EPOCH], self._fence_s, ENTRIES, FENCE, *pairs))
+        return connected, epoch

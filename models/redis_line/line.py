@@ -71,6 +71,8 @@ class RedisLine:
         self._pool = client.connection_pool
         self._scripts = {script.digest: script.text for script in scripts}
         self._idle: deque[_Wire] = deque()
+        # How many connections were made so far. As long as there is none more, it is the same server that answers.
+        self.connected = 0
         # Is told, before a new connection is used, what INFO says of the server that answers on it.
         self.meet: Callable[[bytes], None] | None = None
 
@@ -107,6 +109,7 @@ class RedisLine:
                 if wire.lives():
                     return wire
                 wire.connection.disconnect()
+        self.connected += 1
         wire = _Wire(self._pool.make_connection())
         if self.meet is not None:
             self._introduce(wire.connection, self.meet)

@@ -11,7 +11,7 @@ from jobs.relay import Relay
 from jobs.retries import RetryPolicy
 from jobs.settler import Settler
 from models.cache.kept_evictions import KeptEvictions
-from models.cache.wallet_cache import ENTRIES, FENCE, Miss, WalletCache
+from models.cache.wallet_cache import ENTRIES, FENCE, Eviction, Miss, WalletCache
 from models.ledger.history import History
 from ops.local.processes import wait_for
 from tests.jobs.backlog import OPENING_CENTS, PATIENCE_S, accept, are_final, backlog, kill_off
@@ -65,13 +65,13 @@ class Noting(WalletCache):
         self.cache, self.engine, self.ids = cache, engine, ids
         self.told: list[tuple[str, bool, Mapping[int, int]]] = []
 
-    def evict(self, versions: Mapping[int, int]) -> Mapping[int, int]:
+    def evict(self, versions: Mapping[int, int]) -> Eviction:
         self.told.append(("evict", are_final(self.engine, self.ids), dict(versions)))
         return self.cache.evict(versions)
 
-    def evict_again(self, versions: Mapping[int, int]) -> None:
-        self.told.append(("evict again", are_final(self.engine, self.ids), dict(versions)))
-        self.cache.evict_again(versions)
+    def evict_again(self, eviction: Eviction) -> None:
+        self.told.append(("evict again", are_final(self.engine, self.ids), dict(eviction.versions)))
+        self.cache.evict_again(eviction)
 
 
 def test_a_batch_evicts_all_its_wallets_before_its_commit_and_after_it(

@@ -13,7 +13,7 @@ import redis
 from sqlalchemy import Engine
 
 from models.cache import wallet_cache
-from models.cache.wallet_cache import Miss, WalletCache
+from models.cache.wallet_cache import Eviction, Miss, WalletCache
 from models.redis_line.line import Script
 from tests.models.cache.caching import FIELD, cache_at
 
@@ -52,6 +52,7 @@ class World:
     holder: int | None = None
     stale: int = 0
     readers: dict[int, Reader] = field(default_factory=dict)
+    evictions: dict[int, Eviction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.is_warm:
@@ -66,11 +67,12 @@ class World:
                     return False
                 self.holder = actor
             case "evict":
-                assert not self.cache.evict(self.next_version)
+                self.evictions[actor] = self.cache.evict(self.next_version)
+                assert not self.evictions[actor].kept
             case "commit":
                 self.committed += 1
             case "evict_again":
-                self.cache.evict_again({self.wallet_id: self.committed})
+                self.cache.evict_again(self.evictions.get(actor, Eviction({self.wallet_id: self.committed})))
             case "flush":
                 self.client.flushdb()
             case "ask" | "load" | "fill":
@@ -204,6 +206,10 @@ def test_without_the_eviction_before_the_commit_it_finds_the_killed_writer(explo
 def test_without_the_eviction_after_the_commit_it_finds_redis_emptied_in_between(explore: Explore) -> None:
     assert explore(WRITE, READ, FLUSH) == []
     assert explore(("lock", "evict", "commit"), READ, FLUSH)
+
+
+def test_a_writer_who_cannot_tell_whether_redis_still_knows_tells_it_again(explore: Explore) -> None:
+    assert explore(WRITE, READ, FLUSH, changed={"EVICT": ("redis.call('GET', KEYS[1])", "'another'")}) == []
 
 
 def test_without_the_epoch_it_finds_a_fill_whose_fence_was_lost(explore: Explore) -> None:

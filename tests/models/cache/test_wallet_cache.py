@@ -18,7 +18,16 @@ import redis
 from sqlalchemy import Engine, text
 
 from models.cache.pulse import EPOCH, EVICTION_TIMEOUT_S, MOST_MEMORY
-from models.cache.wallet_cache import ENTRIES, FENCE, LATEST_FILL_S, MOST_BYTES, MOST_FIELDS, Miss, WalletCache
+from models.cache.wallet_cache import (
+    ENTRIES,
+    FENCE,
+    LATEST_FILL_S,
+    MOST_BYTES,
+    MOST_FIELDS,
+    Eviction,
+    Miss,
+    WalletCache,
+)
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
@@ -28,7 +37,7 @@ from tests import nursery
 from tests.models.cache.caching import FIELD, LONGEST_TRANSACTION_S, cache_at, cached_keys, hit, kept, missed, put
 from tests.models.ledger.ordering import PATIENCE_S, deposit
 from tests.project import ROOT
-from tests.proxy import TcpProxy
+from tests.proxy import CountingProxy, TcpProxy
 
 WALLET = 7
 
@@ -84,7 +93,7 @@ def test_every_key_has_the_wallets_id_in_it_and_one_eviction_leaves_nothing_to_b
         put(cache, WALLET, 3, b"{}", f"page:{number}")
     put(cache, WALLET + 1, 9)
     assert cached_keys(redis_client, WALLET) == {f"{ENTRIES}{WALLET}"}
-    assert cache.evict({WALLET: 4}) == {}
+    assert cache.evict({WALLET: 4}).kept == {}
     assert cached_keys(redis_client, WALLET) == {f"{FENCE}{WALLET}"}
     assert redis_client.get(f"{FENCE}{WALLET}") == b"4"
     assert hit(cache, WALLET + 1) == b"{}"
@@ -165,8 +174,8 @@ def test_a_time_to_live_of_zero_asks_redis_nothing(engine: Engine, redis_proxy: 
     redis_proxy.refuse()
     with cache_at(redis_proxy.url, engine, ttl_s=0) as cache:
         assert cache.look(WALLET, FIELD) is None
-        assert cache.evict({WALLET: 4}) == {}
-        cache.evict_again({WALLET: 4})
+        assert cache.evict({WALLET: 4}).kept == {}
+        cache.evict_again(Eviction({WALLET: 4}))
         assert cache.pulse._thread is None
     assert kept(engine) == {}
 
@@ -174,8 +183,8 @@ def test_a_time_to_live_of_zero_asks_redis_nothing(engine: Engine, redis_proxy: 
 def test_to_evict_nothing_asks_redis_nothing(engine: Engine, redis_proxy: TcpProxy) -> None:
     redis_proxy.refuse()
     with cache_at(redis_proxy.url, engine) as cache:
-        assert cache.evict({}) == {}
-        cache.evict_again({})
+        assert cache.evict({}).kept == {}
+        cache.evict_again(Eviction({}))
         assert cache.pulse._thread is None
 
 
@@ -218,7 +227,7 @@ def test_without_memory_fills_are_refused_evictions_are_done_and_reads_miss(
         assert not cache.fill(WALLET, "page", noted, 1, b"x")
         assert not cache.fill(WALLET + 1, FIELD, of_another, 1, b"x")
         assert hit(cache, WALLET) == b"{}"
-        assert cache.evict({WALLET: 2}) == {}
+        assert cache.evict({WALLET: 2}).kept == {}
         assert small_client.get(f"{FENCE}{WALLET}") == b"2"
         missed(cache, WALLET)
         assert kept(engine) == {}
@@ -283,9 +292,9 @@ def test_a_redis_that_is_back_while_a_writer_insists_is_told(
         failures = threading.Event()
         tell = cache._tell
 
-        def told(versions: dict[int, int]) -> None:
+        def told(versions: dict[int, int]) -> tuple[int, bytes | None]:
             try:
-                tell(versions)
+                return tell(versions)
             except redis.RedisError:
                 failures.set()
                 raise
@@ -298,7 +307,7 @@ def test_a_redis_that_is_back_while_a_writer_insists_is_told(
 
         back = threading.Thread(target=come_back)
         back.start()
-        assert cache.evict({WALLET: 2}) == {}
+        assert cache.evict({WALLET: 2}).kept == {}
         back.join()
         assert failures.is_set()
         assert redis_client.get(f"{FENCE}{WALLET}") == b"2"
@@ -312,7 +321,7 @@ def test_a_redis_that_may_only_be_read_is_not_believed(
         put(cache, WALLET, 1)
         small_client.replicaof("127.0.0.1", 1)
         try:
-            assert writer.evict({WALLET: 2}) == {WALLET: 2}
+            assert writer.evict({WALLET: 2}).kept == {WALLET: 2}
             # What it has is over, and Redis would say it to anyone who asked.
             assert entries_of(small_client)
             assert cache.look(WALLET, FIELD) is None
@@ -326,8 +335,42 @@ def test_what_cannot_be_evicted_after_the_commit_is_kept(
     del redis_client
     with cache_at(redis_proxy.url, engine) as cache:
         redis_proxy.refuse()
-        cache.evict_again({WALLET: 4, 3: 2})
+        cache.evict_again(Eviction({WALLET: 4, 3: 2}))
     assert kept(engine) == {WALLET: 4, 3: 2}
+
+
+def test_after_the_commit_redis_is_asked_once_whether_it_still_knows(
+    redis_client: redis.Redis, redis_url: str, engine: Engine
+) -> None:
+    with CountingProxy.before(redis_url) as proxy, cache_at(proxy.url, engine) as cache:
+        eviction = cache.evict({WALLET: 4, 3: 2})
+        again = cache.evict({WALLET: 5, 3: 3})  # on the connection that the first one has made
+        before = redis_client.get(f"{FENCE}{WALLET}")
+        cache.evict_again(again)
+        assert redis_client.get(f"{FENCE}{WALLET}") == before == b"5"
+        redis_client.delete(f"{FENCE}{WALLET}")
+        cache.evict_again(again)
+        assert redis_client.get(f"{FENCE}{WALLET}") is None
+        # Whoever has made a connection meanwhile may have met another server.
+        cache.evict_again(eviction)
+        assert redis_client.get(f"{FENCE}{WALLET}") == b"4"
+
+
+@pytest.mark.parametrize("loss", ["flushed", "restarted"])
+def test_a_redis_that_may_have_lost_something_since_is_told_again(
+    redis_client: redis.Redis, redis_proxy: TcpProxy, engine: Engine, loss: str
+) -> None:
+    with cache_at(redis_proxy.url, engine) as cache:
+        assert isinstance(cache.look(WALLET, FIELD), Miss)  # there is an epoch
+        cache.evict({WALLET: 3})
+        eviction = cache.evict({WALLET: 4})
+        if loss == "flushed":
+            redis_client.flushdb()
+        else:
+            redis_client.delete(f"{FENCE}{WALLET}")  # as if it had come back with what it had a second ago
+            redis_proxy.break_all()
+        cache.evict_again(eviction)
+        assert redis_client.get(f"{FENCE}{WALLET}") == b"4"
 
 
 def test_a_rolled_back_posting_keeps_no_eviction(
