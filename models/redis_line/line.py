@@ -6,7 +6,6 @@ a command whose reply was lost may be repeated is for the caller to know.
 """
 
 import hashlib
-import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +15,12 @@ from typing import Any
 
 import redis
 from hiredis import pack_command
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import NoScriptError, ResponseError
+
+from models.sockets import watch
+
+_PIECE_BYTES = 65_536
 
 # What a command may be made of; the first is its name.
 Command = tuple[str | bytes | int | float, ...]
@@ -45,17 +49,12 @@ class Script:
 class _Wire:
     """One connection, and what is needed to see that the server has hung up."""
 
-    __slots__ = ("_poller", "connection")
+    __slots__ = ("connection", "has_hung_up")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.connection.connect()
-        self._poller = select.poll()
-        self._poller.register(connection._sock.fileno(), select.POLLIN)  # noqa: SLF001 - can_read() costs ten times as much
-
-    def lives(self) -> bool:
-        """Whether it can be used: a server says nothing on an idle connection but goodbye."""
-        return not self._poller.poll(0)
+        self.has_hung_up = watch(connection._sock.fileno())  # noqa: SLF001 - can_read() costs ten times as much
 
 
 class RedisLine:
@@ -106,7 +105,7 @@ class RedisLine:
         while self._idle:
             with suppress(IndexError):
                 wire = self._idle.pop()
-                if wire.lives():
+                if not wire.has_hung_up():
                     return wire
                 wire.connection.disconnect()
         self.connected += 1
@@ -136,13 +135,27 @@ class RedisLine:
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send commands and read their replies, by the socket and the parser that redis-py has made for a connection."""
     # (The stub of hiredis means tuples of any length.)
     packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]
-    connection.send_packed_command([packed], check_health=False)
-    replies = []
-    for _ in commands:
-        try:
-            replies.append(connection.read_response())
-        except ResponseError as error:
-            replies.append(error)
+    wire, reader = connection._sock, connection._parser._reader  # noqa: SLF001 - its own ways around them cost twice
+    replies: list[Any] = []
+    try:
+        wire.sendall(packed)
+        while len(replies) < len(commands):
+            reply = reader.gets()
+            if reply is not NOT_ENOUGH_DATA:
+                replies.append(reply)
+            elif piece := wire.recv(_PIECE_BYTES):
+                reader.feed(piece)
+            else:
+                raise ConnectionError("the server has hung up")
+    except TimeoutError as error:
+        raise redis.TimeoutError("the server does not answer") from error
+    except OSError as error:
+        raise redis.ConnectionError(f"the connection broke: {error}") from error
+    # A server that is loading its data says so in place of an answer, as if it were not there yet.
+    for reply in replies:
+        if isinstance(reply, redis.ConnectionError):
+            raise reply
     return replies
