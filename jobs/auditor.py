@@ -11,14 +11,13 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from config import Settings
 from jobs.rq.audit_queue import QueueCheck
 from jobs.rq.keys import RqKeys
 from models.audit import record
 from models.audit.audit import Check, Finding, Progress, run_slice
 from models.audit.books import BooksCheck
 from models.audit.cached import CacheCheck
-from models.database.engine import create_bounded_engine
+from models.database.engine import less_patient
 from models.database.faults import first_line
 from models.errors import Unavailable
 
@@ -50,15 +49,6 @@ def make_checks(engine: Engine, queue: redis.Redis, cache: redis.Redis | None = 
     return checks if cache is None else [*checks, CacheCheck(engine, cache)]
 
 
-def make_audit_engine(settings: Settings) -> Engine:
-    """Make an auditor's engine: one connection, and less patience than a posting has."""
-    timeouts_ms = settings.database_timeouts_ms
-    timeouts_ms["statement_timeout"] = min(timeouts_ms["statement_timeout"], SLICE_TIMEOUT_MS)
-    return create_bounded_engine(
-        settings.sqlalchemy_url, timeouts_ms=timeouts_ms, pool_size=1, application_name="wallet-audit"
-    )
-
-
 class Auditor:
     """Audits one database, its queue and its cache, over and over. Whoever made the engine closes it."""
 
@@ -72,8 +62,8 @@ class Auditor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make it. ``interval_s``: from the beginning of an audit to that of the next; 0: none is ever begun."""
-        self._engine = engine
-        self._checks = make_checks(engine, queue, cache)
+        self._engine = less_patient(engine, SLICE_TIMEOUT_MS)
+        self._checks = make_checks(self._engine, queue, cache)
         self._interval_s = interval_s
         self._clock = clock
         self._progress: Progress | None = None

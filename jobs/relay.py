@@ -161,8 +161,6 @@ class RelayThread:
     ) -> None:
         self._relay = Relay(connection, engine, cache)
         self._auditor = auditor
-        self._engine = engine
-        self._cache = cache
         self._lock = Lock(connection, LOCK_NAME, timeout=LOCK_TTL_S, blocking=False, thread_local=False)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -176,9 +174,6 @@ class RelayThread:
     ) -> None:
         self._stop.set()
         self._thread.join(LOCK_TTL_S)
-        if self._cache is not None:
-            self._cache.close()
-        self._engine.dispose()
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -6,7 +6,7 @@ import redis
 import structlog
 
 from config import Settings
-from jobs.auditor import Auditor, make_audit_engine
+from jobs.auditor import Auditor
 from jobs.connections import connect_worker_redis, make_cache, make_engine
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
@@ -27,17 +27,12 @@ def work(settings: Settings) -> None:
     cache = make_cache(settings, engine)
     settler = Settler(engine, RetryPolicy(settings.retry_delays), cache)
     worker = BatchWorker(connection, settler, batch_size=settings.batch_size)
-    relay_redis, relay_engine, audit_engine = (
-        connect_worker_redis(url),
-        make_engine(settings),
-        make_audit_engine(settings),
-    )
+    relay_redis = connect_worker_redis(url)
     cache_url = settings.cache_url.get_secret_value()
     cached = connect_worker_redis(cache_url) if settings.cache_ttl else None
-    auditor = Auditor(audit_engine, relay_redis, cached, interval_s=settings.audit_interval_s)
-    with RelayThread(relay_redis, relay_engine, make_cache(settings, relay_engine), auditor):
+    auditor = Auditor(engine, relay_redis, cached, interval_s=settings.audit_interval_s)
+    with RelayThread(relay_redis, engine, cache, auditor):
         worker.work(logging_level=settings.log_level)
-    audit_engine.dispose()
     cache.close()
     engine.dispose()
 

@@ -27,7 +27,10 @@ _FACTS = text("""
 SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS version_words,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('full_page_writes') AS full_page_writes, pg_is_in_recovery() AS is_standby,
-    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS connections,
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0) AS of_server,
+    (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database,
+    (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,
     extract(epoch FROM clock_timestamp())::float8 AS now_s
 """)
 _LEDGER = text("""
@@ -106,10 +109,14 @@ def _durability(facts: Row[Any]) -> list[Finding]:
 
 
 def _connections(facts: Row[Any], wanted: int) -> Finding:
-    what = f"{facts.connections} for all, this service may take {wanted}"
-    if wanted <= facts.connections:
+    """Compare what this service may take with what there is: the least of what server, database and role allow."""
+    limits = {"the server": facts.of_server, "the database": facts.of_database, "the role": facts.of_role}
+    # -1: no limit of its own.
+    who, most = min(((who, most) for who, most in limits.items() if most >= 0), key=lambda each: int(each[1]))
+    what = f"{who} allows {most}, this service may take {wanted}"
+    if wanted <= most:
         return Finding("connections", Level.OK, what)
-    remedy = "raise PostgreSQL's max_connections, or lower API_PROCESSES, API_THREADS or the number of workers"
+    remedy = f"raise what {who} allows, or lower DB_CONNECTIONS, API_PROCESSES or the number of workers"
     return Finding("connections", Level.WARN, what, remedy)
 
 

@@ -25,8 +25,8 @@ from models.redis_line.client import connect_redis
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.
 REDIS_ANSWER_TIMEOUT_S = 2.0
-# A worker holds one connection for its batch and one for the relay.
-CONNECTIONS_A_WORKER = 2
+# What a process of the API takes for a scrape, beside its pool (api/readings.py).
+CONNECTIONS_OF_A_SCRAPE = 1
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1 << 30, 100 << 20
 
 
@@ -71,7 +71,8 @@ def _findings() -> Iterator[Finding]:
             workers = count_workers(connection)
         except RedisError:
             workers = 0
-        wanted = settings.api_processes * settings.api_threads + workers * CONNECTIONS_A_WORKER
+        pool = settings.db_connections
+        wanted = settings.api_processes * (pool + CONNECTIONS_OF_A_SCRAPE) + workers * pool
         yield from check_postgres(services().engine, connections_wanted=wanted)
         yield from check_redis(connection)
     home = config.load(config.StackSettings).wallet_home

@@ -34,6 +34,8 @@ _SESSION = (
 )
 # The name under which an engine tells how long its connections wait for locks, in milliseconds; 0: without end.
 LOCK_TIMEOUT = "wallet_lock_timeout_ms"
+# The same of an engine whose statements end earlier than its connections would have it.
+STATEMENT_TIMEOUT = "wallet_statement_timeout_ms"
 # Where a connection's record keeps what tells whether its server has hung up.
 WATCH = "watch"
 # How much longer than its own statement_timeout a server may stay silent before it counts as gone.
@@ -79,6 +81,14 @@ def create_bounded_engine(
     return engine
 
 
+def less_patient(engine: Engine, statement_timeout_ms: int) -> Engine:
+    """Return an engine on the same connections whose statements end earlier, for :func:`transaction` and all reads.
+
+    Every other way of using it waits as long as ever.
+    """
+    return engine.execution_options(**{STATEMENT_TIMEOUT: statement_timeout_ms})
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Connect and begin; commit at the end, roll back on the way out of an error.
@@ -88,6 +98,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """
     try:
         with engine.begin() as connection:
+            if (timeout_ms := engine.get_execution_options().get(STATEMENT_TIMEOUT)) is not None:
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(timeout_ms)}")
             yield connection
     except (DBAPIError, PoolTimeoutError) as error:
         raise Unavailable from error
@@ -117,6 +129,9 @@ def fetch_all(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:
     """
 
     def read() -> Sequence[Row[Any]]:
+        if STATEMENT_TIMEOUT in engine.get_execution_options():
+            with transaction(engine) as connection:
+                return connection.execute(statement).all()
         # A single statement needs no transaction around it, which would be two more round trips.
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             return connection.execute(statement).all()
