@@ -141,7 +141,9 @@ def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
     wire, reader = connection._sock, connection._parser._reader  # noqa: SLF001 - its own ways around them cost twice
     replies: list[Any] = []
     try:
-        wire.sendall(packed)
+        # As a rule all of it fits into the kernel's buffer, and to ask for that buffer's size costs as much as to send.
+        if (sent := wire.send(packed)) < len(packed):
+            wire.sendall(packed[sent:])
         while len(replies) < len(commands):
             reply = reader.gets()
             if reply is not NOT_ENOUGH_DATA:
