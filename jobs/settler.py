@@ -183,8 +183,7 @@ class Settler:
         except (DBAPIError, PoolTimeoutError) as error:
             self._raise_if_away(error)
             raise
-        if not posting.kept:
-            self._cache.evict_again(posting.versions)
+        self._cache.evict_again(posting.eviction)
         self._take_over(posting, settled)
 
     def _take_over(self, posting: Posting, settled: Settled) -> None:

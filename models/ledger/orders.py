@@ -81,8 +81,8 @@ class Orders:
         alone = partial(Groups[Placement], most=1, at_once=ALONE_AT_ONCE, patience_s=PATIENCE_S)
         self._posting, self._posting_alone = together(replace(post, patience_ms=patience_ms)), alone(post)
         self._recording, self._recording_alone = together(partial(record, patience_ms=patience_ms)), alone(record)
-        # Those whose wallets somebody holds, and who their parties are.
-        self._held_up = together(post)
+        # Those who need wallets that somebody holds, and which these are.
+        self._held_up = together(replace(post, waits=True))
         self._waited_for: Counter[int] = Counter()
         self._counting = threading.Lock()
 
@@ -151,11 +151,12 @@ class Orders:
         return Acceptance(transfer_id=recorded.id, replayed=recorded.id != current.transfer_id)
 
     def _post(self, current: Placement, *, is_first: bool) -> None:
-        is_free = self._waited_for.keys().isdisjoint(current.parties)
-        if is_first and is_free:
-            current.place(self._posting)
-        if is_first and (not is_free or current.fate is Fate.BLOCKED):
-            self._wait_for_wallets(current)
+        if is_first:
+            current.held = current.parties & self._waited_for.keys()
+            if not current.held:
+                current.place(self._posting)
+            if current.held:
+                self._wait_for_wallets(current)
         if not is_first or current.fate is Fate.ALONE:
             current.place(self._posting_alone)
         current.check()
@@ -169,14 +170,15 @@ class Orders:
 
     def _wait_for_wallets(self, current: Placement) -> None:
         """Wait for wallets that somebody holds, and let others who come for them do so, too."""
+        held = current.held
         with self._counting:
-            self._waited_for.update(current.parties)
+            self._waited_for.update(held)
         try:
             current.place(self._held_up)
         finally:
             with self._counting:
-                self._waited_for.subtract(current.parties)
-                for each in current.parties:
+                self._waited_for.subtract(held)
+                for each in held:
                     if not self._waited_for[each]:
                         del self._waited_for[each]
 

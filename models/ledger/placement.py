@@ -26,6 +26,7 @@ from models.ledger.posting import (
     columns,
     find_blocked,
     find_wallets,
+    lock_wallets,
     parties_of,
     post_new,
 )
@@ -85,15 +86,16 @@ class Placement:
 
     ``sent``: this try's commit is on its way. ``in_doubt``: an earlier try's was, and nobody told us what came of it.
     ``balance_cents``: just after it, of whoever gave the order, once it is posted. ``error``: why it was refused, or
-    failed.
+    failed. ``held``: the wallets of it that somebody holds, if it is blocked.
     """
 
-    __slots__ = ("balance_cents", "error", "fate", "in_doubt", "order", "parties", "sent", "transfer_id")
+    __slots__ = ("balance_cents", "error", "fate", "held", "in_doubt", "order", "parties", "sent", "transfer_id")
 
     def __init__(self, order: Order, transfer_id: int) -> None:
         self.order = order
         self.transfer_id = transfer_id
         self.parties = {each for each in (order.source, order.destination) if each is not None}
+        self.held: set[int] = set()
         self.sent = self.in_doubt = False
         self.fate = Fate.OPEN
         self.balance_cents = 0
@@ -102,6 +104,11 @@ class Placement:
     def end(self, fate: Fate, error: Refused | DBAPIError | PoolTimeoutError | None = None) -> None:
         """Tell what came of a try."""
         self.sent, self.fate, self.error = False, fate, error
+
+    def block(self, held: set[int]) -> None:
+        """Tell that somebody holds wallets of it."""
+        self.end(Fate.BLOCKED)
+        self.held = held
 
     def place(self, groups: Groups["Placement"]) -> None:
         """Have it placed with others.
@@ -140,11 +147,13 @@ class Poster:
 
     ``cache``: what others read these wallets through. ``patience_ms``: how long to wait for locks; whoever cannot be
     served by then is blocked. None: as long as the engine has it, and whoever cannot be served by then has failed.
+    ``waits``: first of all for the wallets that are known to be held.
     """
 
     engine: Engine
     cache: Evictor
     patience_ms: int | None = None
+    waits: bool = False
 
     def __call__(self, group: Sequence[Placement]) -> Callable[[], object] | None:
         """Post a group, tell each of it what came of it, and return what is still to be done about that."""
@@ -166,6 +175,8 @@ class Poster:
         for each in members:
             each.sent = False
         with Session(self.engine) as session:
+            if self.waits and locked_out is None:
+                _wait(session, members)
             session.begin(lock_timeout_ms=self.patience_ms)
             if locked_out is None:
                 _open(session, members)
@@ -185,7 +196,7 @@ class Poster:
                 elif self.patience_ms is None:
                     each.end(Fate.FAILED, locked_out)
                 else:
-                    each.end(Fate.BLOCKED)
+                    each.block(blocked & each.parties)
             posting = post_new(session, [each.sending() for each in ready], wallets, evict=self.cache.evict)
         for each in ready:
             if (reason := posting.outcomes[each.transfer_id].reason) is not None:
@@ -193,7 +204,7 @@ class Poster:
             else:
                 each.balance_cents = posting.balances[each.transfer_id]
                 each.end(Fate.DONE)
-        return None if posting.kept else partial(self.cache.evict_again, posting.versions)
+        return partial(self.cache.evict_again, posting.eviction)
 
 
 def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: int | None = None) -> None:
@@ -211,6 +222,16 @@ def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: 
         return
     for each in group:
         each.end(Fate.DONE if each.transfer_id in recorded else Fate.TAKEN)
+
+
+def _wait(session: Session, members: Sequence[Placement]) -> None:
+    """Wait for the wallets that somebody holds, and have nothing else locked meanwhile: others may need it."""
+    held = set().union(*(each.held for each in members))
+    session.begin()
+    if unopened := held & _depositors(members):
+        session.first(OPEN_WALLETS, array(sorted(unopened)))
+    lock_wallets(session, held)
+    session.rollback()
 
 
 def _open(session: Session, members: Sequence[Placement]) -> None:
@@ -271,7 +292,10 @@ def _tell(group: Sequence[Placement], error: DBAPIError | PoolTimeoutError, *, i
         each.in_doubt |= is_lost and each.sent
         if is_locked_out:
             # Whoever was not even sent met a lock on a whole table; otherwise somebody has a key of one of them.
-            each.end(Fate.ALONE if each.sent else Fate.BLOCKED)
+            if each.sent:
+                each.end(Fate.ALONE)
+            else:
+                each.block(each.parties)
         elif isinstance(error, DBAPIError) and isinstance(error.orig, UniqueViolation) and len(group) == 1:
             each.end(Fate.TAKEN)
         elif len(group) == 1 or isinstance(error, PoolTimeoutError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from models.cache.kept_evictions import keeping
-from models.cache.wallet_cache import Evict, nobody_caches
+from models.cache.wallet_cache import Evict, Eviction, nobody_caches
 from models.database.session import Session, Statement
 from models.ledger.settlement import Decision, Pending, Settlement, Wallet, settle
 from models.ledger.transfer import Kind, Status
@@ -121,15 +121,15 @@ class Posting:
     """What one call of :func:`post` did, before its commit.
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
-    ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``kept``
-    evictions that have to be done later. ``balances``: of new transfers only, the giver's cents just after each.
+    ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``eviction`` is
+    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     wallets: dict[int, Wallet] = field(default_factory=dict)
     traces: dict[int, str] = field(default_factory=dict)
     decided: list[int] = field(default_factory=list)
-    kept: Mapping[int, int] = field(default_factory=dict)
+    eviction: Eviction = field(default_factory=lambda: Eviction({}))
     balances: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -220,10 +220,11 @@ def post_new(
 def _write(session: Session, settlement: Settlement, writing: "_Writing", evict: Evict) -> Posting:
     """Evict what a settlement changes, and write what it came to."""
     posting = _posting(settlement)
-    posting.kept = evict(posting.versions)
+    posting.eviction = evict(posting.versions)
+    kept = posting.eviction.kept
     wallets = [(wallet_id, *wallet) for wallet_id, wallet in settlement.wallets.items()]
     parameters = [*columns(wallets, 3), *columns(settlement.entries, 7), *writing.transfers]
-    then = f"{keeping(posting.kept)};{writing.then}" if posting.kept else writing.then
+    then = f"{keeping(kept)};{writing.then}" if kept else writing.then
     session.run(writing.statement, *parameters, then=then)
     return posting
 

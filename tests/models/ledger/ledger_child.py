@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -25,9 +26,8 @@ from models.ledger.transfer import Order
 from models.schema.tables import transfers
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
-from observe import metrics_files
 from tests.models.ledger.ordering import PATIENCE_S, deposit, later, post_now, transfer, withdrawal
-from tests.samples import Samples
+from tests.models.ledger.together import groups_of_several, together
 
 # Orders of one process that are given at the same time are posted together.
 THREADS = 4
@@ -124,6 +124,20 @@ class Child:
         kill_at_commit()
         self.orders.execute(transfer(1, 2, 10))
 
+    def die_before_the_commit_of_a_group(self) -> None:
+        """The same with three orders at once, one of which opens wallet 3."""
+        kill_at_commit()
+        self.execute_three()
+
+    def die_after_the_commit_of_a_group(self) -> None:
+        kill_at_commit(after_it=True)
+        self.execute_three()
+
+    def execute_three(self) -> None:
+        given = [transfer(1, 2, 10), deposit(3, 5), withdrawal(1, 4)]
+        for each in together(self.orders._posting, [partial(self.orders.execute, order) for order in given]):
+            each.result(PATIENCE_S)
+
     def die_before_the_commit_of_a_batch(self) -> None:
         """The same with a batch, which opens wallet 3 as well."""
         first, second = self.ids.next_id(), self.ids.next_id()
@@ -137,26 +151,20 @@ class Child:
         post_now(self.engine, [first, second])
 
 
-def kill_at_commit() -> None:
-    """Be killed when all is written and nothing committed.
+def kill_at_commit(*, after_it: bool = False) -> None:
+    """Be killed when all is written and nothing committed, or right after that.
 
     Both travel in one message, so it is the message that is cut in two here.
     """
     run = Session.run
 
     def die(session: Session, statement: Statement, *parameters: object, then: str = "") -> None:
-        run(session, statement, *parameters)
+        run(session, statement, *parameters, then=then if after_it else "")
         if then.endswith(COMMIT):
             say(json.dumps({"entries_written": session.rows(COUNT_ENTRIES, 0)[0][0]}))
             os.kill(os.getpid(), signal.SIGKILL)
 
     Session.run = die  # type: ignore[method-assign, assignment]
-
-
-def groups_of_several() -> float:
-    """How many groups this process has formed that were more than one order."""
-    samples = Samples.of(metrics_files.exposition())
-    return samples.value("wallet_group_size_count") - samples.value("wallet_group_size_bucket", le="1.0")
 
 
 def say(line: str) -> None:

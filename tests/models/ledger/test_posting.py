@@ -365,7 +365,12 @@ def test_wallets_are_opened_without_money_and_told_from_those_that_were_there(en
 
 
 @pytest.mark.parametrize(
-    ("work", "written"), [("die_before_the_commit_of_an_order", 2), ("die_before_the_commit_of_a_batch", 3)]
+    ("work", "written"),
+    [
+        ("die_before_the_commit_of_an_order", 2),
+        ("die_before_the_commit_of_a_batch", 3),
+        ("die_before_the_commit_of_a_group", 4),
+    ],
 )
 def test_a_process_killed_between_write_and_commit_leaves_nothing(
     engine: Engine, orders: Orders, work: str, written: int
@@ -373,16 +378,7 @@ def test_a_process_killed_between_write_and_commit_leaves_nothing(
     orders.execute(deposit(1, 50))
     orders.execute(deposit(2, 1))
     before = count_transfers(engine)
-    task = {"url": engine.url.render_as_string(hide_password=False), "work": work, "arguments": {}}
-    child = nursery.run(
-        [sys.executable, "-m", "tests.models.ledger.ledger_child", json.dumps(task)],
-        cwd=ROOT,
-        text=True,
-        timeout=PATIENCE_S * 2,
-    )
-
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert json.loads(child.stdout) == {"entries_written": 2 + written}  # beside the two deposits'
+    assert killed(engine, work) == {"entries_written": 2 + written}  # beside the two deposits'
     assert balances(engine) == {1: 50, 2: 1}
     recorded = 2 if "batch" in work else 0  # a batch's transfers were accepted before: they still wait
     assert count_transfers(engine) == before + recorded
@@ -391,6 +387,27 @@ def test_a_process_killed_between_write_and_commit_leaves_nothing(
     with engine.connect() as connection:  # and nothing is locked
         waiting = list(connection.execute(text("SELECT id FROM transfers WHERE status = 'pending'")).scalars())
     assert len(post_now(engine, waiting).outcomes) == recorded
+    check_books(engine)
+
+
+def killed(engine: Engine, work: str) -> Any:
+    """Have a process killed at its work, and return what it has said before."""
+    task = {"url": engine.url.render_as_string(hide_password=False), "work": work, "arguments": {}}
+    child = nursery.run(
+        [sys.executable, "-m", "tests.models.ledger.ledger_child", json.dumps(task)],
+        cwd=ROOT,
+        text=True,
+        timeout=PATIENCE_S * 2,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    return json.loads(child.stdout)
+
+
+def test_a_process_killed_after_the_commit_of_a_group_has_posted_all_of_it(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 50))
+    orders.execute(deposit(2, 1))
+    assert killed(engine, "die_after_the_commit_of_a_group") == {"entries_written": 2 + 4}
+    assert balances(engine) == {1: 36, 2: 11, 3: 5}  # 50 - 10 - 4, 1 + 10, 5
     check_books(engine)
 
 
