@@ -373,7 +373,7 @@ def test_another_server_on_a_new_connection_ends_the_belief_however_short_the_ga
     if whose == "its own":
         (wire,) = beating.line._idle
         redis_proxy.break_all()
-        assert wait_for(lambda: not wire.lives(), PATIENCE_S)
+        assert wait_for(wire.has_hung_up, PATIENCE_S)
         # Its password is another one, which is the proxy's doing: only the server matters here.
         with redis.Redis.from_url(own_redis.url) as admin:
             admin.config_set("requirepass", _password_in(redis_proxy.url))
