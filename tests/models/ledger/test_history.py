@@ -464,7 +464,7 @@ def test_a_key_is_found_by_its_unique_index(engine: Engine, orders: Orders) -> N
     orders.execute(deposit(5, 10, key="mine"))
     with statements(engine) as seen:
         assert orders.execute(deposit(5, 10, key="mine")).replayed
-    lookups = [each for each in seen if "FROM transfers" in str(each[0]) and "idempotency_key =" in str(each[0])]
+    lookups = [each for each in seen if "idempotency_key =" in str(each[0])]
     by_group, by_itself = (plan_nodes(engine, *each) for each in lookups)
 
     assert indexes(by_itself) == {"transfers_idempotency_key"}
