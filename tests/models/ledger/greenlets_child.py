@@ -80,23 +80,18 @@ def heir() -> None:
     """Killed when it is to lead already, and has not been told so yet."""
     scene = Scene()
     scene.join(*"abcde")
-    scene.turns.release()
-    released = scene.groups._pass_on
+    passed_on = scene.groups._pass_on
 
-    def pass_on() -> None:
-        released()
-        if scene.greenlets["b"].dead:
-            return
-        # In the same turn of the loop: b's gate is open, and b has not run since.
-        gevent.get_hub().loop.run_callback(lambda: None)
+    def kill_and_pass_on() -> None:
+        scene.groups._pass_on = passed_on  # type: ignore[method-assign]
+        # Both take effect in the next turn of the loop, in this order.
         scene.greenlets["b"].kill(block=False)
+        passed_on()
 
-    scene.groups._pass_on = pass_on  # type: ignore[method-assign]
+    scene.groups._pass_on = kill_and_pass_on  # type: ignore[method-assign]
+    scene.turns.release()
     gevent.sleep(0.05)
-    scene.groups._pass_on = released  # type: ignore[method-assign]
-    # It has led, or has passed it on: in either case the others are run.
-    led = ["b", "c", "d"] in scene.ran
-    scene.end(*([["a"], ["b", "c", "d"], ["e"]] if led else [["a"], ["c", "d", "e"]]))
+    scene.end(["a"], ["c", "d", "e"])
 
 
 def following() -> None:

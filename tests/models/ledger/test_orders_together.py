@@ -175,14 +175,20 @@ def test_each_order_of_a_group_ends_as_it_would_alone(
         "BalanceOverflow",
         "WalletNotFound",
     ]
-    # Of those with the same key one wins, and the others are told.
-    assert found[5:8] in (["done", "replayed", "IdempotencyKeyReused"], ["replayed", "done", "IdempotencyKeyReused"])
-    assert answers[5].result().transfer_id == answers[6].result().transfer_id
+    # Of those with the same key one wins, and the others are told. Tried alone, it may be any of them.
+    winner = 5 + found[5:8].index("done")
+    if winner < 7:
+        assert sorted(found[5:7]) == ["done", "replayed"]
+        assert answers[5].result().transfer_id == answers[6].result().transfer_id
+    assert found[5:8].count("IdempotencyKeyReused") == (2 if winner == 7 else 1)
+    if fault == "none":
+        assert winner == 5
+    paid = given[winner].amount_cents
     assert answers[3].result() == Receipt(transfer_id=old.transfer_id, balance_cents=95, replayed=True)
-    for each in (0, 5, 6, 8, 9):
+    for each in (0, winner, 8, 9):
         receipt = answers[each].result()
         assert receipt.balance_cents == balance_after(engine, receipt.transfer_id)
-    assert balances(engine) == {1: 92, 2: 115, 3: 93, 4: 80, 5: 100, 6: 100, 7: 3}
+    assert balances(engine) == {1: 85 + paid, 2: 115, 3: 100 - paid, 4: 80, 5: 100, 6: 100, 7: 3}
     assert count_transfers(engine) == 6 + 1 + 4
     assert groups_of_several() > before
 
@@ -212,7 +218,8 @@ def test_each_acceptance_of_a_group_ends_as_it_would_alone(
     found = ends(answers)
     told = ["done", "replayed", "IdempotencyKeyReused", *found[3:6], "done"]
     assert found == told + ["BalanceInsufficient", "WalletNotFound"][: len(refused)]
-    assert sorted(found[3:6]) == ["IdempotencyKeyReused", "done", "replayed"]
+    reused = "IdempotencyKeyReused"
+    assert sorted(found[3:6]) in ([reused, "done", "replayed"], [reused, reused, "done"])
     assert answers[1].result().transfer_id == old.transfer_id
     assert count_transfers(engine) == 6 + 1 + 3
     assert groups_of_several() > before
