@@ -59,7 +59,7 @@ def keeping(versions: Mapping[int, int]) -> str:
 class KeptEvictions:
     """Those of one database."""
 
-    def __init__(self, engine: Engine, tell: Callable[[Mapping[int, int]], None]) -> None:
+    def __init__(self, engine: Engine, tell: Callable[[Mapping[int, int]], object]) -> None:
         """Connect to nothing yet.
 
         Args:

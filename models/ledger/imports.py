@@ -17,7 +17,7 @@ from models.database.session import Session, Statement
 from models.errors import OutcomeUnknown, Unavailable, WalletServiceError
 from models.ledger.import_file import Opening
 from models.ledger.orders import MAX_TRIES, Ids
-from models.ledger.posting import NewTransfer, array, find_wallets, lock_wallets, open_wallets, post_new
+from models.ledger.posting import NewTransfer, array, find_wallets, lock_wallets, open_wallets, post_new, texts
 from models.ledger.transfer import Kind, Order, Status
 
 CALL = "import"
@@ -179,7 +179,7 @@ class _Work:
         found = same = 0
         for first in range(0, len(self.funded), SLICE):
             rows = self.funded[first : first + SLICE]
-            hashes = array(_hash(row).hex() for row in rows)
+            hashes = texts(_hash(row).hex() for row in rows)
             ((count, alike),) = session.rows(_FIND_DEPOSITS, array(row.user_id for row in rows), hashes, self.key)
             found, same = found + count, same + alike
         if not found:

@@ -29,6 +29,7 @@ from models.ledger.posting import (
     lock_wallets,
     parties_of,
     post_new,
+    texts,
 )
 from models.ledger.settlement import Wallet
 from models.ledger.transfer import Order
@@ -211,13 +212,13 @@ class Poster:
 def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: int | None = None) -> None:
     """Record a group as pending, in one statement, and tell each of it what came of it."""
     metrics.group_size.observe(len(group))
-    doubts = array([str(each.in_doubt).lower() for each in group])
+    doubts = texts([str(each.in_doubt).lower() for each in group])
     try:
         with Session(engine) as session:
             if patience_ms is not None:
                 session.bound_locks(patience_ms)
             rows = [_spelled(each.sending()) for each in group]
-            recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, 8), doubts)}
+            recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, "ntnnnttt"), doubts)}
     except (DBAPIError, PoolTimeoutError) as error:
         _tell(group, error, is_impatient=patience_ms is not None)
         return
@@ -260,7 +261,7 @@ def _look(
     wanted = [
         (each.transfer_id if each.in_doubt else None, each.order.user_id, each.order.idempotency_key) for each in claims
     ]
-    looked_for = [array(parties_of([each.new.pending for each in members])), *columns(wanted, 3)]
+    looked_for = [array(parties_of([each.new.pending for each in members])), *columns(wanted, "nnt")]
     if any(each.in_doubt for each in members):
         # Twice: an earlier try that ends while the locks are waited for is seen by the second look only. To the first
         # its money would be gone, and its id free.

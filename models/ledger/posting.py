@@ -167,7 +167,7 @@ def post(
     posting = Posting()
     if batch:
         settlement = settle(batch, wallets)
-        posting = _write(session, settlement, _Writing(_WRITE_RECORDED, columns(settlement.decisions, 4)), evict)
+        posting = _write(session, settlement, _Writing(_WRITE_RECORDED, columns(settlement.decisions, "ntnn")), evict)
         posting.decided = list(posting.outcomes)
         posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
     else:
@@ -211,7 +211,7 @@ def post_new(
     ]
     if not posted:
         return _posting(settlement)
-    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, 10), then), evict)
+    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, "ntnnntttnn"), then), evict)
     # A transfer's first entry is the giver's.
     posting.balances = {entry.transfer_id: entry.balance_after_cents for entry in reversed(settlement.entries)}
     return posting
@@ -223,7 +223,7 @@ def _write(session: Session, settlement: Settlement, writing: "_Writing", evict:
     posting.eviction = evict(posting.versions)
     kept = posting.eviction.kept
     wallets = [(wallet_id, *wallet) for wallet_id, wallet in settlement.wallets.items()]
-    parameters = [*columns(wallets, 3), *columns(settlement.entries, 7), *writing.transfers]
+    parameters = [*columns(wallets, "nnn"), *columns(settlement.entries, "nnnnnnn"), *writing.transfers]
     then = f"{keeping(kept)};{writing.then}" if kept else writing.then
     session.run(writing.statement, *parameters, then=then)
     return posting
@@ -288,21 +288,30 @@ def _outcome(decision: Decision) -> Outcome:
     return Outcome(Status.POSTED if decision.reason is None else Status.REJECTED, decision.reason)
 
 
-def columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[str]:
-    """Turn rows into PostgreSQL arrays, one for each column."""
-    return [array(column) for column in zip(*rows, strict=True)] if rows else ["{}"] * width
+def columns(rows: Sequence[tuple[Any, ...]], kinds: str) -> list[str]:
+    """Turn rows into PostgreSQL arrays, one for each column: of numbers (``n``) or of texts (``t``)."""
+    if not rows:
+        return ["{}"] * len(kinds)
+    return [
+        array(column) if kind == "n" else texts(column)
+        for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)
+    ]
 
 
-def array(values: Iterable[int | str | None]) -> str:
-    """Spell a PostgreSQL array of numbers or texts.
+def array(values: Iterable[int | None]) -> str:
+    """Spell a PostgreSQL array of numbers.
 
     psycopg2 would adapt every element by itself, which costs a batch more than all of the deciding.
     """
-    return "{" + ",".join(["NULL" if value is None else _element(value) for value in values]) + "}"
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
-def _element(value: int | str) -> str:
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return str(value)
+def texts(values: Iterable[str | None]) -> str:
+    """Spell a PostgreSQL array of texts."""
+    return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
+
+
+def _quoted(text: str) -> str:
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
