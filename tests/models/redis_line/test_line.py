@@ -110,7 +110,7 @@ def test_who_answers_on_a_new_connection_is_told_before_it_is_used(line: RedisLi
     assert len(met) == 1
     assert b"\nrun_id:" in met[0]
     redis_proxy.break_all()
-    assert wait_for(lambda: line._idle[0].has_hung_up(), PATIENCE_S)
+    assert wait_for(line._idle[0].has_hung_up, PATIENCE_S)
     line.ask(ECHO.call([], "x"))
     assert len(met) == 2
 
