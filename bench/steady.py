@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from bench import backlog
 from bench.backlog import WALLETS, Spread
-from bench.figures import Figure, Plan, Values
+from bench.figures import MILLISECONDS, Figure, Plan, Values
 from bench.http_client import Connection, at_rate
 from bench.site import SERVICE, Site
 
@@ -49,12 +49,15 @@ class Steady:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Milliseconds."""
-        label = f"accepted to posted, {self.rate} requests/s"
+        label = f"v2 accepted to posted, {self.rate} requests/s"
         settled = (
-            Figure(key=f"{self.name}_p50", label=f"{label}, p50", unit="ms", at_most=self.p50_at_most_ms),
+            Figure(
+                key=f"{self.name}_p50", label=f"{label}, p50", unit="ms", at_most=self.p50_at_most_ms,
+                heading=MILLISECONDS,
+            ),
             Figure(key=f"{self.name}_p99", label=f"{label}, p99", unit="ms"),
-        )
-        seen = f"request to {'posted as seen by HTTP' if self.follows else '202'}, {self.rate} requests/s"
+        )  # fmt: skip
+        seen = f"v2 request to {'posted as seen by HTTP' if self.follows else '202'}, {self.rate} requests/s"
         return (
             *settled,
             Figure(key=f"{self.name}_http_p50", label=f"{seen}, p50", unit="ms"),
@@ -70,7 +73,7 @@ class Steady:
                 worker = site.worker(number)
                 worker.launch()
                 stack.callback(worker.stop)
-            port = stack.enter_context(site.api())
+            port = stack.enter_context(site.api()).port
             asyncio.run(at_rate(port, WARM_UP_RATE, WARM_UP_REQUESTS, self._transfer))
             backlog.wait_until_final(site.engines[SERVICE])
             warm = self._newest(site)

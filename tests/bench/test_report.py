@@ -1,7 +1,7 @@
 import pytest
 
 from bench.figures import Figure, Ratio
-from bench.measures import MEASURES, figures_of
+from bench.measures import MEASURES, chosen, figures_of
 from bench.report import Summary, as_json, spell, sum_up, table
 from bench.steady import percentile
 
@@ -91,6 +91,12 @@ def test_numbers_are_spelt_with_the_digits_that_mean_something(value: float, spe
 @pytest.mark.parametrize(("share", "found"), [(0.0, 1), (0.5, 50), (0.501, 51), (0.99, 99), (1.0, 100)])
 def test_a_percentile_is_a_value_that_was_seen(share: float, found: int) -> None:
     assert percentile(range(1, 101), share) == found
+
+
+def test_a_measure_is_found_by_its_name_and_by_what_it_reports() -> None:
+    assert {each.name for each in chosen(["steady_20"])} == {"steady_20", "steady_20_v1"}
+    assert [each.name for each in chosen(["memory"])] == ["edge"]
+    assert chosen(["nothing of the kind"]) == ()
 
 
 def test_every_ratio_is_to_something_that_is_measured() -> None:
