@@ -110,8 +110,8 @@ def _write(found: dict[str, object]) -> None:
 
 def _draw(lines: Sequence[Line], facts: dict[str, str], plan: Plan) -> None:
     caption = (
-        f"Medians of {plan.rounds} interleaved rounds; the thin lines span the rounds. Backlogs of {plan.jobs:,} jobs.",
-        f"{facts['cores']} cores ({facts['cpu']}) for everything: clients, workers, PostgreSQL with fsync, Valkey.",
+        f"Medians of {plan.rounds} interleaved rounds. Thin lines span the rounds, upright ones are goals.",
+        f"{facts['cores']} cores ({facts['cpu']}) for everything: client, API, workers, PostgreSQL with fsync, Valkey.",
         f"{facts['postgresql']}, Valkey {facts['valkey']}, RQ {facts['rq']}, Python {facts['python']}.",
     )
     CHART_FILE.write_text(chart.draw(lines, caption))

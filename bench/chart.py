@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from bench.report import Line, spell
+from bench.report import Line, spell, spell_goal
 
 WIDTH = 920
 LABEL_WIDTH, VALUE_WIDTH = 360, 250
@@ -68,10 +68,9 @@ def _bar(line: Line, y: int, scale: float) -> list[str]:
 def _beside(line: Line) -> str:
     """Return the first ratio in words, and its goal."""
     for each in line.ratios:
-        bound = each.ratio.at_least if each.ratio.at_most is None else each.ratio.at_most
-        goal = "" if bound is None else f" (goal {bound:g})"
-        return f"{each.summary.median:.2f} of {each.to.short or each.to.label}{goal}"
-    return "" if line.figure.at_most is None else f"(goal {line.figure.at_most:g})"
+        goal = "" if each.is_met is None else f" (goal {spell_goal(each.ratio)})"
+        return f"{each.summary.median:.2f} x {each.to.short or each.to.label}{goal}"
+    return "" if line.figure.at_most is None else f"(goal <= {line.figure.at_most:g})"
 
 
 def _goals(line: Line, medians: dict[str, float]) -> Iterator[float]:

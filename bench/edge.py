@@ -14,7 +14,7 @@ from bench.asks import READERS, Kind
 from bench.crew import at_work, held_still
 from bench.figures import BenchError, Figure, Plan, Ratio, Values
 from bench.flood import FloodError, flood, request
-from bench.site import SERVICE, Site
+from bench.site import SERVICE, Served, Site
 from ops.local.processes import Child, Command
 
 WORKERS = 2
@@ -103,7 +103,7 @@ class Edge:
     def figures(self) -> tuple[Figure, ...]:
         """Rates and their share of the bare route's, microseconds, megabytes."""
         spent = (
-            Figure(key=f"cpu_{kind.value}_{part}", label=f"CPU a request, {kind.label}: {label}", unit="µs")
+            Figure(key=f"parts_{kind.value}_{part}", label=f"CPU a request, {kind.label}: {label}", unit="µs")
             for kind in _COUNTED
             for part, label in _PARTS.items()
         )
@@ -125,11 +125,11 @@ class Edge:
             stack.enter_context(at_work(site.redis, workers))
             api = stack.enter_context(site.api())
             with site.bare() as bare:
-                door = _Door(site, workers, api.process, {True: bare, False: api.port})
+                door = _Door(site, workers, api, bare)
                 try:
                     door.warm_up()
                     for number in range(plan.windows):
-                        for stand in _turns(number, plan.windows):
+                        for stand in turns(number, plan.windows):
                             door.open(stand, plan.window_s)
                 except FloodError as error:
                     raise BenchError(str(error)) from error
@@ -150,15 +150,12 @@ class _Window:
 
 @dataclass(slots=True)
 class _Door:
-    """The API and the bare route, and what has been asked of them so far.
-
-    ``ports``: of the bare route (True) and of the API.
-    """
+    """The API and the bare route at its port, and what has been asked of them so far."""
 
     site: Site
     workers: list[Command]
-    api: Command
-    ports: Mapping[bool, int]
+    api: Served
+    bare: int
     transfers: int = 0
     windows: dict[Stand, list[_Window]] = field(default_factory=lambda: {stand: [] for stand in STANDS})
     _asks: dict[Kind, Callable[[], bytes]] = field(default_factory=lambda: {kind: _asker(kind) for kind in _SERVED})
@@ -188,7 +185,7 @@ class _Door:
             if stand.is_counted:
                 for part in _PARTS:
                     spent_s = sum(window.spent_s[part] for window in windows)
-                    found[f"cpu_{stand.kind.value}_{part}"] = spent_s / answers * 1e6
+                    found[f"parts_{stand.kind.value}_{part}"] = spent_s / answers * 1e6
         return found
 
     def _ask(self, stand: Stand, seconds: float) -> _Window:
@@ -198,7 +195,7 @@ class _Door:
             if stand.is_alone:
                 stack.enter_context(held_still(self.workers))
             flooded = flood(
-                self.ports[kind is Kind.BARE],
+                self.bare if kind is Kind.BARE else self.api.port,
                 self._asks[kind],
                 connections=stand.connections,
                 seconds=seconds,
@@ -216,12 +213,12 @@ class _Door:
 
     def _spent_s(self) -> dict[str, float]:
         roots: dict[str, Sequence[Child]] = {
-            "api": [self.api],
+            "api": [self.api.process],
             "workers": self.workers,
             "postgres": [self.site.postgres],
             "valkey": [self.site.valkey],
         }
-        return parts.cpu_s({part: [each.pid for each in children if each.pid] for part, children in roots.items()})
+        return parts.cpu_s({part: [each.pid or 0 for each in children] for part, children in roots.items()})
 
 
 def _asker(kind: Kind) -> Callable[[], bytes]:
@@ -230,7 +227,7 @@ def _asker(kind: Kind) -> Callable[[], bytes]:
     return cycle(ready).__next__
 
 
-def _turns(number: int, windows: int) -> Iterable[Stand]:
+def turns(number: int, windows: int) -> Iterable[Stand]:
     """Return the order of a pass: each begins elsewhere, and every other one goes backwards."""
     first = number * len(STANDS) // windows
     turned = STANDS[first:] + STANDS[:first]
@@ -239,10 +236,16 @@ def _turns(number: int, windows: int) -> Iterable[Stand]:
 
 def _memory(api: Command, workers: Iterable[Command]) -> dict[str, float]:
     """Look when the yardstick has gone: what these share with it counts as theirs."""
-    master = api.pid or 0
+    master, *processes = _family(api)
     held = {
         "memory_master": parts.pss_mb(master),
-        "memory_processes": sum(map(parts.pss_mb, parts.children(master))),
-        "memory_workers": sum(parts.pss_mb(each.pid or 0) for each in workers),
+        "memory_processes": sum(map(parts.pss_mb, processes)),
+        "memory_workers": sum(parts.pss_mb(pid) for each in workers for pid in _family(each)),
     }
     return {"memory": sum(held.values()), **held}
+
+
+def _family(process: Child) -> list[int]:
+    """Return the pid of a process that runs, and those of all that it has started."""
+    pid = process.pid or 0
+    return [pid, *parts.children(pid)]

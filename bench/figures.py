@@ -31,7 +31,7 @@ class Plan:
 
     rounds: int = 5
     jobs: int = 60_000
-    stock_jobs: int = 1_500
+    stock_jobs: int = 1_000
     pgbench_s: int = 7
     steady_s: int = 8
     window_s: float = 0.8

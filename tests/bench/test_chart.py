@@ -57,8 +57,8 @@ def test_words_are_escaped_and_complete() -> None:
         "slow",
         "4,000 /s",
         "8.00 ms",
-        "4.00 of slow one (goal 3)",
-        "(goal 10)",
+        "4.00 x slow one (goal >= 3)",
+        "(goal <= 10)",
         "many",
         "a caption",
     } <= set(texts)

@@ -45,9 +45,15 @@ def test_the_edge_is_measured_with_and_without_workers_and_nothing_is_left_pendi
     assert all(found[stand.key] > 0 for stand in STANDS)
     assert found["v2_alone_16_pending"] == found["v2_alone_128_pending"] == 1.0  # nobody has settled any of them
     assert found["v2_16_pending"] < 1.0
-    assert found["cpu_v2_workers"] > 0
+    assert found["parts_v2_workers"] > 0
     assert found["memory"] == pytest.approx(sum(found[f"memory_{part}"] for part in edge.MEMORY))
     assert found["memory_workers"] > 20
+
+
+def test_every_pass_takes_every_kind_once_and_begins_with_another() -> None:
+    passes = [list(edge.turns(number, 3)) for number in range(3)]
+    assert all(len(each) == len(STANDS) and set(each) == set(STANDS) for each in passes)
+    assert len({each[0] for each in passes}) == 3
 
 
 @pytest.mark.parametrize("is_patched", [False, True], ids=["threads", "gevent"])
