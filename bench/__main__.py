@@ -38,19 +38,24 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     plan = _plan(options)
     os.umask(0o077)
+    rounds: list[dict[str, dict[str, float]]] = []
     try:
         with Site(plan.settings) as site:
             facts, durability = machine.describe(site), site.durability()
             _say("machine", facts)
             _say("durability, as a worker's connection sees it", durability)
-            rounds = [_round(number, measures, site, plan) for number in range(plan.rounds)]
+            rounds += (_round(number, measures, site, plan) for number in range(plan.rounds))
     except (BenchError, StackError, ConfigurationError, OSError, SQLAlchemyError, RedisError) as error:
         print(f"bench: {error}", file=sys.stderr)
-        return 1
+        if not rounds:
+            return 1
+        print(f"bench: what follows is of the {len(rounds)} rounds before that", file=sys.stderr)
     lines = report.sum_up(figures_of(measures), [each["values"] for each in rounds])
     print(f"\n{report.table(lines)}")
     found = {"machine": facts, "durability": durability, "plan": asdict(plan), "is_quick": options.quick}
     _write(found | {"rounds": rounds, "summary": report.as_json(lines)})
+    if len(rounds) < plan.rounds:
+        return 1
     if not options.quick and not options.only:
         _draw(lines, facts, plan)
     return 0
