@@ -76,6 +76,7 @@ def test_orders_are_given_to_the_ledger_by_many_threads(site: Site) -> None:
     assert all(rate > 0 for rate in _take(Direct(), site).values())
 
 
+@pytest.mark.long
 def test_a_lone_transfer_takes_longer_than_a_lone_commit(site: Site) -> None:
     found = _take(Lone(40), site)
     assert 0 < found["steady_40_v1_commit"] < found["steady_40_v1_p50"]
