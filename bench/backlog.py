@@ -17,6 +17,8 @@ OPENING_CENTS = 100_000_000
 # Ids as long as real ones: of the first instant of an hour after the epoch.
 FIRST_ID = layout.encode(layout.EPOCH_MS + 3_600_000, 0, 0)
 ENQUEUED_AT_ONCE = 1_000
+# Our connections give up a server that is silent for seconds, as a busy one might be over all of them.
+WRITTEN_AT_ONCE = 20_000
 POLL_S = 0.02
 # Nothing moves for this long: it never will.
 STALLED_S = 60.0
@@ -49,7 +51,7 @@ SELECT :first + n, 'transfer', source,
 FROM (
     SELECT n,
         CASE WHEN :is_hot THEN 2 + floor(random() * (:wallets - 1)) ELSE 1 + floor(random() * :wallets) END::bigint
-    FROM generate_series(0, :count - 1) AS n
+    FROM generate_series(:begin, :end - 1) AS n
 ) AS drawn (n, source)
 """
 _OUTCOMES = """
@@ -71,13 +73,14 @@ def lay_out(site: Site, database: str, count: int, spread: Spread) -> None:
     for engine in site.engines.values():
         with engine.begin() as connection:
             connection.execute(text("TRUNCATE wallets, transfers, entries"))
-    given = {"cents": OPENING_CENTS, "wallets": WALLETS, "first": FIRST_ID, "count": count}
+    given = {"cents": OPENING_CENTS, "wallets": WALLETS, "first": FIRST_ID}
     with site.engines[database].begin() as connection:
         connection.execute(text(_UNHURRIED))
         for statement in _OPEN.split(";"):
             _execute(connection, statement, given)
-        if count:
-            _execute(connection, _ORDER, given | {"is_hot": spread is Spread.HOT})
+        for begin in range(0, count, WRITTEN_AT_ONCE):
+            part = {"begin": begin, "end": min(count, begin + WRITTEN_AT_ONCE)}
+            _execute(connection, _ORDER, given | part | {"is_hot": spread is Spread.HOT})
     site.execute_as_admin(SERVICE, "VACUUM ANALYZE")
     site.execute_as_admin(YARDSTICK, "VACUUM ANALYZE", "CHECKPOINT")
 
@@ -127,19 +130,25 @@ def wait_until_final(engine: Engine) -> None:
         BenchError: that takes too long.
     """
     deadline = time.monotonic() + STALLED_S
-    statement = text("SELECT count(*) FROM transfers WHERE status = 'pending'")
-    while True:
-        with engine.connect() as connection:
-            pending = connection.scalar(statement)
-        if not pending:
-            return
+    while left := pending(engine):
         if time.monotonic() > deadline:
-            raise BenchError(f"{pending} transfers are still pending")
+            raise BenchError(f"{left} transfers are still pending")
         time.sleep(POLL_S)
 
 
-def check(engine: Engine, *, posted: int) -> None:
+def pending(engine: Engine) -> int:
+    """Return how many transfers are."""
+    with engine.connect() as connection:
+        return int(connection.scalar(text("SELECT count(*) FROM transfers WHERE status = 'pending'")) or 0)
+
+
+def check(engine: Engine, *, posted: int, deposited_cents: int = 0) -> None:
     """See that so many transfers were posted, none ended otherwise, and every cent is where the entries say.
+
+    Args:
+        engine: of the database.
+        posted: how many transfers, deposits not among them.
+        deposited_cents: what wallets got from outside since they were opened.
 
     Raises:
         BenchError: not so.
@@ -149,7 +158,7 @@ def check(engine: Engine, *, posted: int) -> None:
         found = {row.status: row.rows for row in connection.execute(text(_OUTCOMES))}
         if found != ({"posted": posted} if posted else {}):
             raise BenchError(f"of {posted} transfers became {found}")
-        if not connection.scalar(text(_BOOKS), {"total_cents": OPENING_CENTS * WALLETS}):
+        if not connection.scalar(text(_BOOKS), {"total_cents": OPENING_CENTS * WALLETS + deposited_cents}):
             raise BenchError("the books do not balance")
 
 

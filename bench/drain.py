@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from bench import backlog
 from bench.backlog import Spread
 from bench.crew import Crew
-from bench.figures import Figure, Plan, Ratio, Values
+from bench.figures import SETTLED, Figure, Plan, Ratio, Values
 from bench.site import SERVICE, Site
 from ops.local.processes import Command
 
@@ -39,7 +39,12 @@ class Drain:
         """Transfers a second."""
         where = {Spread.UNIFORM: f"{backlog.WALLETS:,} wallets", Spread.HOT: "one hot wallet"}[self.spread]
         crew = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
-        return (Figure(key=self.name, label=f"drain, {where}, {crew}", unit="/s", ratios=self.ratios),)
+        return (
+            Figure(
+                key=self.name, label=f"drain, {where}, {crew}", unit="/s", ratios=self.ratios,
+                heading=SETTLED if self.ratios else "",
+            ),
+        )  # fmt: skip
 
     def take(self, site: Site, plan: Plan) -> Values:
         """Work off ``plan.jobs``; beside the rate, the one that PostgreSQL saw between first and last posting."""
@@ -61,8 +66,8 @@ class Stock:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Transfers a second."""
-        label = f"stock RQ SimpleWorker, {backlog.WALLETS:,} wallets, {self.workers} workers"
-        return (Figure(key=self.name, label=label, unit="/s", is_yardstick=True),)
+        label = f"stock RQ, {backlog.WALLETS:,} wallets, {self.workers} workers"
+        return (Figure(key=self.name, label=label, unit="/s", is_yardstick=True, short="stock RQ", heading=SETTLED),)
 
     def take(self, site: Site, plan: Plan) -> Values:
         """Work off ``plan.stock_jobs``."""

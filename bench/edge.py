@@ -1,159 +1,251 @@
-"""What the API's own work costs: its requests a second beside those of a bare Flask route under the same gunicorn.
+"""What the API serves over HTTP beside a bare Flask route, and what that costs: processors by part, and memory.
 
-Throttling, logs and metrics are on, as in production. Short windows of each kind of request take turns, so that
-whatever else the machine does meets all of them alike.
+Throttle, logs and metrics are on, as in production, and two workers settle meanwhile. Short windows of each kind of
+request take turns, so that whatever else the machine does meets all of them alike; each begins with nothing pending.
 """
 
-import random
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import cycle
 
-from sqlalchemy import text
-
-from bench import backlog
-from bench.backlog import OPENING_CENTS, WALLETS, Spread
+from bench import asks, backlog, parts
+from bench.asks import READERS, Kind
+from bench.crew import at_work, held_still
 from bench.figures import BenchError, Figure, Plan, Ratio, Values
 from bench.flood import FloodError, flood, request
-from bench.site import SERVICE, Site
-from models.ledger.history import History
-from models.ledger.settlement import EntryType
+from bench.site import SERVICE, Served, Site
+from ops.local.processes import Child, Command
 
-WINDOWS = 3
+WORKERS = 2
+FEW, MANY = 16, 128
 WARM_UP_S = 0.7
-# Those who read, each of whom finds in the cache what he has asked for before.
-READERS = 200
-PAGE = 30
-# Between which money moves, drawn beforehand.
-PAIRS = 5_000
-# A wallet with a long life, and how deep it is looked into.
-ENTRIES, DEEP_PAGE = 1_000_000, 30_000
-PAGES_READ = 300
 
-_BARE, _BALANCE, _HISTORY, _LATER, _NOW = "bare", "cached_balance", "cached_history", "v2_accept", "v1"
-_PATHS = {_BARE: "/", _BALANCE: "/api/wallet/balance/v1", _HISTORY: f"/api/transactions/v1?page_size={PAGE}"}
-_STATUS = {_LATER: 202}
-# Every reader gets a page full of deposits of a cent.
-_LENGTHEN = """
-INSERT INTO transfers (id, kind, destination, amount, status, destination_seq, attempts, completed_at)
-SELECT 1000000 + n * 1000 + seq, 'deposit', n, 1, 'posted', seq, 1, now()
-FROM generate_series(1, :readers) AS n, generate_series(2, :last) AS seq;
-INSERT INTO entries (wallet_id, seq, transfer_id, type, amount, balance_after)
-SELECT n, seq, 1000000 + n * 1000 + seq, 1, 1, :cents + seq - 1
-FROM generate_series(1, :readers) AS n, generate_series(2, :last) AS seq;
-UPDATE wallets SET version = :last, balance = balance + :last - 1 WHERE id <= :readers
-"""
-_LONG_LIFE = """
-INSERT INTO wallets (id, balance, version) VALUES (1, :entries, :entries);
-INSERT INTO entries (wallet_id, seq, transfer_id, type, amount, balance_after)
-SELECT 1, seq, seq, 1, 1, seq FROM generate_series(1, :entries) AS seq
-"""
+# What each kind is to reach of the bare route's rate at as many connections.
+_GOALS = {
+    (Kind.BALANCE, FEW): 0.80,
+    (Kind.HISTORY, FEW): 0.70,
+    (Kind.LATER, FEW): 0.35,
+    (Kind.NOW, FEW): 0.33,
+    (Kind.LATER, MANY): 0.45,
+    (Kind.NOW, MANY): 0.45,
+}
+# What a wallet that everybody pays may cost.
+_HOT_GOAL = 0.9
+_SERVED = (Kind.BALANCE, Kind.HISTORY, Kind.LATER, Kind.NOW, Kind.HOT, Kind.BARE)
+_WARMED = (Kind.BARE, Kind.HOT, Kind.NOW, Kind.LATER, Kind.HISTORY, Kind.BALANCE)
+# Whose processors are counted, and for which kinds.
+_COUNTED = (Kind.BALANCE, Kind.LATER, Kind.NOW)
+_PARTS = {
+    "api": "API processes",
+    "workers": "workers",
+    "postgres": "PostgreSQL",
+    "valkey": "Valkey",
+    parts.CLIENT: "the client",
+}
+_MEMORY_MB = 200
+MEMORY = {"master": "API's master", "processes": "API's processes", "workers": f"{WORKERS} workers"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Under which circumstances a kind of request is sent; ``is_alone``: no worker runs meanwhile."""
+
+    kind: Kind
+    connections: int
+    is_alone: bool = False
+
+    @property
+    def key(self) -> str:
+        """Such as ``v2_16`` and ``v2_alone_16``."""
+        return f"{self.kind.value}{'_alone' if self.is_alone else ''}_{self.connections}"
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is told what each part has spent."""
+        return self.kind in _COUNTED and self.connections == FEW and not self.is_alone
+
+    @property
+    def figure(self) -> Figure:
+        """Requests a second."""
+        bare = f"{Kind.BARE.value}_{self.connections}"
+        goal = None if self.is_alone else _GOALS.get((self.kind, self.connections))
+        ratios = [Ratio(bare, goal)] if self.kind is not Kind.BARE else []
+        if self.kind is Kind.HOT:
+            ratios.insert(0, Ratio(f"{Kind.NOW.value}_{self.connections}", _HOT_GOAL))
+        where = f"{self.connections} connections"
+        return Figure(
+            key=self.key,
+            label=f"{self.kind.label}, {where}{', no workers' if self.is_alone else ''}",
+            unit="/s",
+            ratios=tuple(ratios),
+            is_yardstick=self.kind is Kind.BARE,
+            short=self.kind.value,
+            heading=""
+            if self.is_alone
+            else f"requests a second, {where}, {WORKERS} workers running (longer is better)",
+        )
+
+
+STANDS = tuple(
+    Stand(kind, connections, is_alone)
+    for connections in (FEW, MANY)
+    for kind, is_alone in (*((kind, False) for kind in _SERVED), (Kind.LATER, True))
+)
 
 
 class Edge:
-    """Requests a second, by kind."""
+    """Requests a second, by kind and number of connections; CPU a request, by part; memory, after all that."""
 
     name = "edge"
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """Rates, and their share of the bare route's."""
-        goals = {_BALANCE: 0.50, _HISTORY: 0.45, _LATER: 0.30, _NOW: 0.25}
-        labels = {
-            _BALANCE: "balance, from the cache",
-            _HISTORY: f"history page of {PAGE}, from the cache",
-            _LATER: "transfer v2, accepted (no workers)",
-            _NOW: "transfer v1, posted",
-        }
-        bare = Figure(key=_BARE, label="bare Flask route", unit="/s", is_yardstick=True)
-        own = [
-            Figure(key=key, label=labels[key], unit="/s", ratios=(Ratio(_BARE, goal),)) for key, goal in goals.items()
-        ]
-        return (*own, bare)
+        """Rates and their share of the bare route's, microseconds, megabytes."""
+        spent = (
+            Figure(key=f"parts_{kind.value}_{part}", label=f"CPU a request, {kind.label}: {label}", unit="µs")
+            for kind in _COUNTED
+            for part, label in _PARTS.items()
+        )
+        held = (Figure(key=f"memory_{part}", label=f"PSS of {label}", unit="MB") for part, label in MEMORY.items())
+        total = Figure(
+            key="memory",
+            label=f"PSS of API and {WORKERS} workers",
+            unit="MB",
+            at_most=_MEMORY_MB,
+            heading="megabytes (shorter is better)",
+        )
+        return (*(stand.figure for stand in STANDS), *spent, total, *held)
 
     def take(self, site: Site, plan: Plan) -> Values:
         """Ask in turns, for ``plan.window_s`` seconds each time."""
-        backlog.lay_out(site, SERVICE, 0, Spread.UNIFORM)
-        _run(site, _LENGTHEN, {"readers": READERS, "last": 2 * PAGE, "cents": OPENING_CENTS})
-        rates: dict[str, list[float]] = {key: [] for key in (_BARE, _BALANCE, _HISTORY, _LATER, _NOW)}
+        asks.lay_out(site)
+        workers = [site.worker(number) for number in range(1, WORKERS + 1)]
         with ExitStack() as stack:
-            ports = {_BARE: stack.enter_context(site.bare())}
+            stack.enter_context(at_work(site.redis, workers))
             api = stack.enter_context(site.api())
-            asks = {key: _asker(key) for key in rates}
-            try:
-                for key, ask in asks.items():
-                    flood(ports.get(key, api), ask, seconds=WARM_UP_S, status=_STATUS.get(key, 200))
-                for _ in range(WINDOWS):
-                    for key, ask in asks.items():
-                        rate = flood(ports.get(key, api), ask, seconds=plan.window_s, status=_STATUS.get(key, 200))
-                        rates[key].append(rate)
-            except FloodError as error:
-                raise BenchError(str(error)) from error
-        return {key: sum(found) / WINDOWS for key, found in rates.items()}
+            with site.bare() as bare:
+                door = _Door(site, workers, api, bare)
+                try:
+                    door.warm_up()
+                    for number in range(plan.windows):
+                        for stand in turns(number, plan.windows):
+                            door.open(stand, plan.window_s)
+                except FloodError as error:
+                    raise BenchError(str(error)) from error
+            memory = _memory(api.process, workers)
+        asks.check(site, posted=door.transfers)
+        return door.values() | memory
 
 
-def _asker(key: str) -> Callable[[], bytes]:
+@dataclass(slots=True)
+class _Window:
+    """What came of one: answers a second; answers in all; of those, pending at its end; what each part has spent."""
+
+    rate: float
+    answers: int
+    pending: int
+    spent_s: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class _Door:
+    """The API and the bare route at its port, and what has been asked of them so far."""
+
+    site: Site
+    workers: list[Command]
+    api: Served
+    bare: int
+    transfers: int = 0
+    windows: dict[Stand, list[_Window]] = field(default_factory=lambda: {stand: [] for stand in STANDS})
+    _asks: dict[Kind, Callable[[], bytes]] = field(default_factory=lambda: {kind: _asker(kind) for kind in _SERVED})
+
+    def warm_up(self) -> None:
+        """Have every kind answered for a while, and every read often enough to come out of the cache.
+
+        Reads are last: a process that has just begun does not believe the cache yet.
+        """
+        for kind in _WARMED:
+            answers = 0
+            while answers < 2 * READERS:
+                answers += self._ask(Stand(kind, FEW), WARM_UP_S).answers
+
+    def open(self, stand: Stand, seconds: float) -> None:
+        """Ask for a window, and keep what came of it."""
+        self.windows[stand].append(self._ask(stand, seconds))
+
+    def values(self) -> dict[str, float]:
+        """Return all figures, and for v2 what share of what was accepted was still pending at the end of a window."""
+        found: dict[str, float] = {}
+        for stand, windows in self.windows.items():
+            answers = sum(window.answers for window in windows)
+            found[stand.key] = sum(window.rate for window in windows) / len(windows)
+            if stand.kind is Kind.LATER:
+                found[f"{stand.key}_pending"] = sum(window.pending for window in windows) / answers
+            if stand.is_counted:
+                for part in _PARTS:
+                    spent_s = sum(window.spent_s[part] for window in windows)
+                    found[f"parts_{stand.kind.value}_{part}"] = spent_s / answers * 1e6
+        return found
+
+    def _ask(self, stand: Stand, seconds: float) -> _Window:
+        kind = stand.kind
+        before, pending = self._spent_s(), 0
+        with ExitStack() as stack:
+            if stand.is_alone:
+                stack.enter_context(held_still(self.workers))
+            flooded = flood(
+                self.bare if kind is Kind.BARE else self.api.port,
+                self._asks[kind],
+                connections=stand.connections,
+                seconds=seconds,
+                status=kind.status,
+            )
+            if kind is Kind.LATER:
+                pending = backlog.pending(self.site.engines[SERVICE])
+        if kind is Kind.LATER:  # the next one begins, and this one's cost is known, when all of it is settled
+            backlog.wait_until_final(self.site.engines[SERVICE])
+            backlog.wait_until_booked(self.site.redis)
+        if kind in {Kind.LATER, Kind.NOW, Kind.HOT}:
+            self.transfers += flooded.answers
+        spent_s = {part: now - before[part] for part, now in self._spent_s().items()}
+        return _Window(flooded.rate, flooded.answers, pending, spent_s)
+
+    def _spent_s(self) -> dict[str, float]:
+        roots: dict[str, Sequence[Child]] = {
+            "api": [self.api.process],
+            "workers": self.workers,
+            "postgres": [self.site.postgres],
+            "valkey": [self.site.valkey],
+        }
+        return parts.cpu_s({part: [each.pid or 0 for each in children] for part, children in roots.items()})
+
+
+def _asker(kind: Kind) -> Callable[[], bytes]:
     """Return what makes the next request of a kind."""
-    draw = random.Random(1)
-    if key in _PATHS:
-        ready = cycle([request("GET", _PATHS[key], user=user) for user in range(1, READERS + 1)])
-        return lambda: next(ready)
-    path = f"/api/transfer/{'v2' if key == _LATER else 'v1'}"
-
-    pairs = [draw.sample(range(1, WALLETS + 1), 2) for _ in range(PAIRS)]
-    transfers = cycle(
-        [
-            request("POST", path, user=payer, body=b'{"destination_user_id":%d,"amount":67}' % payee)
-            for payer, payee in pairs
-        ]
-    )
-    return lambda: next(transfers)
+    ready = [request(ask.method, ask.path, user=ask.user, body=ask.body) for ask in asks.draw(kind)]
+    return cycle(ready).__next__
 
 
-class Depth:
-    """Pages of a long history, out of PostgreSQL: the first ones, and deep ones."""
-
-    name = "depth"
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """Pages a second. A deep one may cost half as much again as a first one."""
-        deep = Figure(
-            key="page_deep",
-            label=f"page {DEEP_PAGE:,} of {ENTRIES:,} entries",
-            unit="/s",
-            ratios=(Ratio("page_first", 1 / 1.5),),
-        )
-        return deep, Figure(key="page_first", label="page 1 of them", unit="/s", is_yardstick=True)
-
-    def take(self, site: Site, plan: Plan) -> Values:
-        """Read pages of both kinds in turns."""
-        del plan
-        backlog.lay_out(site, SERVICE, 0, Spread.UNIFORM)
-        site.execute_as_admin(SERVICE, "TRUNCATE wallets, transfers, entries")
-        _run(site, _LONG_LIFE, {"entries": ENTRIES})
-        site.execute_as_admin(SERVICE, "VACUUM ANALYZE wallets, entries")
-        history = History(site.engines[SERVICE])
-        spent_s = {"page_first": 0.0, "page_deep": 0.0}
-        for number in range(PAGES_READ):
-            for key, page in (("page_first", 1), ("page_deep", DEEP_PAGE + number)):
-                spent_s[key] += _time_of_page(history, page)
-        return {key: PAGES_READ / seconds for key, seconds in spent_s.items()}
+def turns(number: int, windows: int) -> Iterable[Stand]:
+    """Return the order of a pass: each begins elsewhere, and every other one goes backwards."""
+    first = number * len(STANDS) // windows
+    turned = STANDS[first:] + STANDS[:first]
+    return turned[::-1] if number % 2 else turned
 
 
-def _time_of_page(history: History, number: int) -> float:
-    began = time.perf_counter()
-    page = history.get_page(1, None, size=PAGE, page=number)
-    seconds = time.perf_counter() - began
-    if len(page.entries) != PAGE or page.entries[0].type != EntryType.DEPOSIT:
-        raise BenchError(f"page {number} is not what it should be")
-    return seconds
+def _memory(api: Command, workers: Iterable[Command]) -> dict[str, float]:
+    """Look when the yardstick has gone: what these share with it counts as theirs."""
+    master, *processes = _family(api)
+    held = {
+        "memory_master": parts.pss_mb(master),
+        "memory_processes": sum(map(parts.pss_mb, processes)),
+        "memory_workers": sum(parts.pss_mb(pid) for each in workers for pid in _family(each)),
+    }
+    return {"memory": sum(held.values()), **held}
 
 
-def _run(site: Site, statements: str, given: Mapping[str, int]) -> None:
-    with site.engines[SERVICE].begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        for statement in statements.split(";"):
-            names = {name: value for name, value in given.items() if f":{name}" in statement}
-            connection.execute(text(statement), names)
+def _family(process: Child) -> list[int]:
+    """Return the pid of a process that runs, and those of all that it has started."""
+    pid = process.pid or 0
+    return [pid, *parts.children(pid)]

@@ -10,6 +10,11 @@ from bench.site import Site
 Values = Mapping[str, float]
 
 
+# Headings of the chart.
+SETTLED = "transfers settled a second (longer is better)"
+MILLISECONDS = "milliseconds (shorter is better)"
+
+
 class BenchError(Exception):
     """What was measured cannot be trusted, or not be measured. The message is one line."""
 
@@ -19,32 +24,38 @@ class Plan:
     """How much is measured.
 
     ``jobs``: in the backlog of a drain. ``stock_jobs``: the same for stock RQ workers. ``pgbench_s``, ``steady_s``:
-    how long pgbench and a steady rate of requests last. ``window_s``: of each kind of request to the API. ``settings``:
-    of the service, over its defaults.
+    how long pgbench and a steady rate of requests last. ``window_s``: of each kind of request or call, ``windows`` of
+    each. ``calls``: in a pass through one kind of call, and ``is_patched``: those are made as under gevent.
+    ``settings``: of the service, over its defaults.
     """
 
     rounds: int = 5
     jobs: int = 60_000
-    stock_jobs: int = 1_500
+    stock_jobs: int = 1_000
     pgbench_s: int = 7
     steady_s: int = 8
-    window_s: float = 1.5
+    window_s: float = 0.8
+    windows: int = 3
+    calls: int = 600
+    is_patched: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A figure divided by another one of the same round, and what that is to be at least."""
+    """A figure divided by another one of the same round, and what that is to be, if anything is demanded of it."""
 
     to: str
-    at_least: float
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A number that is reported, and what is expected of it.
 
-    ``unit`` is ``/s`` or ``ms``; ``is_yardstick``: measured to compare with, not to be proud of.
+    ``unit`` is ``/s``, ``ms``, ``µs`` or ``MB``; ``is_yardstick``: measured to compare with, not to be proud of.
+    ``heading``: under which the chart draws it; empty: the chart does without. ``short``: its name beside another one.
     """
 
     key: str
@@ -53,6 +64,8 @@ class Figure:
     ratios: tuple[Ratio, ...] = ()
     at_most: float | None = None
     is_yardstick: bool = False
+    heading: str = ""
+    short: str = ""
 
 
 class Measure(Protocol):

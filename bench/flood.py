@@ -1,21 +1,23 @@
 """As many requests as a server answers: a closed loop of kept-alive connections, as cheap as Python can make it.
 
-The client shares the machine with the server, so what it costs is part of every rate: it keeps ready-made requests and
-looks at no more of an answer than its status and its length.
+The client shares the machine with the server, so what it costs is part of every rate: it keeps ready-made requests,
+never waits for a socket but in one ``epoll`` for all, and looks at no more of an answer than its status and its length.
 """
 
 import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ops.local.server import LOOPBACK
 
-CONNECTIONS = 16
 # A server that says nothing for this long will not.
 SILENCE_S = 10.0
-_CHUNK = 262_144
+# More than any answer. Not more than what malloc has at hand: a larger piece would be mapped anew for each answer.
+_CHUNK = 65_536
+_LENGTH, _END = b"\r\nContent-Length: ", b"\r\n\r\n"
 
 Ask = Callable[[], bytes]
 
@@ -24,35 +26,51 @@ class FloodError(Exception):
     """The server did not answer what was asked for."""
 
 
-@dataclass(slots=True)
-class _Line:
-    """A connection, and what has come of the answer that is under way."""
+@dataclass(frozen=True, slots=True)
+class Flooded:
+    """What came of a window: its answers a second, and how many there were in all, before and after it included."""
 
-    socket: socket.socket
-    received: bytes = b""
-    missing: int = -1  # bytes of the answer that have not come; -1: its head is not complete
-
-    def take(self) -> int | None:
-        """Read what is there, and return the status if the answer is complete."""
-        piece = self.socket.recv(_CHUNK)
-        if not piece:
-            raise FloodError("the server hung up")
-        self.received += piece
-        if self.missing < 0:
-            end = self.received.find(b"\r\n\r\n")
-            if end < 0:
-                return None
-            self.missing = end + 4 + _length(self.received[:end])
-        if len(self.received) < self.missing:
-            return None
-        status = int(self.received[9:12])
-        self.received, self.missing = b"", -1
-        return status
+    rate: float
+    answers: int
 
 
-def _length(head: bytes) -> int:
-    _, found, rest = head.lower().partition(b"content-length: ")
-    return int(rest.partition(b"\r\n")[0]) if found else 0
+def flood(port: int, ask: Ask, *, connections: int, seconds: float, status: int) -> Flooded:
+    """Ask on new connections for some seconds, then wait until all that is under way is answered.
+
+    The window begins when every connection has had its first answer. They are new ones each time: how a server's
+    processes share them differs from one time to the next, and no kind of request is to keep a bad lot.
+
+    Args:
+        port: of the server.
+        ask: gives the next request.
+        connections: at a time, each with one request under way.
+        seconds: of the window.
+        status: what every answer has to have.
+
+    Raises:
+        FloodError: an answer was none, or another one.
+    """
+    with ExitStack() as stack:
+        crowd = _Crowd(stack, port, connections, status)
+        silent = {line.number for line in crowd.lines.values()}
+        for line in crowd.lines.values():
+            line.send(ask())
+        answers = 0
+        while silent:
+            for line in crowd.answered():
+                silent.discard(line.number)
+                line.send(ask())
+                answers += 1
+        counted, began = 0, time.perf_counter()
+        end = began + seconds
+        while (now := time.perf_counter()) < end:
+            for line in crowd.answered():
+                line.send(ask())
+                counted += 1
+        open_requests = connections
+        while open_requests:
+            open_requests -= len(crowd.answered())
+        return Flooded(rate=counted / (now - began), answers=answers + counted + connections)
 
 
 def request(method: str, path: str, *, user: int, body: bytes = b"") -> bytes:
@@ -63,50 +81,72 @@ def request(method: str, path: str, *, user: int, body: bytes = b"") -> bytes:
     return head.encode() + b"\r\n" + body
 
 
-def flood(port: int, ask: Ask, *, seconds: float, status: int) -> float:
-    """Ask for some seconds and return the answers per second.
-
-    Args:
-        port: of the server.
-        ask: gives the next request.
-        seconds: of the window, which begins when every connection has had its first answer.
-        status: what every answer has to have.
+def is_complete(received: bytes) -> bool:
+    """Tell whether this is the whole of an answer.
 
     Raises:
-        FloodError: an answer was none, or another one.
+        FloodError: it does not say how long it is.
     """
-    poll = select.epoll()
-    lines: dict[int, _Line] = {}
-    try:
-        for _ in range(CONNECTIONS):
-            line = _Line(socket.create_connection((LOOPBACK, port), timeout=SILENCE_S))
-            line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            lines[line.socket.fileno()] = line
-            poll.register(line.socket, select.EPOLLIN)
-            line.socket.sendall(ask())
-        _run(poll, lines, ask, status, lambda answers: answers >= CONNECTIONS)
-        began = time.perf_counter()
-        answers = _run(poll, lines, ask, status, lambda _: time.perf_counter() - began >= seconds)
-        return answers / (time.perf_counter() - began)
-    finally:
-        poll.close()
-        for line in lines.values():
-            line.socket.close()
+    end = received.find(_END)
+    if end < 0:
+        return False
+    found = received.find(_LENGTH, 0, end)
+    if found < 0:  # spelled otherwise, or not at all
+        found = received[:end].lower().find(_LENGTH.lower())
+        if found < 0:
+            raise FloodError("an answer does not say how long it is")
+    length = received[found + len(_LENGTH) : received.find(b"\r", found + len(_LENGTH))]
+    return len(received) >= end + len(_END) + int(length)
 
 
-def _run(poll: select.epoll, lines: dict[int, _Line], ask: Ask, status: int, is_over: Callable[[int], bool]) -> int:
-    answers = 0
-    while not is_over(answers):
-        ready = poll.poll(SILENCE_S)
+class _Line:
+    """A connection, and what has come of the answer that is under way."""
+
+    __slots__ = ("number", "received", "recv", "send")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.number = connection.fileno()
+        self.recv, self.send = connection.recv, connection.send
+        self.received = b""
+
+
+class _Crowd:
+    """All connections, and one way to wait for them."""
+
+    def __init__(self, stack: ExitStack, port: int, connections: int, status: int) -> None:
+        self.lines: dict[int, _Line] = {}
+        self._begins = b"HTTP/1.1 %d " % status
+        self._poll = stack.enter_context(select.epoll())
+        for _ in range(connections):
+            connection = stack.enter_context(socket.create_connection((LOOPBACK, port), timeout=SILENCE_S))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # With a timeout Python would ask the kernel before each of its calls whether it may make it. Requests are
+            # short and answered before the next one, so that there is always room to send.
+            connection.setblocking(False)
+            self._poll.register(connection, select.EPOLLIN)
+            self.lines[connection.fileno()] = _Line(connection)
+
+    def answered(self) -> list[_Line]:
+        """Wait until something comes, and return those whose answer is complete.
+
+        Raises:
+            FloodError: nothing comes, or something else than was asked for.
+        """
+        ready = self._poll.poll(SILENCE_S)
         if not ready:
             raise FloodError("the server has stopped answering")
+        done = []
         for number, _ in ready:
-            line = lines[number]
-            found = line.take()
-            if found is None:
+            line = self.lines[number]
+            piece = line.recv(_CHUNK)
+            if not piece:
+                raise FloodError("the server hung up")
+            received = line.received + piece if line.received else piece
+            if not is_complete(received):
+                line.received = received
                 continue
-            if found != status:
-                raise FloodError(f"an answer had status {found}, not {status}")
-            answers += 1
-            line.socket.sendall(ask())
-    return answers
+            line.received = b""
+            if not received.startswith(self._begins):
+                raise FloodError(f"an answer was {received[:60]!r}, not {self._begins.decode().strip()}")
+            done.append(line)
+        return done

@@ -1,9 +1,15 @@
 """All that is measured, once a round. The order is where the first round begins; each round begins one further on."""
 
+from collections.abc import Sequence
+
 from bench.backlog import Spread
+from bench.calls import Calls
+from bench.depth import Depth
+from bench.direct import Direct
 from bench.drain import Drain, Stock
-from bench.edge import Depth, Edge
+from bench.edge import Edge
 from bench.figures import Figure, Measure, Ratio
+from bench.lone import Lone
 from bench.pgbench import Pgbench
 from bench.steady import Steady
 
@@ -11,16 +17,28 @@ from bench.steady import Steady
 MEASURES: tuple[Measure, ...] = (
     Drain(Spread.UNIFORM, workers=2, ratios=(Ratio("pgbench_uniform", 1.5), Ratio("stock", 40.0))),
     Pgbench(Spread.UNIFORM),
-    Drain(Spread.HOT, workers=2, ratios=(Ratio("pgbench_hot", 5.0),)),
+    Drain(Spread.HOT, workers=2, ratios=(Ratio("pgbench_hot", 6.0),)),
     Pgbench(Spread.HOT),
     Stock(workers=2),
     Drain(Spread.UNIFORM, workers=1),
     Drain(Spread.HOT, workers=1),
     Steady(20, p50_at_most_ms=10.0, follows=True),
+    Lone(20),
     Steady(500),
+    Calls(),
     Edge(),
+    Direct(),
     Depth(),
 )
+
+
+def chosen(words: Sequence[str]) -> tuple[Measure, ...]:
+    """Return those with one of these words in their name, or in the key of something that they report."""
+    return tuple(
+        each
+        for each in MEASURES
+        if any(word in name for word in words for name in (each.name, *(figure.key for figure in each.figures)))
+    )
 
 
 def figures_of(measures: tuple[Measure, ...]) -> list[Figure]:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from bench import backlog
 from bench.backlog import FIRST_ID, Spread
-from bench.figures import BenchError, Figure, Plan, Values
+from bench.figures import SETTLED, BenchError, Figure, Plan, Values
 from bench.site import SERVICE, YARDSTICK, Site
 from ops.local.server import LOOPBACK, find_in_wheel, plain_environment
 
@@ -69,7 +69,8 @@ class Pgbench:
     def figures(self) -> tuple[Figure, ...]:
         """Transfers a second."""
         where = {Spread.UNIFORM: f"{backlog.WALLETS:,} wallets", Spread.HOT: "one hot wallet"}[self.spread]
-        return (Figure(key=self.name, label=f"pgbench, {where}, {CLIENTS} clients", unit="/s", is_yardstick=True),)
+        label = f"pgbench, {where}, {CLIENTS} clients"
+        return (Figure(key=self.name, label=label, unit="/s", is_yardstick=True, short="pgbench", heading=SETTLED),)
 
     def take(self, site: Site, plan: Plan) -> Values:
         """Post for ``plan.pgbench_s`` seconds."""

@@ -30,9 +30,14 @@ class RatioLine:
     summary: Summary
 
     @property
-    def is_met(self) -> bool:
-        """Whether the median is what was hoped for."""
-        return self.summary.median >= self.ratio.at_least
+    def is_met(self) -> bool | None:
+        """Whether the median is what was hoped for; None where nothing was."""
+        ratio, median = self.ratio, self.summary.median
+        if ratio.at_least is None and ratio.at_most is None:
+            return None
+        return (ratio.at_least is None or median >= ratio.at_least) and (
+            ratio.at_most is None or median <= ratio.at_most
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,12 @@ def spell(value: float) -> str:
     return f"{value:,.0f}" if value >= 1_000 else f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
+def spell_goal(ratio: Ratio) -> str:
+    """Spell what a ratio is to be."""
+    bounds = ((">=", ratio.at_least), ("<=", ratio.at_most))
+    return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+
 def _ratio(key: str, to: str, rounds: Sequence[Values]) -> Summary:
     return Summary.of([values[key] / values[to] for values in rounds])
 
@@ -106,7 +117,7 @@ def _rows(line: Line) -> Iterator[tuple[str, str, str, str, str]]:
     ratios = [
         (
             f"{each.summary.median:.2f} x {each.to.key} ({each.summary.least:.2f}..{each.summary.most:.2f})",
-            f">= {each.ratio.at_least:g}: {_verdict(each.is_met)}",
+            "" if each.is_met is None else f"{spell_goal(each.ratio)}: {_verdict(each.is_met)}",
         )
         for each in line.ratios
     ] or [("", goal)]

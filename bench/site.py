@@ -11,7 +11,7 @@ from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import psycopg2
 import redis
@@ -29,8 +29,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # The service's own database, and one of the same shape for pgbench: both are made by the service's migrations.
 SERVICE, YARDSTICK = "wallet", "yardstick"
 READY_TIMEOUT_S = 60.0
-# As in ops/http/gunicorn.conf.py.
-KEEP_ALIVE_S = 15
+# The yardstick of the API: gunicorn's own thread worker, whatever the API itself runs on. It stays as it is, so that
+# what is measured beside it can be compared over the years.
+BARE_OPTIONS = {"workers": 2, "threads": 16, "worker-class": "gthread", "keep-alive": 15, "log-level": "warning"}
+# The throttle is on, and asked for every request, but refuses nobody.
+UNTHROTTLED = {"RATE_LIMIT": "1000000/second;burst=1000000"}
+
+
+class Served(NamedTuple):
+    """The API at work."""
+
+    port: int
+    process: Command
 
 
 class Site:
@@ -38,7 +48,7 @@ class Site:
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         """``settings`` of the service, by their names in the environment; the caller's own environment is ignored."""
-        self._given = dict(settings)
+        self._given = UNTHROTTLED | dict(settings)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -54,7 +64,7 @@ class Site:
             self.valkey = stack.enter_context(RedisServer(self.home))
             self.redis = stack.enter_context(redis.Redis.from_url(self.valkey.url))
             self._make_yardstick()
-            self.engines = {name: make_engine(self.settings(name), pool_size=2) for name in (SERVICE, YARDSTICK)}
+            self.engines = {name: self.make_engine(name, connections=2) for name in (SERVICE, YARDSTICK)}
             for engine in self.engines.values():
                 stack.callback(engine.dispose)
                 migrations.upgrade(engine)
@@ -75,6 +85,10 @@ class Site:
         """Return what a process of the service would read on this site."""
         names = {"DATABASE_URL": self.url(database), "REDIS_URL": self.valkey.url, **self._given}
         return load(Settings, **{name.lower(): value for name, value in names.items()})
+
+    def make_engine(self, database: str, *, connections: int) -> Engine:
+        """Make an engine as the service does; it is the caller's to dispose of."""
+        return make_engine(self.settings(database), application_name="wallet-bench", pool_size=connections)
 
     def execute_as_admin(self, database: str, *statements: str) -> None:
         """Run statements that only the superuser may, outside of any transaction."""
@@ -102,8 +116,8 @@ class Site:
         return self.command(f"worker-{number}", "worker.py")
 
     @contextmanager
-    def api(self) -> Iterator[int]:
-        """Serve HTTP as production does, and give the port.
+    def api(self) -> Iterator[Served]:
+        """Serve HTTP as production does.
 
         Raises:
             StackError: the API does not get ready.
@@ -115,25 +129,21 @@ class Site:
                 raise StackError(f"the API was not ready within {READY_TIMEOUT_S:.0f} s")
             if not api.is_running:
                 raise StackError(f"the API did not start: {api.complaint()}")
-            yield self._port
+            yield Served(self._port, api)
         finally:
             api.stop()
 
     @contextmanager
     def bare(self) -> Iterator[int]:
-        """Serve a bare Flask route as gunicorn serves the API, and give the port.
+        """Serve a bare Flask route under a gunicorn with :data:`BARE_OPTIONS`, and give the port.
 
         Raises:
             StackError: it does not get ready.
         """
-        settings = self.settings()
         port = next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
-        options = {
-            "bind": f"{LOOPBACK}:{port}", "workers": settings.api_processes, "threads": settings.api_threads,
-            "worker-class": "gthread", "keep-alive": KEEP_ALIVE_S, "log-level": "warning",
-        }  # fmt: skip
-        words = [f"--{name}={value}" for name, value in options.items()]
-        bare = self.command("bare", "-m", "gunicorn", *words, "--no-control-socket", "bench.bare_app:app")
+        words = [f"--{name}={value}" for name, value in BARE_OPTIONS.items()]
+        words += [f"--bind={LOOPBACK}:{port}", "--no-control-socket", "bench.bare_app:app"]
+        bare = self.command("bare", "-m", "gunicorn", *words)
         bare.launch()
         try:
             if not processes.wait_for(lambda: not is_port_free(LOOPBACK, port), READY_TIMEOUT_S) or not bare.is_running:

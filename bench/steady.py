@@ -5,14 +5,14 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import text
 
 from bench import backlog
 from bench.backlog import WALLETS, Spread
-from bench.figures import Figure, Plan, Values
+from bench.crew import at_work
+from bench.figures import MILLISECONDS, Figure, Plan, Values
 from bench.http_client import Connection, at_rate
 from bench.site import SERVICE, Site
 
@@ -49,12 +49,15 @@ class Steady:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Milliseconds."""
-        label = f"accepted to posted, {self.rate} requests/s"
+        label = f"v2 accepted to posted, {self.rate} requests/s"
         settled = (
-            Figure(key=f"{self.name}_p50", label=f"{label}, p50", unit="ms", at_most=self.p50_at_most_ms),
+            Figure(
+                key=f"{self.name}_p50", label=f"{label}, p50", unit="ms", at_most=self.p50_at_most_ms,
+                heading="" if self.p50_at_most_ms is None else MILLISECONDS,
+            ),
             Figure(key=f"{self.name}_p99", label=f"{label}, p99", unit="ms"),
-        )
-        seen = f"request to {'posted as seen by HTTP' if self.follows else '202'}, {self.rate} requests/s"
+        )  # fmt: skip
+        seen = f"v2 request to {'posted as seen by HTTP' if self.follows else '202'}, {self.rate} requests/s"
         return (
             *settled,
             Figure(key=f"{self.name}_http_p50", label=f"{seen}, p50", unit="ms"),
@@ -65,16 +68,12 @@ class Steady:
         """Ask for ``plan.steady_s`` seconds."""
         backlog.lay_out(site, SERVICE, 0, Spread.UNIFORM)
         count = self.rate * plan.steady_s
-        with ExitStack() as stack:
-            for number in range(1, WORKERS + 1):
-                worker = site.worker(number)
-                worker.launch()
-                stack.callback(worker.stop)
-            port = stack.enter_context(site.api())
-            asyncio.run(at_rate(port, WARM_UP_RATE, WARM_UP_REQUESTS, self._transfer))
+        workers = [site.worker(number) for number in range(1, WORKERS + 1)]
+        with at_work(site.redis, workers), site.api() as api:
+            asyncio.run(at_rate(api.port, WARM_UP_RATE, WARM_UP_REQUESTS, self._transfer))
             backlog.wait_until_final(site.engines[SERVICE])
             warm = self._newest(site)
-            answers = asyncio.run(at_rate(port, self.rate, count, self._transfer))
+            answers = asyncio.run(at_rate(api.port, self.rate, count, self._transfer))
             backlog.wait_until_final(site.engines[SERVICE])
         backlog.check(site.engines[SERVICE], posted=count + WARM_UP_REQUESTS)
         with site.engines[SERVICE].connect() as connection:

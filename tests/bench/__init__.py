@@ -1,1 +1,1 @@
-"""The pure parts of the benchmark: what is computed from the rounds, and how it is shown."""
+"""The benchmark: what is computed from the rounds and how it is shown; and that every measure can be taken."""

@@ -1,7 +1,7 @@
 import pytest
 
 from bench.figures import Figure, Ratio
-from bench.measures import MEASURES, figures_of
+from bench.measures import MEASURES, chosen, figures_of
 from bench.report import Summary, as_json, spell, sum_up, table
 from bench.steady import percentile
 
@@ -36,6 +36,19 @@ def test_a_ratio_is_met_from_its_goal_on(at_least: float, is_met: bool) -> None:
     assert sum_up([figure, OTHER], ROUNDS)[0].ratios[0].is_met is is_met
 
 
+@pytest.mark.parametrize(("at_most", "is_met"), [(2.0, True), (1.99, False), (None, None)])
+def test_a_ratio_is_met_up_to_its_goal_where_less_is_better(at_most: float | None, is_met: bool | None) -> None:
+    figure = Figure(key="ours", label="call", unit="µs", ratios=(Ratio("other", at_most=at_most),))
+    assert sum_up([figure, OTHER], ROUNDS)[0].ratios[0].is_met is is_met
+
+
+def test_the_table_tells_a_ratio_without_a_goal_and_what_a_ratio_may_be_at_most() -> None:
+    free = Figure(key="ours", label="free", unit="/s", ratios=(Ratio("other"),))
+    bound = Figure(key="ours", label="bound", unit="µs", ratios=(Ratio("other", at_most=1.5),))
+    assert table(sum_up([free, OTHER], ROUNDS)).splitlines()[2].endswith("2.00 x other (1.50..3.00)")
+    assert table(sum_up([bound, OTHER], ROUNDS)).splitlines()[2].endswith("<= 1.5: MISSED")
+
+
 @pytest.mark.parametrize(("at_most", "is_met"), [(11.0, True), (10.9, False), (None, None)])
 def test_a_time_is_met_up_to_its_goal(at_most: float | None, is_met: bool | None) -> None:
     figure = Figure(key="wait", label="wait", unit="ms", at_most=at_most)
@@ -66,7 +79,7 @@ def test_the_json_has_the_same_numbers() -> None:
     ours, *_ = as_json(sum_up([OURS, OTHER], ROUNDS))
     assert (ours["key"], ours["median"], ours["least"], ours["most"]) == ("ours", 30.0, 15.0, 40.0)
     assert ours["ratios"] == [
-        {"to": "other", "at_least": 2.0, "median": 2.0, "least": 1.5, "most": 3.0, "is_met": True}
+        {"to": "other", "at_least": 2.0, "at_most": None, "median": 2.0, "least": 1.5, "most": 3.0, "is_met": True}
     ]
 
 
@@ -78,6 +91,12 @@ def test_numbers_are_spelt_with_the_digits_that_mean_something(value: float, spe
 @pytest.mark.parametrize(("share", "found"), [(0.0, 1), (0.5, 50), (0.501, 51), (0.99, 99), (1.0, 100)])
 def test_a_percentile_is_a_value_that_was_seen(share: float, found: int) -> None:
     assert percentile(range(1, 101), share) == found
+
+
+def test_a_measure_is_found_by_its_name_and_by_what_it_reports() -> None:
+    assert {each.name for each in chosen(["steady_20"])} == {"steady_20", "steady_20_v1"}
+    assert [each.name for each in chosen(["memory", "parts"])] == ["edge"]
+    assert chosen(["nothing of the kind"]) == ()
 
 
 def test_every_ratio_is_to_something_that_is_measured() -> None:

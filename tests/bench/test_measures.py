@@ -1,0 +1,94 @@
+"""Every measure that goes through the API or calls the ledger, once, as short as it gets, on servers of its own.
+
+What is found means nothing here; that it was found does, and that the books were right: each measure looks at them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from bench import edge
+from bench.asks import Ask
+from bench.bare_app import app as bare_app
+from bench.caller import call_all, environment_of
+from bench.calls import Calls
+from bench.crew import WORKERS, at_work
+from bench.direct import Direct
+from bench.edge import STANDS, Edge
+from bench.figures import BenchError, Measure, Plan, Values
+from bench.lone import Lone
+from bench.site import Site
+
+# Servers are started once, by one of the processes that test.
+pytestmark = pytest.mark.xdist_group("bench")
+
+SHORTEST = Plan(rounds=1, jobs=100, stock_jobs=10, pgbench_s=1, steady_s=1, window_s=0.1, windows=1, calls=10)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Site({}) as made:
+        yield made
+
+
+def _take(measure: Measure, site: Site, plan: Plan = SHORTEST) -> Values:
+    """Measure, and see that all that is to be reported was found."""
+    found = measure.take(site, plan)
+    assert {figure.key for figure in measure.figures} <= set(found)
+    return found
+
+
+@pytest.mark.long
+def test_the_edge_is_measured_with_and_without_workers_and_nothing_is_left_pending(site: Site) -> None:
+    found = _take(Edge(), site)
+    assert all(found[stand.key] > 0 for stand in STANDS)
+    assert found["v2_alone_16_pending"] == found["v2_alone_128_pending"] == 1.0  # nobody has settled any of them
+    assert found["v2_16_pending"] < 1.0
+    assert found["parts_v2_workers"] > 0
+    assert found["memory"] == pytest.approx(sum(found[f"memory_{part}"] for part in edge.MEMORY))
+    assert found["memory_workers"] > 20
+
+
+def test_every_pass_takes_every_kind_once_and_begins_with_another() -> None:
+    passes = [list(edge.turns(number, 3)) for number in range(3)]
+    assert all(len(each) == len(STANDS) and set(each) == set(STANDS) for each in passes)
+    assert len({each[0] for each in passes}) == 3
+
+
+@pytest.mark.parametrize("is_patched", [False, True], ids=["threads", "gevent"])
+def test_calls_are_counted_in_a_process_as_it_is_or_as_gevent_makes_it(site: Site, is_patched: bool) -> None:
+    found = _take(Calls(), site, replace(SHORTEST, is_patched=is_patched))
+    assert 0 < found["calls_bare"] < found["calls_balance"] < found["calls_v1"]
+
+
+def test_calls_that_were_not_made_are_told(site: Site) -> None:
+    with pytest.raises(BenchError, match="the calls were not made: exit status 1"):
+        Calls().take(site, replace(SHORTEST, calls=0))  # there is nothing to divide by
+
+
+def test_an_answer_of_another_kind_is_no_measure() -> None:
+    with pytest.raises(BenchError, match="answers had status 200 OK, not 202"):
+        call_all(bare_app, [environment_of(Ask("GET", "/", user=1))], 202)
+
+
+def test_orders_are_given_to_the_ledger_by_many_threads(site: Site) -> None:
+    assert all(rate > 0 for rate in _take(Direct(), site).values())
+
+
+@pytest.mark.long
+def test_a_lone_transfer_takes_longer_than_a_lone_commit(site: Site) -> None:
+    found = _take(Lone(40), site)
+    assert 0 < found["steady_40_v1_commit"] < found["steady_40_v1_p50"]
+
+
+def test_workers_are_there_all_the_while_and_gone_afterwards(site: Site) -> None:
+    with at_work(site.redis, workers := [site.worker(1)]):
+        assert site.redis.scard(WORKERS) == 1
+    assert not workers[0].is_running
+
+
+def test_a_worker_that_does_not_start_is_told_with_its_reason(site: Site) -> None:
+    broken = site.command("worker-broken", "worker.py", BATCH_SIZE="none")
+    with pytest.raises(BenchError, match="BATCH_SIZE"), at_work(site.redis, [broken]):
+        pass
