@@ -31,7 +31,6 @@ LIBRARIES = (
     "pydantic",
     "redis",
     "rq",
-    "rq_dashboard",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
 
