@@ -3,15 +3,15 @@
 import base64
 import binascii
 import hmac
+import importlib
 from typing import NoReturn, cast
 
 import structlog
 from flask import Flask, current_app, request
 
+from api.access.callers import BadCredentials, Caller, KeysUnavailable, Verifier, find_user_id
 from api.access.cross_site import refuse_other_sites
 from api.access.limits import limits
-from api.access.provider_keys import KeysUnavailable
-from api.access.tokens import BadCredentials, Caller, TokenVerifier, find_user_id, make_verifier
 from api.edge.errors import RETRY_AFTER_S, ApiError
 from api.edge.proxies import client_address
 from api.settings import current_settings
@@ -24,13 +24,19 @@ _EXTENSION = "wallet-tokens"
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Let an application believe what AUTH_MODE says."""
-    app.extensions[_EXTENSION] = make_verifier(settings)
+    """Let an application believe what AUTH_MODE says.
+
+    Tokens need PyJWT and cryptography, so what reads them is imported where there are any.
+    """
+    is_by_token = settings.auth_mode == "jwt"
+    app.extensions[_EXTENSION] = (
+        importlib.import_module("api.access.tokens").make_verifier(settings) if is_by_token else None
+    )
 
 
-def _tokens() -> TokenVerifier | None:
+def _tokens() -> Verifier | None:
     """Return what verifies tokens here; None in user-id mode, which has none."""
-    return cast("TokenVerifier | None", current_app.extensions[_EXTENSION])
+    return cast("Verifier | None", current_app.extensions[_EXTENSION])
 
 
 def require_user() -> int:

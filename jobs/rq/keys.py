@@ -11,6 +11,7 @@ our own in a job's hash, which RQ ignores:
 * ``lost``: how many leases have run out on it.
 """
 
+import base64
 import re
 import uuid
 import zlib
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import redis
-from rq.results import Result
 
 from models.ledger.transfer import MAX_ID
 from models.redis_line import line
@@ -55,6 +55,9 @@ _REGISTRIES = {"started": STARTED, "failed": FAILED, "scheduled": SCHEDULED, "fi
 # The field of a job's hash that marks a booked dead letter, see above.
 DEAD = "dead"
 _TRANSFER_ID = re.compile(r"[1-9][0-9]{0,18}")
+
+# rq.results.Result.Type.FAILED
+_FAILED_RESULT = 2
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -145,10 +148,9 @@ class RqKeys:
             lease: only if it still holds the job; empty: whoever does, because PostgreSQL has it as failed.
             worker_name: who failed, if anyone is known.
         """
-        result = Result(str(job_id), Result.Type.FAILED, self.connection, exc_string=error, worker_name=worker_name)
         arguments: list[Any] = [_now(), lease, generation, job_id, _data(job_id), "", JOB_DESCRIPTION]
         arguments += [JOB_TIMEOUT_S, RESULT_TTL_S, FAILURE_TTL_S]
-        arguments += [part for pair in result.serialize().items() for part in pair]
+        arguments += ["type", _FAILED_RESULT, "worker_name", worker_name, "exc_string", _packed(error)]
         return bool(self._bury(keys=[STARTED, FAILED, QUEUE, SCHEDULED, FINISHED], args=arguments))
 
     def reap(self, *, limit: int) -> Reaped:
@@ -258,6 +260,11 @@ def _data(job_id: int | str) -> bytes:
 def _meta(trace: str | None) -> bytes:
     # 64 bytes, and no more: beyond that Redis keeps the whole job as a hash table of twice the size.
     return orjson.dumps({"tp": trace}) if trace else b""
+
+
+def _packed(text: str) -> str:
+    """Spell a result's text as RQ does."""
+    return base64.b64encode(zlib.compress(text.encode())).decode()
 
 
 def _text(value: bytes | str) -> str:

@@ -21,8 +21,8 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
+from jobs.rq.crew import transfers_queue
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
-from jobs.rq.queue import transfers_queue
 from jobs.settler import Settled, Settler
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
