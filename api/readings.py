@@ -22,7 +22,7 @@ from models.database.engine import create_bounded_engine
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.redis_line.client import connect_redis
-from models.schema.migrations import NEWEST
+from models.schema.revision import NEWEST
 from observe import metrics
 
 # A reading is good for this long.
@@ -105,7 +105,7 @@ class Readings:
             reader.begin()
         found = {name: reader.find(deadline) for name, reader in self._readers.items()}
         yield metrics.up.by({(name,): reading is not None for name, reading in found.items()})
-        yield metrics.build_info.by({(metrics.VERSION, platform.python_version(), NEWEST or ""): 1})
+        yield metrics.build_info.by({(metrics.VERSION, platform.python_version(), NEWEST): 1})
         for reading in found.values():
             yield from reading or ()
 

@@ -8,7 +8,7 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 import config
-from jobs.rq.queue import transfers_queue
+from jobs.rq.crew import transfers_queue
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, Row, text
 from models.database.engine import fetch_all
 from models.database.faults import first_line
 from models.errors import Unavailable
-from models.schema import migrations
+from models.schema import revision
 
 # client_connection_check_interval, which every connection of ours sets, came with 14.
 OLDEST_VERSION = 140_000
@@ -121,7 +121,7 @@ def _connections(facts: Row[Any], wanted: int) -> Finding:
 
 
 def _books(engine: Engine) -> list[Finding]:
-    if (readiness := migrations.readiness(engine)) != "ok":
+    if (readiness := revision.readiness(engine)) != "ok":
         return [Finding("migrations", Level.FAIL, readiness, "python -m ops.prepare")]
     try:
         found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1))[0]
@@ -129,7 +129,7 @@ def _books(engine: Engine) -> list[Finding]:
         remedy = "see that DATABASE_URL's role owns the tables, and what PostgreSQL logs"
         return [Finding("books", Level.FAIL, first_line(error), remedy)]
     return [
-        Finding("migrations", Level.OK, f"at {migrations.NEWEST}"),
+        Finding("migrations", Level.OK, f"at {revision.NEWEST}"),
         _free_nodes(found.free_nodes),
         _dead_letters(found.dead_letters),
         _pending(found.pending_s),

@@ -19,7 +19,7 @@ from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger.orders import Orders
 from models.ledger.transfer import Kind, Order
-from models.schema import grants, migrations
+from models.schema import grants, migrations, revision
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from observe import logs
@@ -98,7 +98,7 @@ def _migrate_when_reachable(engine: Engine) -> None:
                 raise
             time.sleep(0.2)
         else:
-            _log.info("database migrated", revision=migrations.NEWEST)
+            _log.info("database migrated", revision=revision.NEWEST)
             return
 
 

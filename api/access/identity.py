@@ -6,14 +6,14 @@ A request is known by its WSGI environment, since what is served from the cache 
 import base64
 import binascii
 import hmac
+import importlib
 from typing import Any, NoReturn, cast
 
 from flask import Flask, current_app, request
 
+from api.access.callers import BadCredentials, Caller, KeysUnavailable, Verifier, find_user_id
 from api.access.cross_site import refuse_other_sites
 from api.access.limits import Limits
-from api.access.provider_keys import KeysUnavailable
-from api.access.tokens import BadCredentials, Caller, TokenVerifier, find_user_id, make_verifier
 from api.edge.errors import RETRY_AFTER_S, ApiError
 from api.edge.proxies import Proxies
 from config import Settings
@@ -30,7 +30,7 @@ _EXTENSION = "wallet-identity"
 class Identity:
     """Believes what AUTH_MODE says, and takes a token of everybody's bucket."""
 
-    def __init__(self, settings: Settings, tokens: TokenVerifier | None, limits: Limits) -> None:
+    def __init__(self, settings: Settings, tokens: Verifier | None, limits: Limits) -> None:
         """``tokens`` verifies bearer tokens; None in user-id mode, which has none."""
         self._tokens = tokens
         self._limits = limits
@@ -173,8 +173,13 @@ class Identity:
 
 
 def make_identity(app: Flask, settings: Settings, limits: Limits) -> Identity:
-    """Let an application believe what AUTH_MODE says."""
-    tokens = app.extensions[_TOKENS] = make_verifier(settings)
+    """Let an application believe what AUTH_MODE says.
+
+    Tokens need PyJWT and cryptography, so what reads them is imported where there are any.
+    """
+    is_by_token = settings.auth_mode == "jwt"
+    tokens = importlib.import_module("api.access.tokens").make_verifier(settings) if is_by_token else None
+    app.extensions[_TOKENS] = tokens
     made = app.extensions[_EXTENSION] = Identity(settings, tokens, limits)
     return made
 

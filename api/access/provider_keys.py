@@ -19,6 +19,8 @@ import orjson
 import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from api.access.callers import KeysUnavailable
+
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 # For the whole fetch, however slowly the provider speaks.
 FETCH_TIMEOUT_S = 2.0
@@ -36,10 +38,6 @@ _log = structlog.get_logger("identity")
 
 class UnknownKey(Exception):
     """The provider has no such key."""
-
-
-class KeysUnavailable(Exception):
-    """Nobody can tell whether there is such a key: the provider does not answer as it should."""
 
 
 class ProviderKeys:

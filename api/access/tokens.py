@@ -6,7 +6,6 @@ public keys only what is made for public keys. So neither ``alg: none`` nor a pu
 
 import base64
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import jwt
 from jwt.types import Options
 
+from api.access.callers import BadCredentials, Caller, find_user_id
 from api.access.provider_keys import ProviderKeys, UnknownKey
 from config import Settings
 from models.ledger.transfer import MAX_ID
@@ -23,7 +23,6 @@ from models.ledger.transfer import MAX_ID
 LEEWAY_S = 5
 # Verifying costs 90 µs (HS256) to 200 µs (ES256), so what was verified is remembered: a few hundred bytes for each.
 MAX_REMEMBERED = 4_096
-_USER_ID = re.compile(r"[1-9][0-9]{0,18}")
 _OPTIONS: Options = {"require": ["exp", "sub"], "enforce_minimum_key_length": True, "verify_sub": False}
 _EXPIRED = "The token has expired."
 _REASONS: Mapping[type[jwt.PyJWTError], str] = {
@@ -33,21 +32,6 @@ _REASONS: Mapping[type[jwt.PyJWTError], str] = {
     jwt.InvalidIssuerError: "The token is from another issuer.",
     jwt.InvalidAudienceError: "The token is for another audience.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who a request comes from, and what its token was granted."""
-
-    user_id: int
-    scopes: frozenset[str] = frozenset()
-
-
-@dataclass
-class BadCredentials(Exception):
-    """The credentials name no user; the reason is a sentence that repeats nothing of them."""
-
-    reason: str
 
 
 class Keys(Protocol):
@@ -162,10 +146,8 @@ class TokenVerifier:
         return _Verified(caller, int(claims["exp"]), key_id, key)
 
 
-def make_verifier(settings: Settings) -> TokenVerifier | None:
-    """Make what the settings ask for: None in user-id mode, which knows no tokens."""
-    if settings.auth_mode != "jwt":
-        return None
+def make_verifier(settings: Settings) -> TokenVerifier:
+    """Make what the settings ask for, in jwt mode."""
     keys: Keys
     if settings.jwt_secret is not None:
         keys = SharedSecret(settings.jwt_secret.get_secret_value())
@@ -173,14 +155,6 @@ def make_verifier(settings: Settings) -> TokenVerifier | None:
         # As with those who wait for a job: at most half of the threads.
         keys = ProviderKeys(settings.jwt_jwks_url or "", seats=settings.api_threads // 2)
     return TokenVerifier(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
-
-
-def find_user_id(text: str) -> int | None:
-    """Return the user id that is spelled here: a positive 64-bit integer without sign, spaces or leading zeros."""
-    if not _USER_ID.fullmatch(text):
-        return None
-    user_id = int(text)
-    return user_id if user_id <= MAX_ID else None
 
 
 def _user_id_of(subject: object) -> int:

@@ -40,7 +40,7 @@ from api.contract.schemas import (
 )
 
 # Pages for people, which are no part of the contract.
-UNDOCUMENTED_BLUEPRINTS = frozenset({"docs", "rq_dashboard"})
+UNDOCUMENTED_BLUEPRINTS = frozenset({"docs"})
 
 TAGS = {
     "Money": "Deposits, withdrawals and transfers. Amounts are integer cents.",

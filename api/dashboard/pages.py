@@ -1,8 +1,9 @@
 """rq-dashboard under /rq/, for administrators: what RQ holds, to look at and to requeue.
 
-It comes as a blueprint without any authentication, changes things on a GET, and shows what is in a job as HTML. So
-each request for it passes :func:`_guard` first, which lets through only what exists; it sees RQ through
-``jobs/rq/dashboard.py``; and its pages come by way of ``api/dashboard/templates.py``, under a Content-Security-Policy.
+It comes as a blueprint without any authentication, changes things on a GET, and shows what is in a job as HTML. So it
+stands in an application of its own, of which every request passes :func:`_guard` first, which lets through only what
+exists; it sees RQ through ``jobs/rq/dashboard.py``; and its pages come by way of ``api/dashboard/templates.py``, under
+a Content-Security-Policy.
 """
 
 import re
@@ -16,15 +17,15 @@ from rq_dashboard import web
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from api.access.identity import require_admin
+from api.dashboard.mount import PREFIX
 from api.dashboard.templates import DashboardLoader
+from api.edge.application import make_flask
 from api.edge.errors import RETRY_AFTER_S, problem_response
-from api.settings import current_settings
-from config import Settings
+from api.settings import current_settings, settings_of
 from jobs.rq import dashboard
 from jobs.rq.keys import QUEUE_NAME
 from models.redis_line.client import connect_redis
 
-PREFIX = "/rq"
 # An administrator is more patient than a request that moves money; each page asks Redis for many things.
 ANSWER_TIMEOUT_S = 2.0
 # As many as the page itself offers.
@@ -51,9 +52,12 @@ _POLICY = (
 _log = structlog.get_logger("dashboard")
 
 
-def install(app: Flask, settings: Settings) -> None:
-    """Mount it."""
+def make_dashboard(api: Flask) -> Flask:
+    """Make the application that serves it, with the limits, the tokens and the settings of the API's."""
     _substitute()
+    settings = settings_of(api)
+    app = make_flask("wallet-dashboard", settings)
+    app.extensions |= api.extensions
     app.config["RQ_DASHBOARD_REDIS_URL"] = ("redis",)  # what the page shows of it, and no more
     app.redis_conn = connect_redis(  # type: ignore[attr-defined]  # where rq-dashboard looks for it
         settings.redis_url.get_secret_value(), answer_timeout_s=ANSWER_TIMEOUT_S
@@ -67,6 +71,7 @@ def install(app: Flask, settings: Settings) -> None:
     for error in dashboard.JOB_IS_GONE:
         app.register_error_handler(error, _job_is_gone)
     app.register_error_handler(redis.RedisError, _unavailable)
+    return app
 
 
 def _substitute() -> None:
@@ -93,8 +98,6 @@ def _guard() -> None:
         NotFound, MethodNotAllowed: there is no such thing, or it cannot be done this way.
         redis.RedisError: Redis is away.
     """
-    if not _is_ours():
-        return
     g.csp_nonce = secrets.token_urlsafe(16)
     require_admin()
     if request.endpoint is None or request.endpoint in _FILES:
@@ -106,13 +109,6 @@ def _guard() -> None:
         arguments["queue_name"] = QUEUE_NAME
     _check_arguments(arguments)
     _check_existence(arguments)
-
-
-def _is_ours() -> bool:
-    # Before and after every request of everybody: so what costs least is asked first.
-    return request.environ.get("PATH_INFO", "").startswith(PREFIX) and (
-        request.blueprint == _NAME or request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
-    )
 
 
 def _check_arguments(arguments: dict[str, object]) -> None:
@@ -150,12 +146,11 @@ def _check_existence(arguments: dict[str, object]) -> None:
 
 def _protect(response: Response) -> Response:
     """Let scripts run only where this response's own nonce stands, and keep other sites from framing it."""
-    if _is_ours():
-        response.headers["Content-Security-Policy"] = _POLICY.format(nonce=g.csp_nonce)
-        response.headers["Referrer-Policy"] = "same-origin"
-        # Relative: behind a proxy that ends TLS, the whole of it would name the wrong scheme.
-        if response.location and response.location.startswith(request.host_url):
-            response.location = response.location.removeprefix(request.host_url.rstrip("/"))
+    response.headers["Content-Security-Policy"] = _POLICY.format(nonce=g.csp_nonce)
+    response.headers["Referrer-Policy"] = "same-origin"
+    # Relative: behind a proxy that ends TLS, the whole of it would name the wrong scheme.
+    if response.location and response.location.startswith(request.host_url):
+        response.location = response.location.removeprefix(request.host_url.rstrip("/"))
     return response
 
 

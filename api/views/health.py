@@ -5,7 +5,7 @@ from flask import Blueprint, Response, request
 from api.contract.schemas import HealthOut, NoQuery, ReadinessOut
 from api.contract.validation import json_response, read_query
 from api.services import services
-from models.schema import migrations
+from models.schema import revision
 
 blueprint = Blueprint("health", __name__)
 
@@ -24,7 +24,7 @@ def readyz() -> Response:
     A process that has been told to stop answers 503 as well, on the connections that it still serves.
     """
     read_query(request.environ, NoQuery)
-    database = migrations.readiness(services().engine)
+    database = revision.readiness(services().engine)
     redis_answers = services().queue.ping()
     status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"
     if services().stopping.is_set():

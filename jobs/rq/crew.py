@@ -1,10 +1,17 @@
-"""Who works on the queue, as RQ knows it."""
+"""The queue and who works on it, as RQ knows them."""
 
 import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker_registration import get_keys
 
-from jobs.rq.queue import transfers_queue
+from jobs.rq.keys import QUEUE_NAME
+
+
+def transfers_queue(connection: redis.Redis) -> Queue:
+    """Return RQ's queue. JSON, never pickle: whoever can write to Redis must not thereby run code here."""
+    return Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
 
 
 def count_workers(connection: redis.Redis) -> int:

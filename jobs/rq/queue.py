@@ -1,7 +1,7 @@
 """The way onto RQ's ``transfers`` queue, from a request.
 
 PostgreSQL has the transfer before it is enqueued, so nothing here can lose one, and nothing here raises: a transfer
-that did not get onto the queue is found by the relay.
+that did not get onto the queue is found by the relay. Nor is RQ imported: this is in every process of the API.
 """
 
 import threading
@@ -12,10 +12,8 @@ from queue import Empty, SimpleQueue
 
 import redis
 import structlog
-from rq import Queue
-from rq.serializers import JSONSerializer
 
-from jobs.rq.keys import ENQUEUE, QUEUE_NAME, NewJob, enqueueing
+from jobs.rq.keys import ENQUEUE, NewJob, enqueueing
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.line import RedisLine
@@ -31,11 +29,6 @@ PACE_S = 0.003
 CLOSE_TIMEOUT_S = 2.0
 
 _log = structlog.get_logger("queue")
-
-
-def transfers_queue(connection: redis.Redis) -> Queue:
-    """Return RQ's queue. JSON, never pickle: whoever can write to Redis must not thereby run code here."""
-    return Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
 
 
 class TransferQueue:

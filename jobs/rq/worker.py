@@ -2,7 +2,7 @@
 
 It is an RQ worker in all that is seen from outside (registration, heartbeats, suspension, warm shutdown, commands),
 and keeps RQ's own loop; what is replaced is how work is taken and how it is run. A lone job is taken at once, alone;
-whatever has gathered while a batch was running is the next batch.
+whatever has gathered while a batch was running, and for some milliseconds after it, is the next batch.
 
 This rests on one assumption, which the ledger keeps: posting a transfer again changes nothing. That is why a batch
 may be handed back, or run out of its lease, at any moment.
@@ -21,8 +21,8 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
+from jobs.rq.crew import transfers_queue
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
-from jobs.rq.queue import transfers_queue
 from jobs.settler import Settled, Settler
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
@@ -69,23 +69,31 @@ class BatchWorker(SimpleWorker):
             if self._stop_requested:
                 raise StopRequested
             try:
-                claim = self.claim()
+                claim = self.claim(in_turn=timeout is not None)
                 if claim.ids:
                     return claim, self.queues[0]
                 self._state = WorkerStatus.IDLE
                 if timeout is None or (max_idle_time and time.monotonic() - idle_since >= max_idle_time):
                     return None
                 self.check_for_suspension(burst=False)
-                self._keys.wait_for_jobs(IDLE_WAIT_S)
+                if claim.wait_s:
+                    self._stopping.wait(claim.wait_s)
+                else:
+                    self._keys.wait_for_jobs(IDLE_WAIT_S)
                 self.heartbeat()
             except redis.RedisError as error:
                 self._state = WorkerStatus.BUSY
                 self._wait_after("redis", type(error).__name__)
 
-    def claim(self) -> Claim:
-        """Take what waits, up to a batch, under a new lease."""
+    def claim(self, *, in_turn: bool = False) -> Claim:
+        """Take what waits, up to a batch, under a new lease; ``in_turn``: or nothing while it gathers."""
         return self._keys.claim(
-            worker_key=self.key, worker_name=self.name, lease=new_lease(), limit=self._batch_size, lease_s=LEASE_S
+            worker_key=self.key,
+            worker_name=self.name,
+            lease=new_lease(),
+            limit=self._batch_size,
+            lease_s=LEASE_S,
+            in_turn=in_turn,
         )
 
     def execute_job(self, job: Any, queue: Any) -> None:
@@ -96,7 +104,7 @@ class BatchWorker(SimpleWorker):
         try:
             settled = self._settle(claim)
             self._book(claim, settled)
-            self._count(settled, time.perf_counter() - started_at)
+            self._count(claim, settled, time.perf_counter() - started_at)
         except redis.RedisError as error:
             # What was posted is posted. The lease runs out, and the relay or the next worker books it.
             self._wait_after("redis", type(error).__name__)
@@ -209,9 +217,11 @@ class BatchWorker(SimpleWorker):
     def _bury(self, claim: Claim, job_id: int | str, generation: int, error: str) -> None:
         self._keys.bury(job_id, generation=generation, error=error, lease=claim.lease, worker_name=self.name)
 
-    def _count(self, settled: Settled, duration_s: float) -> None:
-        """Keep RQ's own figures of this worker."""
+    def _count(self, claim: Claim, settled: Settled, duration_s: float) -> None:
+        """Keep RQ's own figures of this worker, and let what comes next gather."""
         with self.connection.pipeline() as pipeline:
+            if len(claim.ids) < self._batch_size:
+                self._keys.rest(pipeline, self.name, jobs=len(claim.ids))
             pipeline.hincrby(self.key, "successful_job_count", len(settled.outcomes))
             pipeline.hincrby(self.key, "failed_job_count", len(settled.spent))
             pipeline.hincrbyfloat(self.key, "total_working_time", duration_s)

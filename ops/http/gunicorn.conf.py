@@ -2,6 +2,7 @@
 """gunicorn's configuration: ``python -m gunicorn -c ops/http/gunicorn.conf.py wsgi:app``, from the project's root."""
 
 import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -25,15 +26,15 @@ LIBRARIES = (
     "flask",
     "flask_compress",
     "flask_cors",
-    "jwt",
+    "flask_limiter",
+    "gunicorn.http",
     "orjson",
-    "psycopg2",
+    "psycopg2.extras",
     "pydantic",
     "redis",
-    "rq",
-    "rq_dashboard",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
+TOKEN_LIBRARIES = ("jwt",)
 
 # On SIGHUP this file is read again, and the processes that follow are to run new code only. So of the application
 # nothing is imported here but these two, which are read again as well.
@@ -78,6 +79,15 @@ def on_reload(arbiter: Arbiter) -> None:
     ProblemThreadWorker.succession.retire(arbiter.worker_age)
 
 
+def pre_fork(_arbiter: Arbiter, _worker: Worker) -> None:
+    """Have the collector of every process leave alone what is there now.
+
+    It writes into each object that it looks at, and so into each page that the processes share.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def post_fork(arbiter: Arbiter, worker: Worker) -> None:
     """Let a worker process hear the signals meant for it, and die with its master.
 
@@ -117,7 +127,7 @@ ProblemThreadWorker.most_waiting = settings.api_queue
 # Each process loads the application itself: SIGHUP then brings new code, and no connection crosses a fork.
 preload_app = False
 # The libraries however are loaded once, here, and shared: new processes are ready sooner, and need less memory.
-for library in LIBRARIES:
+for library in (*LIBRARIES, *(TOKEN_LIBRARIES if settings.auth_mode == "jwt" else ())):
     importlib.import_module(library)
 graceful_timeout = settings.graceful_timeout_s
 # A worker that does not even get round to a heartbeat for this long is stuck.

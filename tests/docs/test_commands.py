@@ -44,7 +44,10 @@ def _with_options() -> list[dict[str, str]]:
 
 
 def _commands(group: click.Group, path: str) -> Iterator[tuple[str, list[str]]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from _commands(command, f"{path} {name}")
         else:

@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import Engine, create_engine, text
 
 from models.ledger.orders import Orders
-from models.schema import grants, migrations
+from models.schema import grants, migrations, revision
 from models.schema.tables import snowflake_nodes
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
@@ -219,6 +219,6 @@ def test_a_backup_of_a_newer_version_is_told_as_that(home: Path, tmp_path: Path)
         done = backup(home, "dump", tmp_path / "newer", DATABASE_URL=server.url)
         assert done.returncode == 0, done.stderr
         with books.begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = :newest"), {"newest": migrations.NEWEST})
+            connection.execute(text("UPDATE alembic_version SET version_num = :newest"), {"newest": revision.NEWEST})
     done = backup(tmp_path / "home", "restore", tmp_path / "newer")
     assert "was written by a newer version of the service" in done.stderr

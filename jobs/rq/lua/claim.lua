@@ -1,5 +1,14 @@
--- KEYS queue started worker | ARGV limit now lease_s worker lease alone_after
+-- KEYS queue started worker turn | ARGV limit now lease_s worker lease alone_after turn_ms standby_ms
+-- Without turn_ms: takes what there is, whoever's turn it is.
 local limit, ids, dead, members = tonumber(ARGV[1]), {}, {}, {}
+local turn_ms = tonumber(ARGV[7])
+if turn_ms and redis.call('LLEN', KEYS[1]) < limit then
+  local left = redis.call('PTTL', KEYS[4])
+  if left > 0 then
+    if redis.call('GET', KEYS[4]) ~= ARGV[4] then left = left + ARGV[8] end
+    return {ids, dead, left}
+  end
+end
 local expires = now() + ARGV[3]
 local function put_back(popped, first)
   for i = #popped, first, -1 do redis.call('LPUSH', KEYS[1], popped[i]) end
@@ -36,4 +45,5 @@ if #ids > 0 then
   sliced('ZADD', KEYS[2], members)
   redis.call('HSET', KEYS[3], 'state', 'busy', 'current_job', ids[1])
 end
-return {ids, dead}
+if turn_ms and #ids > 1 and #ids < limit then redis.call('SET', KEYS[4], ARGV[4], 'PX', turn_ms) end
+return {ids, dead, 0}

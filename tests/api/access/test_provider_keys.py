@@ -12,17 +12,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from api.access import provider_keys
+from api.access.callers import BadCredentials, Caller, KeysUnavailable
 from api.access.provider_keys import (
     MAX_BYTES,
     MAX_KEYS,
     PAUSE_S,
     REFRESH_AFTER_S,
-    KeysUnavailable,
     ProviderKeys,
     UnknownKey,
     fetch_keys,
 )
-from api.access.tokens import BadCredentials, Caller, TokenVerifier
+from api.access.tokens import TokenVerifier
 from tests.api.access.provider import Provider, SigningKey, provider, send
 from tests.api.waiters import wait_for
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.access import tokens
+from api.access.callers import BadCredentials, Caller, find_user_id
 from api.access.provider_keys import ProviderKeys
-from api.access.tokens import LEEWAY_S, BadCredentials, Caller, SharedSecret, TokenVerifier, find_user_id
+from api.access.tokens import LEEWAY_S, SharedSecret, TokenVerifier
 from tests.api.access.provider import ISSUER, SECRET, SigningKey, claims, provider, sign, signed
 from tests.api.calls import MAX_INT64
 

@@ -202,7 +202,8 @@ def test_workers_are_shown_while_they_are_busy(
 
 def test_a_look_at_workers_leaves_the_client_impatient(client: FlaskClient, busy_worker: SimpleWorker) -> None:
     assert busy_worker.name in look(client, DATA[1]).decode()
-    pool: Any = client.application.redis_conn.connection_pool  # type: ignore[attr-defined]
+    dashboard: Any = client.application.wsgi_app._application._dashboard  # type: ignore[attr-defined]
+    pool: Any = dashboard.redis_conn.connection_pool
     assert pool.connection_kwargs["socket_timeout"] == 2.0
 
 

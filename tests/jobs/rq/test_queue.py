@@ -9,8 +9,9 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine
 
 from jobs.relay import Relay
+from jobs.rq.crew import transfers_queue
 from jobs.rq.keys import FAILED, RqKeys
-from jobs.rq.queue import TransferQueue, transfers_queue
+from jobs.rq.queue import TransferQueue
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, connect_redis

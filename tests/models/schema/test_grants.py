@@ -15,7 +15,7 @@ from models.ledger.attempts import Seen
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from models.ledger.transfer import Kind, Status
-from models.schema import grants, migrations
+from models.schema import grants, revision
 from models.schema.tables import metadata
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
@@ -122,7 +122,7 @@ def test_the_service_accepts_fails_requeues_and_posts_a_job(service: Engine, ord
 
 
 def test_the_service_sees_whether_the_database_is_migrated(service: Engine) -> None:
-    assert migrations.readiness(service) == "ok"
+    assert revision.readiness(service) == "ok"
 
 
 def test_every_table_of_ours_says_what_the_service_may_do_with_it() -> None:

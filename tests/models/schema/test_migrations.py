@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from models.schema import migrations
+from models.schema import migrations, revision
 from models.schema.tables import metadata
 from ops.local.processes import wait_for
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting
@@ -68,7 +69,7 @@ def test_two_upgrades_at_once_both_succeed_and_wait_longer_than_payments_do(
         said = [upgrade.communicate(timeout=PATIENCE_S)[1] for upgrade in upgrades]
 
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0], said
-    assert migrations.readiness(empty_engine) == "ok"
+    assert revision.readiness(empty_engine) == "ok"
     with empty_engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM snowflake_nodes")).scalar_one() == 1024
 
@@ -94,16 +95,20 @@ def test_an_upgrade_that_breaks_off_leaves_nothing(empty_engine: Engine) -> None
         assert list(connection.execute(tables).scalars()) == ["snowflake_nodes"]
 
 
+def test_the_newest_revision_is_alembics_head() -> None:
+    assert ScriptDirectory(str(ROOT / "models" / "schema" / "migrations")).get_heads() == [revision.NEWEST]
+
+
 def test_readiness_tells_what_is_missing(empty_engine: Engine, postgres_proxy: TcpProxy) -> None:
-    assert migrations.readiness(empty_engine) == "not migrated"
+    assert revision.readiness(empty_engine) == "not migrated"
     migrations.upgrade(empty_engine)
-    assert migrations.readiness(empty_engine) == "ok"
+    assert revision.readiness(empty_engine) == "ok"
     with empty_engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'older'"))
-    assert migrations.readiness(empty_engine) == "not migrated"
+    assert revision.readiness(empty_engine) == "not migrated"
     postgres_proxy.refuse()
     with bounded_engine(postgres_proxy.url) as unreachable:
-        assert migrations.readiness(unreachable) == "unreachable"
+        assert revision.readiness(unreachable) == "unreachable"
 
 
 # The same schema in both

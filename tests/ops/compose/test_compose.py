@@ -27,7 +27,7 @@ from rq import Worker
 from sqlalchemy import make_url
 
 from config import Settings
-from jobs.rq.queue import transfers_queue
+from jobs.rq.crew import transfers_queue
 from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
 from ops.local.servers import REDIS_MAX_MEMORY, PostgresServer

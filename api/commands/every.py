@@ -1,0 +1,17 @@
+"""All commands of the service."""
+
+from collections.abc import Sequence
+
+import click
+
+from api.commands import audit, dead_letters, doctor, imports, statement, transfers, wallets
+
+COMMANDS: Sequence[click.Command] = (
+    wallets.commands,
+    transfers.commands,
+    dead_letters.commands,
+    statement.command,
+    imports.command,
+    audit.command,
+    doctor.command,
+)
