@@ -38,6 +38,8 @@ class Answer:
 
 # Given the services and the request's environment; raises what Flask's views do.
 View = Callable[[Services, dict[str, Any]], Answer]
+# By Flask's view of the same route.
+_views: dict[Callable[..., Any], View] = {}
 
 
 def directly(view: View) -> Callable[[], Response]:
@@ -51,22 +53,19 @@ def directly(view: View) -> Callable[[], Response]:
         answer = cast("Answer", outcome)
         return current_app.response_class(answer.payload, answer.status, mimetype="application/json")
 
+    _views[flasks_view] = view
     return flasks_view
 
 
 def install(app: Flask) -> None:
     """Call the views of an application that are made for it before Flask. All of its routes must be there."""
-    views: dict[tuple[str, str], View] = {
+    views = {
         (method, rule.rule): view
         for rule in app.url_map.iter_rules()
-        if (view := getattr(app.view_functions[rule.endpoint], "__wrapped__", None)) is not None
-        and app.view_functions[rule.endpoint].__code__ is _CODE
+        if (view := _views.get(app.view_functions[rule.endpoint])) is not None
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    app.wsgi_app = _before(app.wsgi_app, views, app.extensions[EXTENSION])  # type: ignore[method-assign]
-
-
-_CODE = directly(lambda *_: Answer(b"")).__code__
+    app.wsgi_app = _before(app.wsgi_app, views, app.extensions[EXTENSION])  # type: ignore[method-assign, assignment]
 
 
 def _before(flask: Application, views: dict[tuple[str, str], View], made: Services) -> Application:

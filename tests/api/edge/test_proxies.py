@@ -1,7 +1,7 @@
 """What a proxy says counts only from TRUSTED_PROXIES, and only up to the first stranger."""
 
 import pytest
-from flask import Flask, request
+from flask import request
 
 from api.edge.proxies import Proxies
 from config.values import read_networks

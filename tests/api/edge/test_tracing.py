@@ -96,7 +96,7 @@ def access_lines(client: FlaskClient, method: str, path: str, **options: Any) ->
             ask(client, method, path, **options)
         finally:
             root.setLevel(level)
-    lines = [orjson.loads(line) for line in written.buffer.getvalue().splitlines()]  # type: ignore[attr-defined]
+    lines = [orjson.loads(line) for line in written.buffer.getvalue().splitlines()]
     return [line for line in lines if line["event"] == "request"]
 
 
