@@ -70,25 +70,25 @@ class Services:
 
 def make_services(settings: Settings) -> Services:
     """Wire up one process."""
-    engine = make_engine(settings, application_name="wallet-api", pool_size=settings.api_threads)
+    engine = make_engine(settings, application_name="wallet-api", pool_size=8)
     snowflake = Snowflake(NodeLease(engine))
     cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
     line = RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ])
+    history = History(engine)
     if shares_redis := settings.cache_redis_url is None:
         cache.pulse.watch(line)
     return Services(
         engine=engine,
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),
-        history=History(engine),
+        history=history,
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
         cache=cache,
         line=line,
         shares_redis=shares_redis,
-        # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
-        waiting=WaitingRoom(seats=settings.api_threads // 2),
+        waiting=WaitingRoom(history.find_ended),
         readings=Readings(settings),
     )
 
