@@ -1,4 +1,4 @@
-"""What the API's own work costs: its requests a second beside those of a bare Flask route under the same gunicorn.
+"""What the API's own work costs: its requests a second beside those of a bare Flask route under gunicorn's threads.
 
 Throttling, logs and metrics are on, as in production. Short windows of each kind of request take turns, so that
 whatever else the machine does meets all of them alike.
