@@ -109,7 +109,7 @@ def _connections(facts: Row[Any], wanted: int) -> Finding:
     what = f"{facts.connections} for all, this service may take {wanted}"
     if wanted <= facts.connections:
         return Finding("connections", Level.OK, what)
-    remedy = "raise PostgreSQL's max_connections, or lower API_PROCESSES, API_THREADS or the number of workers"
+    remedy = "raise PostgreSQL's max_connections, or lower API_PROCESSES or the number of workers"
     return Finding("connections", Level.WARN, what, remedy)
 
 

@@ -71,7 +71,7 @@ def _findings() -> Iterator[Finding]:
             workers = count_workers(connection)
         except RedisError:
             workers = 0
-        wanted = settings.api_processes * settings.api_threads + workers * CONNECTIONS_A_WORKER
+        wanted = settings.api_processes * 8 + workers * CONNECTIONS_A_WORKER
         yield from check_postgres(services().engine, connections_wanted=wanted)
         yield from check_redis(connection)
     home = config.load(config.StackSettings).wallet_home

@@ -95,7 +95,7 @@ def test_servers_that_are_down_are_named_and_what_else_there_is_is_checked(
 
 def test_more_processes_than_the_server_takes_are_counted(run: Runner, make_app: AppMaker, worker: BatchWorker) -> None:
     del worker
-    assert found(run, make_app(api_processes=6, api_threads=16)) == (0, {"connections": "warn"})
+    assert found(run, make_app(api_processes=12)) == (0, {"connections": "warn"})
 
 
 def test_a_disk_that_fills_up_is_named(
