@@ -81,6 +81,7 @@ def make_services(app: Flask, settings: Settings) -> Services:
     cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
     line = RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ])
+    history = History(engine)
     if shares_redis := settings.cache_redis_url is None:
         cache.pulse.watch(line)
     throttle = limits.install(app, settings, line)
@@ -91,14 +92,13 @@ def make_services(app: Flask, settings: Settings) -> Services:
         engine=engine,
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),
-        history=History(engine),
+        history=history,
         queue=queue,
         dead_letters=DeadLetters(engine, queue),
         cache=cache,
         line=line,
         shares_redis=shares_redis,
-        # Whoever waits for a job holds a thread: at most half of them, so that the others always find one.
-        waiting=WaitingRoom(seats=settings.api_threads // 2),
+        waiting=WaitingRoom(history.find_ended),
         readings=Readings(settings),
     )
 

@@ -72,12 +72,11 @@ class Settings(BaseSettings):
     # A Redis for the cache alone; empty: the queue's.
     cache_redis_url: SecretStr | None = None
 
-    # gunicorn. More than 8 busy threads a process did not help; the others are for callers who wait for a job.
+    # gunicorn.
     api_processes: int = Field(default=2, ge=1, le=64)
-    api_threads: int = Field(default=16, ge=2, le=256)
-    # Requests of a process that may wait for a thread; beyond them it sheds load. 128 are served in about 0.2 s, which
-    # nobody minds; whoever would wait for much longer had better come again.
-    api_queue: int = Field(default=128, ge=1, le=4_096)
+    # Requests of a process that may be in hand; beyond them it sheds load. With 80 a flood of ten times as many leaves
+    # what is served within two seconds (docs/decisions/0024); with 128 it does not, and fewer would help nobody.
+    api_queue: int = Field(default=80, ge=1, le=4_096)
     graceful_timeout_s: int = Field(default=10, ge=1, le=300)
 
     # Of each process, at most, to PostgreSQL. What is asked for at the same time is done together, so few are enough.

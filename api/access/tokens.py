@@ -152,8 +152,8 @@ def make_verifier(settings: Settings) -> TokenVerifier:
     if settings.jwt_secret is not None:
         keys = SharedSecret(settings.jwt_secret.get_secret_value())
     else:
-        # As with those who wait for a job: at most half of the threads.
-        keys = ProviderKeys(settings.jwt_jwks_url or "", seats=settings.api_threads // 2)
+        # Whoever waits for the provider is in hand: at most half of those, so that others find room.
+        keys = ProviderKeys(settings.jwt_jwks_url or "", seats=max(1, settings.api_queue // 2))
     return TokenVerifier(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
 
 

@@ -1,5 +1,6 @@
 """Reading: balances, pages of history, single transfers. Each is one statement, so one snapshot; none takes a lock."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -82,6 +83,7 @@ SELECT id, kind, source, destination, amount, status, reason, attempts, last_err
 FROM transfers WHERE id = $1
 """,
 )
+_ENDED = Statement("find_ended", ("bigint[]",), "SELECT id FROM transfers WHERE id = ANY ($1) AND status <> 'pending'")
 
 
 class _TransferRow(NamedTuple):
@@ -172,6 +174,14 @@ class History:
         if transfer is None or (seen_by is not None and not transfer.is_party(seen_by)):
             raise TransferNotFound(transfer_id)
         return transfer
+
+    def find_ended(self, transfer_ids: Collection[int]) -> set[int]:
+        """Return which of these transfers are pending no more: all of them in one look.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        return {transfer_id for (transfer_id,) in read_rows(self._engine, _ENDED, list(transfer_ids))}
 
 
 def as_transfer(row: Any) -> Transfer:

@@ -1,24 +1,33 @@
-# ruff: noqa: N999 - gunicorn's usual name for this file
+# ruff: noqa: N999, E402 - gunicorn's usual name for this file; what follows the patch has to follow it
 """gunicorn's configuration: ``python -m gunicorn -c ops/http/gunicorn.conf.py wsgi:app``, from the project's root."""
+
+from gevent import monkey
+
+# Before anything is imported that makes a lock: greenlets that wait for a lock made before would stop the process.
+# How the master forks and hears of its children stays as gunicorn has it.
+monkey.patch_all(os=False, signal=False, subprocess=False)
 
 import ctypes
 import gc
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import gevent
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from gunicorn.workers.base import Worker
+from gunicorn.workers import base
 
 import config as service_config  # `config` would be taken for one of gunicorn's settings
 from observe import logs, metrics_files
-from ops.http.thread_worker import ProblemThreadWorker
+from ops.http.gevent_worker import Worker
 from ops.local.launch import PR_SET_PDEATHSIG
 from ops.local.supervisor import CONFIGURATION_STATUS
 
@@ -55,7 +64,11 @@ class JsonLogger(Logger):
 
 
 def when_ready(arbiter: Arbiter) -> None:
-    """Look at what is really listened on, before anyone is served: ``-b`` and inherited sockets overrule HOST."""
+    """Look at what is really listened on, before anyone is served: ``-b`` and inherited sockets overrule HOST.
+
+    And hear of a stop at once. gunicorn's master heeds no signal while it waits for the old processes of a reload: told
+    to stop meanwhile, it would go through every reload that was asked for before.
+    """
     for listener in arbiter.LISTENERS:
         if listener.sock.family == socket.AF_UNIX:
             continue
@@ -66,20 +79,38 @@ def when_ready(arbiter: Arbiter) -> None:
             print(f"configuration error: {error}", file=sys.stderr)
             sys.exit(CONFIGURATION_STATUS)
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        Worker.siblings.stop()
+        arbiter.signal(number, frame)
 
-def post_worker_init(worker: Worker) -> None:
-    """Have the identity provider's keys before the first request, so that a reload makes nobody wait for them."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, stop)
+
+
+def post_worker_init(worker: base.Worker) -> None:
+    """Have the identity provider's keys before the first request, so that a reload makes nobody wait for them.
+
+    And let the search for unused objects pass over what is loaded, which is used until the end: at its end alone Python
+    would look through all of it for more than a second.
+    """
     app: Any = worker.wsgi
     if (tokens := app.extensions["wallet-tokens"]) is not None:
         tokens.prefetch()
+    gc.freeze()
 
 
 def on_reload(arbiter: Arbiter) -> None:
-    """Let the processes that are told to leave next know that they are being replaced."""
-    ProblemThreadWorker.succession.retire(arbiter.worker_age)
+    """Let the processes that are told to leave next know that they are being replaced.
+
+    Raises:
+        StopIteration: the master has been told to stop.
+    """
+    if Worker.siblings.are_stopping:
+        raise StopIteration
+    Worker.siblings.retire(arbiter.worker_age)
 
 
-def pre_fork(_arbiter: Arbiter, _worker: Worker) -> None:
+def pre_fork(_arbiter: Arbiter, _worker: base.Worker) -> None:
     """Have the collector of every process leave alone what is there now.
 
     It writes into each object that it looks at, and so into each page that the processes share.
@@ -88,7 +119,7 @@ def pre_fork(_arbiter: Arbiter, _worker: Worker) -> None:
     gc.freeze()
 
 
-def post_fork(arbiter: Arbiter, worker: Worker) -> None:
+def post_fork(arbiter: Arbiter, worker: base.Worker) -> None:
     """Let a worker process hear the signals meant for it, and die with its master.
 
     Until it sets up its own handlers it has the master's, which only note a signal for a loop that does not run here:
@@ -97,6 +128,7 @@ def post_fork(arbiter: Arbiter, worker: Worker) -> None:
     And the port is to be free for the next master at once. By itself a worker whose master has died finds out within a
     second and then finishes its requests, all the while holding the port.
     """
+    gevent.reinit()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if signal.SIGTERM in arbiter.wait_for_signals(timeout=0):
         sys.exit(0)
@@ -106,29 +138,34 @@ def post_fork(arbiter: Arbiter, worker: Worker) -> None:
             sys.exit(0)
 
 
-def worker_exit(_arbiter: Arbiter, worker: Worker) -> None:
+def worker_exit(_arbiter: Arbiter, worker: base.Worker) -> None:
     """Let an ending worker process give back its lease and its connections."""
     app = getattr(worker, "wsgi", None)
     if app is not None:  # it got as far as loading it
         app.extensions["wallet"].close()
 
 
-def child_exit(_arbiter: Arbiter, _worker: Worker) -> None:
+def child_exit(_arbiter: Arbiter, worker: base.Worker) -> None:
     """Add what an ended worker process has counted to what those before it have."""
+    Worker.siblings.forget(worker.age)
     metrics_files.tidy()
 
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 logger_class = JsonLogger
-worker_class = "ops.http.thread_worker.ProblemThreadWorker"
+worker_class = "ops.http.gevent_worker.Worker"
 workers = settings.api_processes
-threads = settings.api_threads
-ProblemThreadWorker.most_waiting = settings.api_queue
+Worker.most_in_hand = settings.api_queue
 # Each process loads the application itself: SIGHUP then brings new code, and no connection crosses a fork.
 preload_app = False
 # The libraries however are loaded once, here, and shared: new processes are ready sooner, and need less memory.
 for library in (*LIBRARIES, *(TOKEN_LIBRARIES if settings.auth_mode == "jwt" else ())):
     importlib.import_module(library)
+# Of a process. When there are more, the one whose client has been silent for longest makes room. Each is a descriptor,
+# and a process has some more of its own.
+worker_connections = 2000
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, min(_hard, 2 * worker_connections)), _hard))
 graceful_timeout = settings.graceful_timeout_s
 # A worker that does not even get round to a heartbeat for this long is stuck.
 timeout = 30

@@ -5,24 +5,6 @@ from typing import NamedTuple
 
 import orjson
 
-_HEAD = (
-    "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n{more}"
-    "Cache-Control: no-store\r\nX-Request-ID: {trace_id}\r\ntraceparent: 00-{trace_id}-{span_id}-00\r\n"
-    "Content-Length: {length}\r\n\r\n"
-)
-
-
-class _Kind(NamedTuple):
-    code: str
-    status: int
-    reason: str
-    title: str
-    headers: str
-
-
-_BAD_INPUT = _Kind("bad_input", 400, "Bad Request", "The request is not well-formed", "")
-_UNAVAILABLE = _Kind("unavailable", 503, "Service Unavailable", "Temporarily unavailable", "Retry-After: 1\r\n")
-
 
 class Refusal(NamedTuple):
     """An answer, and the trace id that is in it."""
@@ -33,32 +15,27 @@ class Refusal(NamedTuple):
 
 def unreadable(detail: str) -> Refusal:
     """Say that a request cannot be read."""
-    return _refuse(_BAD_INPUT, detail)
+    return _refuse("400 Bad Request", "bad_input", "The request is not well-formed", detail)
 
 
 def too_busy() -> Refusal:
     """Say that there is no time for a request."""
-    return _refuse(_UNAVAILABLE, "The service has too much to do just now. Nothing moved.")
+    detail = "The service has too much to do just now. Nothing moved."
+    return _refuse("503 Service Unavailable", "unavailable", "Temporarily unavailable", detail)
 
 
-def _refuse(kind: _Kind, detail: str) -> Refusal:
+def _refuse(status: str, code: str, title: str, detail: str) -> Refusal:
     trace_id = secrets.token_hex(16)
-    body = orjson.dumps(
-        {
-            "type": f"urn:wallet:problem:{kind.code}",
-            "title": kind.title,
-            "status": kind.status,
-            "detail": detail,
-            "code": kind.code,
-            "message": detail,
-            "trace_id": trace_id,
-        }
-    )
-    head = _HEAD.format(
-        status=f"{kind.status} {kind.reason}",
-        more=kind.headers,
-        trace_id=trace_id,
-        span_id=secrets.token_hex(8),
-        length=len(body),
-    )
-    return Refusal(head.encode() + body, trace_id)
+    problem = {"type": f"urn:wallet:problem:{code}", "title": title, "status": int(status[:3]), "detail": detail}
+    body = orjson.dumps(problem | {"code": code, "message": detail, "trace_id": trace_id})
+    headers = [
+        f"HTTP/1.1 {status}",
+        "Connection: close",
+        "Content-Type: application/problem+json",
+        "Cache-Control: no-store",
+        f"X-Request-ID: {trace_id}",
+        f"traceparent: 00-{trace_id}-{secrets.token_hex(8)}-00",
+        f"Content-Length: {len(body)}",
+        *(["Retry-After: 1"] if code == "unavailable" else []),
+    ]
+    return Refusal("\r\n".join([*headers, "", ""]).encode() + body, trace_id)

@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 from tests.api.calls import Json, decode
 from tests.api.contract.document import Exchange, check, lowered
-from tests.nursery import Forked
 from tests.project import ROOT
 
 # Generous: on a busy machine gunicorn takes seconds to import all of it.
@@ -129,7 +128,8 @@ def gunicorn(log: Path, root: Path = ROOT, /, **environment: str) -> Iterator[Gu
             f"fd://{listener.fileno()}",
             "wsgi:app",
         ]
-        process = Forked(
+        # Not one of the nursery's: what makes locks has to be imported after gevent's patch, by the server itself.
+        process = subprocess.Popen(
             command,
             cwd=root,
             env={key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}} | environment,

@@ -1,20 +1,28 @@
-"""The waiting room by itself: its bounds hold whatever happens inside."""
+"""The waiting room by itself: one look for all, and its bounds hold whatever happens inside."""
 
+import threading
 import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import chain, repeat
+from itertools import pairwise
 
 import pytest
 
-from api.waiting import WaitingRoom
-from models.errors import TransferNotFound
+from api.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
+from models.errors import TransferNotFound, Unavailable
 from models.ledger.transfer import Kind, Status, Transfer
+from tests.api.waiters import wait_for
+
+# Of those who look together, here: longer than anything that is measured.
+WAITERS = 20
 
 
-def transfer(status: Status) -> Transfer:
+def transfer(transfer_id: int, status: Status) -> Transfer:
     """Return a transfer that stands like this."""
     return Transfer(
-        id=1,
+        id=transfer_id,
         kind=Kind.TRANSFER,
         source=1,
         destination=2,
@@ -29,69 +37,109 @@ def transfer(status: Status) -> Transfer:
     )
 
 
-class Pauses:
-    """A sleep that takes no time and remembers what it was asked for."""
+class Books:
+    """Transfers that end when they are told to, and what was asked about them."""
 
     def __init__(self) -> None:
-        self.asked_s: list[float] = []
+        self.ended: dict[int, Status] = {}
+        # For each look for all: when it was, and for whom.
+        self.looks: list[tuple[float, set[int]]] = []
+        self.single_looks = 0
+        self.fails = False
 
-    def __call__(self, seconds: float) -> None:
-        self.asked_s.append(seconds)
+    def find_ended(self, transfer_ids: Collection[int]) -> set[int]:
+        self.looks.append((time.monotonic(), set(transfer_ids)))
+        if self.fails:
+            raise Unavailable
+        return set(transfer_ids) & self.ended.keys()
+
+    def look(self, transfer_id: int) -> Callable[[], Transfer]:
+        def look() -> Transfer:
+            self.single_looks += 1
+            return transfer(transfer_id, self.ended.get(transfer_id, Status.PENDING))
+
+        return look
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+@contextmanager
+def waiting(room: WaitingRoom, books: Books, ids: Collection[int], wait_s: float = 20) -> Iterator[list[Status]]:
+    """Have one wait for each id; yield a list that fills with how these stood, as soon as all of them wait."""
+    found: list[Status] = []
+    with ThreadPoolExecutor(len(ids)) as pool:
+        pending = [pool.submit(room.wait_until_final, books.look(each), wait_s) for each in ids]
+        wait_for(lambda: room.waiters == len(ids))
+        yield found
+        found += [each.result().status for each in pending]
 
 
 @pytest.mark.parametrize("status", [Status.POSTED, Status.REJECTED, Status.FAILED])
-def test_every_final_status_ends_the_wait(status: Status) -> None:
-    pauses, looks = Pauses(), chain(repeat(transfer(Status.PENDING), 5), repeat(transfer(status)))
-    assert WaitingRoom(seats=1, sleep=pauses).wait_until_final(lambda: next(looks), 20).status is status
-    assert len(pauses.asked_s) == 5
+def test_every_final_status_ends_the_wait(books: Books, status: Status) -> None:
+    room = WaitingRoom(books.find_ended)
+    with waiting(room, books, [1]) as found:
+        wait_for(lambda: len(books.looks) > 2)
+        books.ended[1] = status
+    assert found == [status]
+    assert (room.waiters, books.single_looks) == (0, 2)
 
 
-def test_what_is_final_already_is_looked_at_once() -> None:
-    looks = iter([transfer(Status.POSTED)])
-    assert WaitingRoom(seats=1).wait_until_final(lambda: next(looks), 20).status is Status.POSTED
+def test_what_is_final_already_is_looked_at_once(books: Books) -> None:
+    books.ended[1] = Status.POSTED
+    assert WaitingRoom(books.find_ended).wait_until_final(books.look(1), 20).status is Status.POSTED
+    assert (books.single_looks, books.looks) == (1, [])
 
 
-def test_pauses_grow_from_milliseconds_to_a_tenth_of_a_second() -> None:
-    pauses, looks = Pauses(), chain(repeat(transfer(Status.PENDING), 50), repeat(transfer(Status.POSTED)))
-    WaitingRoom(seats=1, sleep=pauses).wait_until_final(lambda: next(looks), 20)
-    assert pauses.asked_s == sorted(pauses.asked_s)
-    assert pauses.asked_s[0] < 0.01
-    assert pauses.asked_s[-1] == pytest.approx(0.1)
+def test_without_a_wait_there_is_one_look(books: Books) -> None:
+    assert WaitingRoom(books.find_ended).wait_until_final(books.look(1), 0).status is Status.PENDING
+    assert (books.single_looks, books.looks) == (1, [])
 
 
-def test_nobody_waits_longer_than_asked() -> None:
-    began = time.monotonic()
-    assert WaitingRoom(seats=1).wait_until_final(lambda: transfer(Status.PENDING), 0.05).status is Status.PENDING
-    assert time.monotonic() - began >= 0.05
+def test_pauses_grow_from_milliseconds_to_a_tenth_of_a_second(books: Books) -> None:
+    with waiting(WaitingRoom(books.find_ended), books, [1]):
+        wait_for(lambda: len(books.looks) == 12)
+        books.ended[1] = Status.POSTED
+    instants = [instant for instant, _ in books.looks]
+    pauses = [later - earlier for earlier, later in pairwise(instants)]
+    # 6, 9, 14, … ms; the first may come late on a busy machine, but not all of them.
+    assert min(pauses) < 3 * FIRST_PAUSE_S
+    assert max(pauses[-3:]) > LONGEST_PAUSE_S / 2
 
 
-def test_a_room_that_closes_ends_the_waits_that_run_and_those_to_come() -> None:
-    room = WaitingRoom(seats=1)
-    looks = 0
-
-    def look() -> Transfer:
-        nonlocal looks
-        looks += 1
-        if looks == 3:
-            room.close(within_s=0)
-        return transfer(Status.PENDING)
-
-    assert room.wait_until_final(look, 20).status is Status.PENDING
-    assert looks == 3
-    assert room.wait_until_final(look, 20).status is Status.PENDING
-    assert looks == 4
+def test_all_who_have_waited_for_a_while_are_looked_for_together(books: Books) -> None:
+    room = WaitingRoom(books.find_ended)
+    ids = set(range(1, WAITERS + 1))
+    with waiting(room, books, ids) as found:
+        wait_for(lambda: [looked_for for _, looked_for in books.looks[-3:]] == [ids] * 3)
+        looks = len(books.looks)
+        books.ended |= dict.fromkeys(ids, Status.POSTED)
+    assert found == [Status.POSTED] * WAITERS
+    assert len(books.looks) <= looks + 2  # one may have been on its way
+    assert books.single_looks == 2 * WAITERS
 
 
-def test_until_a_room_is_closed_what_ends_in_time_is_waited_for() -> None:
-    room = WaitingRoom(seats=1)
-    room.close(within_s=20)
-    looks = chain(repeat(transfer(Status.PENDING), 3), repeat(transfer(Status.POSTED)))
-    assert room.wait_until_final(lambda: next(looks), 20).status is Status.POSTED
+def test_when_the_looks_for_all_fail_each_is_told(books: Books) -> None:
+    room = WaitingRoom(books.find_ended)
+    with ThreadPoolExecutor() as pool:
+        pending = [pool.submit(room.wait_until_final, books.look(each), 20) for each in (1, 2)]
+        wait_for(lambda: room.waiters == 2)
+        books.fails = True
+        for each in pending:
+            with pytest.raises(Unavailable):
+                each.result()
+    books.fails = False
+    with waiting(room, books, [3]) as found:
+        books.ended[3] = Status.POSTED
+    assert found == [Status.POSTED]
 
 
-def test_a_failed_look_gives_the_seat_back() -> None:
-    room = WaitingRoom(seats=1, sleep=Pauses())
-    looks = iter([transfer(Status.PENDING)])
+def test_what_a_look_raises_is_passed_on_and_leaves_nobody_behind(books: Books) -> None:
+    room = WaitingRoom(books.find_ended)
+    looks = iter([transfer(1, Status.PENDING)])
+    books.ended[1] = Status.POSTED
 
     def look() -> Transfer:
         try:
@@ -101,8 +149,44 @@ def test_a_failed_look_gives_the_seat_back() -> None:
 
     with pytest.raises(TransferNotFound):
         room.wait_until_final(look, 20)
-    pauses = Pauses()
-    room._sleep = pauses
-    again = chain([transfer(Status.PENDING)], repeat(transfer(Status.POSTED)))
-    assert room.wait_until_final(lambda: next(again), 20).status is Status.POSTED
-    assert len(pauses.asked_s) == 1  # it found a seat
+    assert room.waiters == 0
+
+
+def test_nobody_waits_longer_than_asked(books: Books) -> None:
+    began = time.monotonic()
+    assert WaitingRoom(books.find_ended).wait_until_final(books.look(1), 0.05).status is Status.PENDING
+    assert time.monotonic() - began >= 0.05
+
+
+def test_when_nobody_waits_nobody_looks(books: Books) -> None:
+    room = WaitingRoom(books.find_ended)
+    room.wait_until_final(books.look(1), 0.05)
+    wait_for(lambda: all(thread.name != "waiting room" for thread in threading.enumerate()))
+    with waiting(room, books, [1]) as found:
+        books.ended[1] = Status.POSTED
+    assert found == [Status.POSTED]
+
+
+def test_whoever_finds_no_room_is_answered_at_once(books: Books) -> None:
+    room = WaitingRoom(books.find_ended, most=1)
+    with waiting(room, books, [1]) as found:
+        assert room.wait_until_final(books.look(2), 20).status is Status.PENDING
+        books.ended[1] = Status.POSTED
+    assert found == [Status.POSTED]
+
+
+def test_a_room_that_closes_ends_the_waits_that_run_and_those_to_come(books: Books) -> None:
+    room = WaitingRoom(books.find_ended)
+    with waiting(room, books, range(WAITERS)) as found:
+        room.close(within_s=0)
+    assert found == [Status.PENDING] * WAITERS
+    assert room.wait_until_final(books.look(1), 20).status is Status.PENDING
+    assert books.single_looks == WAITERS + 1
+
+
+def test_until_a_room_is_closed_what_ends_in_time_is_waited_for(books: Books) -> None:
+    room = WaitingRoom(books.find_ended)
+    room.close(within_s=20)
+    with waiting(room, books, [1]) as found:
+        books.ended[1] = Status.POSTED
+    assert found == [Status.POSTED]

@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from api.settings import settings_of
-
 PATIENCE_S = 30.0
 
 
@@ -19,6 +17,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def waiting_clients(app: Flask) -> int:
-    """Return how many requests of the application hold a seat right now."""
-    free: int = app.extensions["wallet"].waiting._seats._value
-    return settings_of(app).api_threads // 2 - free
+    """Return how many requests of the application wait for a job right now."""
+    waiters: int = app.extensions["wallet"].waiting.waiters
+    return waiters

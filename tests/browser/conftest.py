@@ -80,7 +80,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, database_url: str, redis_u
         REDIS_URL=redis_url,
         ADMIN_PASSWORD=ADMIN_PASSWORD,
         API_PROCESSES="1",
-        API_THREADS="8",
     ) as server:
         yield server
 

@@ -19,7 +19,6 @@ BOUNDS = {
     "PORT": (1, 65_535),
     "BATCH_SIZE": (1, 2_000),
     "API_PROCESSES": (1, 64),
-    "API_THREADS": (2, 256),
     "GRACEFUL_TIMEOUT_S": (1, 300),
     "LOCK_TIMEOUT_MS": (10, 60_000),
     "STATEMENT_TIMEOUT_MS": (10, 60_000),

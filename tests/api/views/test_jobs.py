@@ -206,8 +206,9 @@ def test_a_wait_is_answered_as_soon_as_the_status_is_final(
     assert waiting_clients(app) == 0
 
 
-def test_whoever_finds_no_seat_is_answered_at_once(make_app: AppMaker, settle: Callable[[str], None]) -> None:
-    app = make_app(api_threads=2)  # half of them are seats: one
+def test_whoever_finds_no_room_is_answered_at_once(make_app: AppMaker, settle: Callable[[str], None]) -> None:
+    app = make_app()
+    app.extensions["wallet"].waiting._most = 1
     client = app.test_client()
     fund(client, 1, 2)
     job_id = accept(client)
@@ -220,7 +221,7 @@ def test_whoever_finds_no_seat_is_answered_at_once(make_app: AppMaker, settle: C
         assert not seated.done()
         settle(job_id)
         assert answer(seated.result())["status"] == "posted"
-    # The seat is free again.
+    # There is room again.
     later = accept(client)
     began = time.monotonic()
     assert answer(get(client, f"{JOBS}/{later}?wait=0.2"))["status"] == "pending"

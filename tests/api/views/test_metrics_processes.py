@@ -79,7 +79,6 @@ def machine(
         "REDIS_URL": redis_url,
         "ADMIN_PASSWORD": ADMIN_PASSWORD,
         "API_PROCESSES": str(PROCESSES),
-        "API_THREADS": "4",
         "PROMETHEUS_MULTIPROC_DIR": str(folder),
     }
     inherited = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}}

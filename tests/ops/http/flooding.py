@@ -2,6 +2,7 @@
 
 import select
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class _Client:
     socket: socket.socket
     request: Request
     received: bytes = b""
+    sent_at: float = 0.0
 
     def take(self) -> Answer | None:
         """Read what is there, and return the answer if all of it is.
@@ -71,9 +73,12 @@ class Flood:
     answers: list[tuple[Request, Answer]] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    # How many seconds each answer took, and its status.
+    durations: list[tuple[float, int]] = field(default_factory=list)
 
-    def note(self, request: Request, answer: Answer) -> None:
+    def note(self, request: Request, answer: Answer, took_s: float) -> None:
         """Remember an answer."""
+        self.durations.append((took_s, answer.status))
         self.answers.append((request, answer))
         self.statuses[answer.status] += 1
 
@@ -121,7 +126,7 @@ class Crowd:
             return
         if answer is None:
             return
-        self.done.note(client.request, answer)
+        self.done.note(client.request, answer, time.monotonic() - client.sent_at)
         is_over = self._is_over(self.done)
         if is_over or answer.headers.get("connection") == "close":
             self._end(number)
@@ -132,7 +137,7 @@ class Crowd:
             self._send(client)
 
     def _send(self, client: _Client) -> None:
-        client.received = b""
+        client.received, client.sent_at = b"", time.monotonic()
         try:
             client.socket.sendall(client.request.spell())
         except OSError as error:

@@ -33,8 +33,8 @@ from tests.proxy import TcpProxy
 
 pytestmark = pytest.mark.xdist_group("gunicorn")
 
-THREADS = 4
-SEATS = 2  # half of the threads
+IN_HAND = 4
+WAITERS = 3 * IN_HAND
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -47,14 +47,14 @@ def postgres(service_database_url: str) -> Iterator[TcpProxy]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, postgres: TcpProxy, redis_url: str) -> Iterator[Gunicorn]:
-    """One server for the whole module, with few threads."""
+    """One server for the whole module, with little in hand."""
     with gunicorn(
         tmp_path_factory.mktemp("gunicorn") / "api.log",
         DATABASE_URL=postgres.url,
         REDIS_URL=redis_url,
         ADMIN_PASSWORD=ADMIN_PASSWORD,
         API_PROCESSES="1",
-        API_THREADS=str(THREADS),
+        API_QUEUE=str(IN_HAND),
         LOG_LEVEL="DEBUG",
     ) as server:
         yield server
@@ -185,23 +185,31 @@ def test_a_strange_request_line_is_the_clients_mistake(server: Gunicorn, request
     assert server.get("/healthz").status == 200
 
 
-def test_waiting_clients_beyond_the_seats_are_answered_at_once_and_others_are_served(
+def test_those_who_wait_for_a_job_are_not_in_hand_and_others_are_served(
     server: Gunicorn, settle: Callable[[str], None]
 ) -> None:
     job_id = server.move(TRANSFER_LATER, MOVES[TRANSFER_LATER]).json["job_id"]
-    url = f"{JOBS}/{job_id}?wait=20"
-    with ThreadPoolExecutor(THREADS) as pool:
-        waiters = [pool.submit(server.get, url) for _ in range(SEATS + 2)]
-        # Two are turned away while the seats are taken, whoever comes first.
-        wait_for(lambda: sum(waiter.done() for waiter in waiters) == 2)
-        assert [each.result().json["status"] for each in waiters if each.done()] == ["pending"] * 2
-        # The other half of the threads goes on working.
-        assert server.get(BALANCE).status == 200
+
+    def follow() -> Answer:
+        # Until it waits it is in hand, and all of them come at once.
+        while (answer := server.get(f"{JOBS}/{job_id}?wait=20")).status == 503:
+            pass
+        return answer
+
+    with ThreadPoolExecutor(WAITERS) as pool:
+        waiters = [pool.submit(follow) for _ in range(WAITERS)]
+        wait_for(lambda: len(clients_of(server)) == WAITERS)
+        wait_for(lambda: [server.get(BALANCE).status for _ in range(10)] == [200] * 10)
         assert server.move(DEPOSIT, {"amount": 1}).status == 200
-        assert server.get(url).json["status"] == "pending"
-        assert sum(waiter.done() for waiter in waiters) == 2
+        assert not any(waiter.done() for waiter in waiters)
         settle(job_id)
-        assert sorted(each.result().json["status"] for each in waiters) == ["pending", "pending", "posted", "posted"]
+        assert [each.result().json["status"] for each in waiters] == ["posted"] * WAITERS
+
+
+def clients_of(server: Gunicorn) -> set[str]:
+    """Return the connections of clients, by the server's ends of them."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {line[2] for line in lines if line[1].endswith(f":{server.port:04X}") and line[3] == "01"}
 
 
 def parsed(lines: list[str]) -> list[dict[str, Any]]:
@@ -265,7 +273,7 @@ def test_without_postgresql_the_log_says_why_and_the_service_recovers(server: Gu
 
 
 def test_what_the_server_itself_logs_is_not_put_down_to_the_last_user(server: Gunicorn) -> None:
-    for _ in range(THREADS * 2):  # every thread has served a user
+    for _ in range(2 * IN_HAND):
         assert server.get(BALANCE).status == 200
     assert server.send_raw(b"stray\r\n\r\n").startswith(b"HTTP/1.1 400")
 

@@ -6,7 +6,8 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import Engine
 from tests.api.calls import BALANCE, DEPOSIT, JOBS, MOVES, TRANSFER_LATER
 from tests.api.server import Gunicorn, gunicorn
 from tests.api.waiters import wait_for
+from tests.ops.http.flooding import Crowd, Flood, Request
 from tests.project import ROOT
 
 ROOMS = ("api", "config", "jobs", "models", "observe", "ops")
@@ -33,6 +35,7 @@ app.after_request(_say)
 """
 SLOW_ENTRY = """
 import time
+from itertools import cycle
 from pathlib import Path
 while not Path("go").exists():
     time.sleep(0.01)
@@ -99,6 +102,99 @@ def test_a_stop_does_not_wait_for_a_reload_that_does_not_end(start: Callable[...
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
     assert count(server, "Traceback") == 0
+
+
+def test_a_stop_in_the_middle_of_reloads_does_not_wait_for_each_of_them(start: Callable[..., Any]) -> None:
+    with start(GRACEFUL_TIMEOUT_S="60") as server:
+        wait_for(lambda: count(server, "Booting worker") == 2)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: count(server, "Booting worker") == 4)
+        # While the master waits for the old processes of the first, three more are asked for.
+        for _ in range(3):
+            server.process.send_signal(signal.SIGHUP)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+    assert count(server, "Booting worker") == 4
+    assert count(server, "Traceback") == 0
+
+
+def test_reloads_under_load_refuse_nobody(start: Callable[..., Any]) -> None:
+    with start(RATE_LIMIT="off") as server:
+        reloads = iter(range(2))
+        began = count(server, "Worker exiting")
+        assert began == 0
+
+        def is_over(_: Flood) -> bool:
+            if count(server, "Worker exiting") >= 2 * reloaded[0]:
+                if next(reloads, None) is None:
+                    return True
+                reloaded[0] += 1
+                server.process.send_signal(signal.SIGHUP)
+            return False
+
+        reloaded = [0]
+        requests = cycle([Request("GET", "/healthz", 1), Request("GET", "/healthz", 1, keeps=False)])
+        done = Crowd(server.port, requests, is_over).run(8)
+        assert done.faults == []
+        assert set(done.statuses) == {200}
+    assert count(server, "Traceback") == 0
+
+
+def test_when_the_master_is_killed_its_processes_end(start: Callable[..., Any]) -> None:
+    with start() as server:
+        wait_for(lambda: count(server, "Booting worker") == 2)
+        children = children_of(server)
+        server.process.kill()
+        wait_for(lambda: not any(is_alive(child) for child in children))
+
+
+def test_a_process_that_is_stuck_is_replaced(start: Callable[..., Any]) -> None:
+    with start(API_PROCESSES="1", GUNICORN_CMD_ARGS="--timeout=2") as server:
+        (stuck,) = children_of(server)
+        os.kill(stuck, signal.SIGSTOP)
+        wait_for(lambda: count(server, "Booting worker") == 2)
+        assert server.get("/healthz").status == 200
+
+
+def test_connections_are_shared_evenly(start: Callable[..., Any]) -> None:
+    with start() as server:
+        wait_for(lambda: min(shares_of(server, 8)) > 0)  # both of them serve
+        for _ in range(3):
+            shares = shares_of(server, 16)
+            assert sum(shares) == 16
+            assert max(shares) < 13
+
+
+def shares_of(server: Gunicorn, connections: int) -> list[int]:
+    """Connect so often, and return how many of these connections each process has."""
+    with ExitStack() as stack:
+        before = {child: clients_of(child, server.port) for child in children_of(server)}
+        kept = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(connections)]
+        for connection in kept:  # all at once, and then they ask
+            connection.connect()
+            stack.callback(connection.close)
+        for connection in kept:
+            assert ask(connection, "/healthz")[0] == 200
+        return [clients_of(child, server.port) - count for child, count in before.items()]
+
+
+def children_of(server: Gunicorn) -> list[int]:
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def clients_of(pid: int, port: int) -> int:
+    """Return how many clients are connected to a process."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    connected = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"}
+    return len(connected & {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()})
 
 
 def test_a_stop_answers_whoever_waits_for_a_job_or_is_connected(start: Callable[..., Any]) -> None:
