@@ -59,7 +59,8 @@ def test_every_pass_takes_every_kind_once_and_begins_with_another() -> None:
 @pytest.mark.parametrize("is_patched", [False, True], ids=["threads", "gevent"])
 def test_calls_are_counted_in_a_process_as_it_is_or_as_gevent_makes_it(site: Site, is_patched: bool) -> None:
     found = _take(Calls(), site, replace(SHORTEST, is_patched=is_patched))
-    assert 0 < found["calls_bare"] < found["calls_balance"] < found["calls_v1"]
+    assert 0 < found["calls_bare"] < found["calls_v1"]
+    assert 0 < found["calls_balance"] < found["calls_v1"]
 
 
 def test_calls_that_were_not_made_are_told(site: Site) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 
 from models.ledger.orders import Orders
 from models.schema import grants, migrations, revision
@@ -23,7 +23,7 @@ from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
 from tests import nursery
 from tests.books import check_books
-from tests.models.ledger.ordering import balances, deposit, later, transfer
+from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, transfer
 from tests.ops.local.test_servers import ask
 from tests.ops.local.test_stack import Run, get
 from tests.project import ROOT
@@ -41,9 +41,8 @@ def backup(home: Path, *arguments: str | Path, **settings: str) -> nursery.Compl
 
 @contextmanager
 def books_of(url: str) -> Iterator[Engine]:
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-    yield engine
-    engine.dispose()
+    with bounded_engine(url, pool_size=16) as engine:
+        yield engine
 
 
 @contextmanager
