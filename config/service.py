@@ -79,8 +79,9 @@ class Settings(BaseSettings):
     api_queue: int = Field(default=80, ge=1, le=4_096)
     graceful_timeout_s: int = Field(default=10, ge=1, le=300)
 
-    # Of each process, at most, to PostgreSQL. What is asked for at the same time is done together, so few are enough.
-    db_connections: int = Field(default=4, ge=2, le=64)
+    # Of each process, at most, to PostgreSQL. What is asked for at the same time is done together, so few are enough:
+    # one each for what is posted, for what is recorded and for reads; the others for orders that wait for locks.
+    db_connections: int = Field(default=6, ge=2, le=64)
     # Bounds on every wait for PostgreSQL, in milliseconds. The idle bound stays below a worker's lease.
     lock_timeout_ms: int = Field(default=2_000, ge=10, le=60_000)
     statement_timeout_ms: int = Field(default=5_000, ge=10, le=60_000)
