@@ -46,7 +46,7 @@ class Door(StreamServer):  # type: ignore[misc] # gevent has no types
     """Where connections come in, unless another process of fewer connections is to have them."""
 
     def __init__(self, worker: Any, listener: Any) -> None:
-        super().__init__(listener, partial(worker.handle, listener), spawn=worker.pool)
+        super().__init__(listener, partial(worker.handle, listener.getsockname()), spawn=worker.pool)
         self._worker = worker
         self._accepted_at = time.monotonic()
 

@@ -148,11 +148,17 @@ class Worker(GeventWorker):
                 oldest.end(TimeoutError("others need the room"))
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Talk with a client, in a greenlet of its own."""
+        """Talk with a client, in a greenlet of its own.
+
+        Args:
+            listener: the address that was listened on. (The socket itself may be closed before the greenlet begins.)
+            client: the connection.
+            addr: the client's address.
+        """
         connection = Connection(client)
         self.connections[connection] = None
         try:
-            self._converse(connection, RequestParser(self._fixed, client, addr), listener.getsockname())
+            self._converse(connection, RequestParser(self._fixed, client, addr), listener)
         except OSError as error:
             _log.debug("the client has gone", cause=str(error))
         except Exception:  # noqa: BLE001 - a defect of ours costs one connection
