@@ -21,6 +21,7 @@ from models.errors import REFUSALS, Refused
 from models.ledger.groups import Groups
 from models.ledger.posting import (
     OPEN_WALLETS,
+    ROW,
     NewTransfer,
     array,
     columns,
@@ -217,8 +218,8 @@ def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: 
         with Session(engine) as session:
             if patience_ms is not None:
                 session.bound_locks(patience_ms)
-            rows = [_spelled(each.sending()) for each in group]
-            recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, "ntnnnttt"), doubts)}
+            rows = [each.sending().row for each in group]
+            recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, ROW), doubts)}
     except (DBAPIError, PoolTimeoutError) as error:
         _tell(group, error, is_impatient=patience_ms is not None)
         return
@@ -304,7 +305,3 @@ def _tell(group: Sequence[Placement], error: DBAPIError | PoolTimeoutError, *, i
             each.end(Fate.FAILED, error)
         else:
             each.end(Fate.ALONE)
-
-
-def _spelled(new: NewTransfer) -> tuple[int | str | None, ...]:
-    return (*new[:1], new.kind.value, *new[2:6], new.request_hash.hex() if new.request_hash else None, new.trace)

@@ -17,6 +17,8 @@ from models.ledger.settlement import Decision, Pending, Settlement, Wallet, sett
 from models.ledger.transfer import Kind, Status
 
 COMMIT = "COMMIT"
+# The columns of a new transfer: numbers and texts, see columns().
+ROW = "ntnnnttt"
 
 # FOR NO KEY UPDATE, not FOR UPDATE: an insert elsewhere that merely refers to a row takes KEY SHARE on it, and the two
 # dead-locked 228 of 240 concurrent transfers in a trial; with NO KEY UPDATE none.
@@ -107,6 +109,12 @@ class NewTransfer(NamedTuple):
     def pending(self) -> Pending:
         """What there is to decide."""
         return Pending(self.id, self.source, self.destination, self.amount_cents)
+
+    @property
+    def row(self) -> tuple[int | str | None, ...]:
+        """Its columns, of the kinds in :data:`ROW`."""
+        digest = None if self.request_hash is None else self.request_hash.hex()
+        return (*self.pending[:1], self.kind.value, *self.pending[1:], self.idempotency_key, digest, self.trace)
 
 
 class Outcome(NamedTuple):
@@ -201,17 +209,13 @@ def post_new(
     """
     settlement = settle([each.pending for each in news], wallets)
     posted = [
-        (
-            *(new.id, new.kind.value, new.source, new.destination, new.amount_cents),
-            *(new.idempotency_key, new.request_hash and new.request_hash.hex(), new.trace),
-            *(decision.source_seq, decision.destination_seq),
-        )
+        (*new.row, decision.source_seq, decision.destination_seq)
         for new, decision in zip(news, settlement.decisions, strict=True)
         if decision.reason is None
     ]
     if not posted:
         return _posting(settlement)
-    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, "ntnnntttnn"), then), evict)
+    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, f"{ROW}nn"), then), evict)
     # A transfer's first entry is the giver's.
     posting.balances = {entry.transfer_id: entry.balance_after_cents for entry in reversed(settlement.entries)}
     return posting
