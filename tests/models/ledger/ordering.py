@@ -1,6 +1,6 @@
 """Orders as the tests of the ledger give them, and what they look at afterwards."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
@@ -157,3 +157,31 @@ def bounded_engine(
     finally:
         engine.dispose()
         psycopg2.extensions.set_wait_callback(waiting)
+
+
+# What goes over the wire, for a proxy to lose
+
+
+def is_look(data: bytes) -> bool:
+    """What comes before the commit of an order that is posted."""
+    return b"EXECUTE look_and_lock" in data
+
+
+def is_acceptance(data: bytes) -> bool:
+    return b"EXECUTE record_orders" in data
+
+
+def never_arrives(
+    request: Callable[[bytes], bool], *, and_then: Callable[[], object] = bool
+) -> Callable[[bytes], bool]:
+    """Cut the connection before the first such request reaches the server; every other one passes."""
+    left = [request]
+
+    def cut(data: bytes) -> bool:
+        if left and left[0](data):
+            left.clear()
+            and_then()
+            raise ConnectionResetError
+        return False
+
+    return cut

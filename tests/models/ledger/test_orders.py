@@ -30,7 +30,10 @@ from tests.models.ledger.ordering import (
     count_transfers,
     count_waiting,
     deposit,
+    is_acceptance,
+    is_look,
     later,
+    never_arrives,
     post_now,
     row_lock,
     transfer,
@@ -376,15 +379,6 @@ def is_commit(data: bytes) -> bool:
     return b"COMMIT" in data
 
 
-def is_look(data: bytes) -> bool:
-    """What comes before the commit of an order that is posted."""
-    return b"EXECUTE look_and_lock" in data
-
-
-def is_acceptance(data: bytes) -> bool:
-    return b"EXECUTE record_orders" in data
-
-
 @pytest.mark.parametrize(
     ("order", "after"),
     [
@@ -442,22 +436,6 @@ def test_a_refusal_whose_reply_is_lost_is_left_to_the_job(
     acceptance = proxied_orders.accept(later(1, 2, 101))
     outcome = post_now(engine, [acceptance.transfer_id]).outcomes[acceptance.transfer_id]
     assert outcome == (Status.REJECTED, "balance_insufficient")
-
-
-def never_arrives(
-    request: Callable[[bytes], bool], *, and_then: Callable[[], object] = bool
-) -> Callable[[bytes], bool]:
-    """Cut the connection before the first such request reaches the server; every other one passes."""
-    left = [request]
-
-    def cut(data: bytes) -> bool:
-        if left and left[0](data):
-            left.clear()
-            and_then()
-            raise ConnectionResetError
-        return False
-
-    return cut
 
 
 def test_a_commit_that_never_arrived_is_made_up_for(

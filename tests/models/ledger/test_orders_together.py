@@ -32,7 +32,10 @@ from tests.models.ledger.ordering import (
     count_transfers,
     count_waiting,
     deposit,
+    is_acceptance,
+    is_look,
     later,
+    never_arrives,
     row_lock,
     transfer,
     withdrawal,
@@ -102,37 +105,16 @@ def is_commit(data: bytes) -> bool:
     return b"COMMIT\x00" in data
 
 
-def is_look(data: bytes) -> bool:
-    return b"EXECUTE look_and_lock" in data
-
-
-def is_acceptance(data: bytes) -> bool:
-    return b"EXECUTE record_orders" in data
-
-
-def lost_before(request: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
-    """Cut the connection before the first such request reaches the server."""
-    left = [request]
-
-    def cut(data: bytes) -> bool:
-        if left and left[0](data):
-            left.clear()
-            raise ConnectionResetError
-        return False
-
-    return cut
-
-
 # Whatever befalls a group: each ends as it would alone
 
 FAULTS = {
     "none": None,
     "the reply to the look is lost": lambda proxy: proxy.lose_reply_to(is_look),
-    "the look never arrives": lambda proxy: proxy.lose_reply_to(lost_before(is_look)),
+    "the look never arrives": lambda proxy: proxy.lose_reply_to(never_arrives(is_look)),
     "the reply to the commit is lost": lambda proxy: proxy.lose_reply_to(is_commit),
-    "the commit never arrives": lambda proxy: proxy.lose_reply_to(lost_before(is_commit)),
+    "the commit never arrives": lambda proxy: proxy.lose_reply_to(never_arrives(is_commit)),
     "the reply to the acceptance is lost": lambda proxy: proxy.lose_reply_to(is_acceptance),
-    "the acceptance never arrives": lambda proxy: proxy.lose_reply_to(lost_before(is_acceptance)),
+    "the acceptance never arrives": lambda proxy: proxy.lose_reply_to(never_arrives(is_acceptance)),
     "the connection has died": lambda proxy: proxy.break_all(),
 }
 
