@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg2
-import redis
 from sqlalchemy import Connection, create_engine, text
 
 from tests.books import check_books
 from tests.chaos.client import Call, Client
+from tests.chaos.faults import FAULTS
 from tests.chaos.stack import Stack, wait_until
 
 USERS = 8
@@ -119,19 +119,8 @@ def _cause_faults(stack: Stack, rng: random.Random, report: Report, *, seconds: 
     end = time.monotonic() + seconds
     while (left_s := end - time.monotonic()) > 0:
         time.sleep(min(rng.uniform(0.5, 1.5) * pause_s, left_s))  # the rhythm of the faults is the experiment
-        fault = rng.choice(["worker", "worker", "worker", "api", "postgres", "redis", "flush", "flush"])
-        state = stack.state()
-        if fault == "flush":
-            try:
-                with redis.Redis.from_url(state["redis"]["url"], socket_timeout=2) as client:
-                    client.flushall()
-            except redis.RedisError:
-                continue  # it is just being restarted
-        elif fault == "worker":
-            stack.kill(rng.choice(state["workers"])["pid"])
-        else:
-            stack.kill(state[fault]["pid"])
-        report.faults[fault] += 1
+        name = rng.choices(list(FAULTS), [fault.weight for fault in FAULTS.values()])[0]
+        report.faults[name] += FAULTS[name].cause(stack, rng)
 
 
 def _count_pending(stack: Stack) -> int:

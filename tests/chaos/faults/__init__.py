@@ -1,0 +1,25 @@
+"""What chaos runs do to a service: each fault is caused in earnest, and is over when its function returns."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from tests.chaos.faults.flush import empty_redis
+from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
+from tests.chaos.stack import Stack
+
+
+class Fault(NamedTuple):
+    """A fault and how often it is chosen; ``cause`` tells whether it came about."""
+
+    cause: Callable[[Stack, random.Random], bool]
+    weight: int
+
+
+FAULTS: Mapping[str, Fault] = {
+    "worker": Fault(kill_worker, 3),
+    "api": Fault(kill_api, 1),
+    "postgres": Fault(kill_postgres, 1),
+    "redis": Fault(kill_redis, 1),
+    "flush": Fault(empty_redis, 2),
+}
