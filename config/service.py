@@ -206,6 +206,8 @@ class PrepareSettings(Settings):
 
     # The owner of the tables, where the service itself is not: only this URL migrates, and only here is it known.
     owner_database_url: SecretStr | None = None
+    # Seconds that a statement of a migration may take, and that it waits for another who migrates.
+    migration_timeout_s: int = Field(default=21_600, ge=1, le=604_800)
 
     @cached_property
     def owner_sqlalchemy_url(self) -> str:

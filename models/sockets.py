@@ -6,7 +6,12 @@ to wait here instead. Workers and commands run on threads, and never import geve
 
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+# Connections whose servers may be silent for longer than all others', in seconds.
+patience: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
 _monkey = sys.modules.get("gevent.monkey")
 RUNS_ON_GREENLETS = _monkey is not None and bool(_monkey.is_module_patched("select"))
@@ -39,6 +44,16 @@ if RUNS_ON_GREENLETS:
 else:
     wait_until_ready = _wait_by_poll
     _poll = select.poll
+
+
+@contextmanager
+def more_patient(connection: object, silence_s: float) -> Iterator[None]:
+    """Let the server of one connection, a driver's, be silent for longer than any other for as long as this lasts."""
+    patience[connection] = silence_s
+    try:
+        yield
+    finally:
+        del patience[connection]
 
 
 def watch(fileno: int) -> Callable[[], bool]:

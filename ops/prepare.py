@@ -8,6 +8,7 @@ import sys
 import time
 
 import structlog
+from alembic.util import CommandError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -15,7 +16,7 @@ import config
 from jobs.connections import make_cache
 from models.cache.wallet_cache import Evictor
 from models.database.engine import create_bounded_engine
-from models.database.faults import first_line
+from models.database.faults import first_line, is_connection_lost
 from models.errors import Unavailable
 from models.ledger.orders import Orders
 from models.ledger.transfer import Kind, Order
@@ -32,6 +33,10 @@ PATIENCE_S = 30.0
 _log = structlog.get_logger("prepare")
 
 
+class SchemaError(Exception):
+    """The database has a schema that this version can neither work with nor bring up to date."""
+
+
 def main() -> None:
     """Migrate, let the service in, and open the demo wallets if DEMO_WALLETS is set."""
     settings = config.load_or_exit(config.PrepareSettings)
@@ -43,12 +48,15 @@ def main() -> None:
         for url in (settings.owner_sqlalchemy_url, settings.sqlalchemy_url)
     )
     try:
-        _migrate_when_reachable(owner)
-        let_in(service, owner)
+        # What a newer version has let its role do is not for this one to take back.
+        if _migrate_when_reachable(owner, timeout_s=settings.migration_timeout_s):
+            let_in(service, owner)
         if settings.demo_wallets:
             cache = make_cache(settings, service)
             open_demo_wallets(service, cache)
             cache.close()
+    except (SchemaError, TimeoutError) as error:
+        sys.exit(f"cannot prepare the database: {error}")
     except (DBAPIError, Unavailable) as error:
         sys.exit(f"cannot prepare the database: {first_line(error)}")
     finally:
@@ -88,18 +96,28 @@ def open_demo_wallets(engine: Engine, cache: Evictor) -> None:
     snowflake.release()
 
 
-def _migrate_when_reachable(engine: Engine) -> None:
+def _migrate_when_reachable(engine: Engine, *, timeout_s: float) -> bool:
+    """Migrate, and return False if that was not possible nor needed: the database is newer, and this code may use it.
+
+    Raises:
+        SchemaError: it may not.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            migrations.upgrade(engine)
-        except OperationalError:
-            if time.monotonic() > deadline:
+            migrations.upgrade(engine, timeout_s=timeout_s)
+        except OperationalError as error:
+            if not is_connection_lost(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+        except CommandError as error:
+            if (readiness := revision.readiness(engine)) != "ok":
+                raise SchemaError(f"it is {readiness} for this version ({error})") from None
+            _log.info("database is newer than this code, and left as it is", known=revision.NEWEST)
+            return False
         else:
             _log.info("database migrated", revision=revision.NEWEST)
-            return
+            return True
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from models.database.faults import is_connection_lost
 from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
 from models.errors import Unavailable
-from models.sockets import wait_until_ready, watch
+from models.sockets import patience, wait_until_ready, watch
 
 _Rows = TypeVar("_Rows")
 
@@ -40,6 +40,8 @@ STATEMENT_TIMEOUT = "wallet_statement_timeout_ms"
 WATCH = "watch"
 # How much longer than its own statement_timeout a server may stay silent before it counts as gone.
 SILENCE_MARGIN_S = 2.0
+# What can hold every key and every name, as many characters as there may be.
+ENCODING = "UTF8"
 
 
 def create_bounded_engine(
@@ -73,9 +75,11 @@ def create_bounded_engine(
         pool_recycle=MOST_AGE_S,
         # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
         hide_parameters=True,
-        connect_args={"options": options, "application_name": names[-1]},
+        # A role's or a server's own idea of how a client spells its texts must not matter.
+        connect_args={"options": options, "application_name": names[-1], "client_encoding": ENCODING},
         execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0)},
     )
+    event.listen(engine, "connect", refuse_other_encodings)
     event.listen(engine, "checkout", _refuse_dead)
     event.listen(engine, "handle_error", count_lock_timeout)
     return engine
@@ -103,6 +107,24 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
     except (DBAPIError, PoolTimeoutError) as error:
         raise Unavailable from error
+
+
+def refuse_other_encodings(connection: psycopg2.extensions.connection, *_: object) -> None:
+    """Work with no database that counts bytes for characters, or cannot hold all of them.
+
+    The server says how it encodes with its greeting, so this costs no question.
+
+    Raises:
+        psycopg2.InterfaceError: it is another encoding.
+    """
+    encoding = connection.get_parameter_status("server_encoding")
+    if encoding != ENCODING:
+        name = connection.info.dbname
+        connection.close()
+        raise psycopg2.InterfaceError(
+            f"the database {name} has the encoding {encoding}: make one with {ENCODING}"
+            f" (CREATE DATABASE … ENCODING '{ENCODING}' TEMPLATE template0)"
+        )
 
 
 def _refuse_dead(connection: psycopg2.extensions.connection, record: ConnectionPoolEntry, *_: object) -> None:
@@ -168,14 +190,16 @@ class _Deadline:
 
     statement_timeout runs on the server, so it is of no help against a server that hangs; and with
     psycopg2's own waiting, in C and without an end, such a server would hold every thread for ever.
-    A callback is process-wide: the bound is the largest statement_timeout in use, and some.
+    A callback is process-wide: the bound is the largest statement_timeout in use, and some; what takes longer than any
+    other work has one of its own (:func:`models.sockets.more_patient`).
     """
 
     def __init__(self, silence_s: float) -> None:
         self.silence_s = silence_s
 
     def __call__(self, connection: psycopg2.extensions.connection) -> None:
-        deadline = time.monotonic() + (self.silence_s if connection.status else CONNECT_TIMEOUT_S)
+        silence_s = patience.get(connection, self.silence_s) if patience else self.silence_s
+        deadline = time.monotonic() + (silence_s if connection.status else CONNECT_TIMEOUT_S)
         while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
             left_s = deadline - time.monotonic()
             for_writing = state == psycopg2.extensions.POLL_WRITE

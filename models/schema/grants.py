@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from models.schema import migrations
+from models.schema.migrations.exclusive import alone
 
 # By table; a table that this database does not have is passed over.
 PRIVILEGES: Mapping[str, str] = {
@@ -38,9 +38,8 @@ def give(engine: Engine, role: str) -> None:
         engine: connects as the owner of the tables.
         role: an existing role, other than the owner.
     """
-    with engine.begin() as connection:
-        # Two that change the privileges of one table at once, or those and its columns, would fail.
-        migrations.lock(connection)
+    # Two that change the privileges of one table at once, or those and its columns, would fail.
+    with alone(engine) as connection, connection.begin():
         name = connection.dialect.identifier_preparer.quote(role)
         connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {name}"))
         for kind, usage in (("TABLES", "SELECT, INSERT, UPDATE, DELETE"), ("SEQUENCES", "ALL"), ("SCHEMAS", "USAGE")):

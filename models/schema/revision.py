@@ -2,8 +2,12 @@
 
 Every process asks that. Alembic, which could tell too, is for those that migrate: it would cost each process as much
 memory as it gives to its metrics, its queue and its tokens together.
+
+Migrations only add, so code works with a database that is newer than it, until a migration takes away what that code
+used: such a one says so, in the database (:func:`works_from`).
 """
 
+import re
 from pathlib import Path
 
 from sqlalchemy import Engine, text
@@ -14,16 +18,28 @@ _VERSIONS = Path(__file__).resolve().parent / "migrations" / "versions"
 # The name of a migration's file begins with its revision.
 NEWEST = max(path.name.partition("_")[0] for path in _VERSIONS.glob("[0-9]*_*.py"))
 _NO_SUCH_TABLE = "42P01"
+_FIND = text(
+    "SELECT version_num, obj_description('alembic_version'::regclass, 'pg_class') AS remark FROM alembic_version"
+)
+_WORKS_FROM = "Works with code from {} on."
 
 
 def readiness(engine: Engine) -> str:
-    """Tell whether the database can be worked with: ``ok``, ``unreachable`` or ``not migrated``."""
+    """Tell whether the database can be worked with: ``ok``, ``unreachable``, ``not migrated`` or ``too new``."""
     try:
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+            rows = connection.execute(_FIND).all()
     except (DBAPIError, PoolTimeoutError) as error:
         return "not migrated" if _is_about_a_missing_table(error) else "unreachable"
-    return "ok" if revisions == [NEWEST] else "not migrated"
+    if len(rows) != 1 or not rows[0].version_num.isdecimal() or int(rows[0].version_num) < int(NEWEST):
+        return "not migrated"
+    oldest = re.fullmatch(_WORKS_FROM.format("([0-9]+)"), rows[0].remark or "")
+    return "too new" if oldest and int(NEWEST) < int(oldest[1]) else "ok"
+
+
+def works_from(revision: str) -> str:
+    """Return the statement with which a migration says that code older than a revision cannot work with it."""
+    return f"COMMENT ON TABLE alembic_version IS '{_WORKS_FROM.format(revision)}'"
 
 
 def _is_about_a_missing_table(error: DBAPIError | PoolTimeoutError) -> bool:

@@ -27,7 +27,8 @@ from ops.local.stopping import StopRequests
 from ops.local.supervisor import Supervisor, failure_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PREPARE_TIMEOUT_S = 300.0
+# Between two words that the database is still being prepared.
+STILL_PREPARING_S = 10.0
 READY_TIMEOUT_S = 60.0
 # The old API may be on its way out, after its supervisor was killed.
 PORT_TIMEOUT_S = 3.0
@@ -132,8 +133,10 @@ class Stack:
         preparation = self._command("prepare", "-m", "ops.prepare", environment=self._environment() | owner)
         preparation.launch()
         try:
+            # Migrations may take hours; whatever it waits for has a bound of its own.
             wanted = self._stop.is_wanted
-            processes.wait_for(lambda: not (preparation.is_running and wanted()), PREPARE_TIMEOUT_S)
+            while not processes.wait_for(lambda: not (preparation.is_running and wanted()), STILL_PREPARING_S):
+                self.say(f"the database is still being prepared, see {preparation.spec.log}")
             if preparation.exit_status != 0:
                 raise failure_of(preparation)
         finally:

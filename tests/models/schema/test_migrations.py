@@ -1,9 +1,10 @@
 """Migrations make the schema that models/schema/tables.py describes, once, however many start at once."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from subprocess import STDOUT
 from typing import Any
 
 import pytest
@@ -14,15 +15,13 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from models.schema import migrations, revision
+from models.schema.migrations.exclusive import alone
 from models.schema.tables import metadata
 from ops.local.processes import wait_for
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting
+from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
 from tests.nursery import Forked
 from tests.project import ROOT
 from tests.proxy import TcpProxy
-
-# models/schema/migrations/env.py, which only Alembic can import.
-MIGRATION_LOCK = 7_246_011
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ with bounded_engine(sys.argv[1], lock_ms=10, statement_ms=10) as engine:
 
 
 def test_two_upgrades_at_once_both_succeed_and_wait_longer_than_payments_do(
-    empty_engine: Engine, empty_database_url: str
+    empty_engine: Engine, empty_database_url: str, tmp_path: Path
 ) -> None:
     """One as the service does it and one on Alembic's command line, both held back until the other is there too."""
     url = empty_database_url.replace("postgresql://", "postgresql+psycopg2://")
@@ -56,19 +55,19 @@ def test_two_upgrades_at_once_both_succeed_and_wait_longer_than_payments_do(
         [sys.executable, "-c", UPGRADE, empty_database_url],
         [sys.executable, "-m", "alembic", "-x", f"url={url}", "upgrade", "head"],
     ]
-    with empty_engine.connect() as holder, ExitStack() as stack:
-        holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
-        holder.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        upgrades = [
-            stack.enter_context(Forked(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)) for command in commands
-        ]
-        try:
-            assert wait_for(lambda: count_waiting(empty_engine) == 2, PATIENCE_S)
-        finally:
-            holder.rollback()
-        said = [upgrade.communicate(timeout=PATIENCE_S)[1] for upgrade in upgrades]
+    said = [tmp_path / name for name in ("service", "alembic")]
+    with ExitStack() as stack:
+        with alone(empty_engine):
+            upgrades = [
+                stack.enter_context(
+                    Forked(command, cwd=ROOT, stdout=stack.enter_context(file.open("w")), stderr=STDOUT)
+                )
+                for command, file in zip(commands, said, strict=True)
+            ]
+            assert wait_for(lambda: all("waiting for another" in file.read_text() for file in said), PATIENCE_S)
+        statuses = [upgrade.wait(PATIENCE_S) for upgrade in upgrades]
 
-    assert [upgrade.returncode for upgrade in upgrades] == [0, 0], said
+    assert statuses == [0, 0], [file.read_text() for file in said]
     assert revision.readiness(empty_engine) == "ok"
     with empty_engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM snowflake_nodes")).scalar_one() == 1024
@@ -105,6 +104,9 @@ def test_readiness_tells_what_is_missing(empty_engine: Engine, postgres_proxy: T
     assert revision.readiness(empty_engine) == "ok"
     with empty_engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'older'"))
+    assert revision.readiness(empty_engine) == "not migrated"
+    with empty_engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
     assert revision.readiness(empty_engine) == "not migrated"
     postgres_proxy.refuse()
     with bounded_engine(postgres_proxy.url) as unreachable:

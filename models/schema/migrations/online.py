@@ -1,0 +1,60 @@
+"""Steps of a migration that may take hours while the service goes on: they lock nobody out, and are in no transaction.
+
+What runs outside a transaction is not undone when it breaks off. So each of these finds out what an earlier try has
+left, and a migration that uses one consists of such steps alone: it may be run again from its start.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from alembic import op
+from sqlalchemy import text
+
+from models.schema.migrations.exclusive import LOCK_TIMEOUT_MS
+
+_FIND = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
+
+def create_index(name: str, on: str, *, unique: bool = False) -> None:
+    """Build an index beside whatever goes on. One that an earlier try has left half-built is dropped first.
+
+    Args:
+        name: its name.
+        on: the rest of the statement, from the table on: ``transfers (reference) WHERE reference IS NOT NULL``.
+        unique: whether it refuses what is there already.
+    """
+    with _concurrently():
+        is_valid = op.get_bind().execute(_FIND, {"name": name}).scalar()
+        if is_valid:
+            return
+        if is_valid is not None:
+            op.execute(f"DROP INDEX CONCURRENTLY {name}")
+        op.execute(f"CREATE {'UNIQUE ' if unique else ''}INDEX CONCURRENTLY {name} ON {on}")
+
+
+def drop_index(name: str) -> None:
+    """Drop an index without locking anybody out, if it is there."""
+    with _concurrently():
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+
+
+def one_by_one(statements: Iterable[str]) -> None:
+    """Run statements that are safe to repeat, each by itself.
+
+    Each lets go of its table before the next one takes its own. In one transaction, two of them and a payment could
+    wait for each other.
+    """
+    with op.get_context().autocommit_block():
+        for statement in statements:
+            op.execute(statement)
+
+
+@contextmanager
+def _concurrently() -> Iterator[None]:
+    """Wait for those who use the table for as long as it takes: nobody waits behind us."""
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        try:
+            yield
+        finally:
+            op.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
