@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
@@ -90,6 +91,11 @@ def read_idempotency_key(environ: Mapping[str, Any]) -> str | None:
         ApiError: ``bad_input``: it is empty, or longer than 255 characters.
     """
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is not None and len(key) > MAX_KEY_LENGTH:
+        # WSGI has a character for each byte. A key that fits is taken like that, as it always was: another reading of
+        # it would be another key. One of more bytes may have no more characters than it may.
+        with suppress(UnicodeDecodeError):
+            key = key.encode("latin-1").decode()
     if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise ApiError("bad_input", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters.")
     return key

@@ -141,7 +141,7 @@ class _Operation:
             yield "query: a parameter is repeated"
         given += [("query", name, value) for name, value in query]
         given += [
-            (kind, name, exchange.sent[name.lower()])
+            (kind, name, _characters(exchange.sent[name.lower()]))
             for kind, name in self._parameters
             if kind == "header" and name.lower() in exchange.sent
         ]
@@ -164,6 +164,14 @@ class _Operation:
             yield "the body is not JSON"
         else:
             yield from (f"body: {error.message}" for error in validator.iter_errors(body))
+
+
+def _characters(header: str) -> str:
+    """What a client has sent, if that was UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def _read(value: str, kind: str | None) -> object:

@@ -186,13 +186,19 @@ def test_a_wrong_amount_beside_another_mistake_is_bad_input(refused: Callable[..
     refused(path, MOVES[path] | {"amount": 0, "x": 1}, "bad_input")
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256, "k" * 5_000], ids=len)
+def utf8(key: str) -> str:
+    """A key as WSGI has it when a client has sent UTF-8."""
+    return key.encode().decode("latin-1")
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "k" * 5_000, "\xe9" * 256, utf8("\u20ac" * 256)], ids=len)
 def test_an_idempotency_key_has_1_to_255_characters(refused: Callable[..., str], key: str) -> None:
     for path, body in MOVES.items():
         assert "Idempotency-Key" in refused(path, body, "bad_input", key=key)
 
 
-@pytest.mark.parametrize("key", ["k", "k" * 255, "a key, with spaces; & \"quotes'", "caf\xe9", "\x01\x7f", "%s %(id)s"])
+@pytest.mark.parametrize("key", ["k", "k" * 255, "a key, with spaces; & \"quotes'", "caf\xe9", "\x01\x7f", "%s %(id)s",
+    "\xe9" * 255, utf8("caf\xe9"), utf8("\xe9" * 255), utf8("\N{GRINNING FACE}" * 255)])  # fmt: skip
 def test_every_key_of_1_to_255_characters_is_taken(funded: FlaskClient, key: str) -> None:
     first = post(funded, TRANSFER_LATER, MOVES[TRANSFER_LATER], key=key)
     again = post(funded, TRANSFER_LATER, MOVES[TRANSFER_LATER], key=key)
