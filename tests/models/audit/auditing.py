@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from models.audit.audit import Check, Position, Progress, run_whole
+from models.audit.audit import Check, Finding, Position, Progress, run_whole
 
 
-def begun(check: str = "books", position: Position | None = None) -> Progress:
+def begun(
+    check: str = "books", position: Position | None = None, *, findings: dict[str, Finding] | None = None
+) -> Progress:
     """An audit that has nothing but begun."""
-    return Progress(started_at=datetime.now(UTC), check=check, position=position or {})
+    return Progress(started_at=datetime.now(UTC), check=check, position=position or {}, findings=dict(findings or {}))
 
 
 def audit(checks: Sequence[Check], *, limit: int = 2_000, progress: Progress | None = None) -> Progress:

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from models.audit import record
 from models.audit.audit import Finding, Progress
-from models.audit.record import KEPT
+from models.audit.record import BROKEN_KEPT_DAYS, KEPT
 from tests.models.audit.auditing import begun
 
 FOUND = Finding(invariant="running_balance", count=2, ids=["1-2", "1-3"], detail="why")
@@ -100,11 +100,31 @@ def test_an_audit_in_the_foreground_is_recorded_beside_the_one_under_way(engine:
     assert begin(engine) == under_way
 
 
+def count(engine: Engine, what: str = "true") -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM audits WHERE {what}")).scalar_one())  # noqa: S608
+
+
 def test_the_last_hundred_are_kept(engine: Engine) -> None:
     for _ in range(KEPT):
         record.record(engine, begun())
     progress = begin(engine, interval_s=0)
     last = record.finish(engine, progress)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM audits")).scalar_one() == KEPT
+    assert count(engine) == KEPT
     assert record.find_last(engine) == last
+
+
+def test_what_was_found_is_kept_for_longer_and_not_for_ever(engine: Engine) -> None:
+    for _ in range(KEPT + 2):
+        record.record(engine, begun(findings={"running_balance": FOUND}))
+    assert count(engine, "NOT ok") == KEPT + 2
+    with engine.begin() as connection:
+        age = text("UPDATE audits SET finished_at = now() - make_interval(days => :days)")
+        connection.execute(age, {"days": BROKEN_KEPT_DAYS - 1})
+    for _ in range(KEPT + 1):
+        record.record(engine, begun())
+    assert (count(engine, "NOT ok"), count(engine, "ok")) == (KEPT + 2, KEPT)
+    with engine.begin() as connection:
+        connection.execute(age, {"days": BROKEN_KEPT_DAYS + 1})
+    record.record(engine, begun())
+    assert (count(engine, "NOT ok"), count(engine, "ok")) == (KEPT, KEPT)

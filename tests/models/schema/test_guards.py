@@ -1,0 +1,146 @@
+"""What was answered as final never reverts by the service's role, whatever it has been made to say."""
+
+from collections.abc import Iterator
+
+import psycopg2.errors
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import ProgrammingError
+
+from models.audit import record
+from models.audit.audit import Finding, Progress
+from models.ledger import attempts
+from models.ledger.attempts import Seen
+from models.ledger.orders import Orders
+from models.ledger.transfer import Status
+from models.schema.grants import GUARDS
+from models.snowflake.ids import Snowflake
+from models.snowflake.leases import NodeLease
+from tests.books import check_books
+from tests.models.audit.auditing import begun
+from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, transfer
+
+FOUND = Finding(invariant="running_balance", count=1, ids=["1-2"], detail="why")
+AGAIN = "status = 'pending', reason = NULL, source_seq = NULL, destination_seq = NULL, completed_at = NULL"
+
+REFUSED = [
+    # Posted: the relay would find it, and move the money once more.
+    ("UPDATE transfers SET AGAIN WHERE status = 'posted'", "transfers_final"),
+    ("UPDATE transfers SET AGAIN, generation = generation + 1 WHERE status = 'posted'", "transfers_final"),
+    (
+        """UPDATE transfers SET status = 'failed', reason = 'x', source_seq = NULL, destination_seq = NULL
+           WHERE status = 'posted'""",
+        "transfers_final",
+    ),
+    ("UPDATE transfers SET destination_seq = 7 WHERE status = 'posted'", "transfers_final"),
+    ("UPDATE transfers SET completed_at = completed_at - interval '1 day' WHERE status = 'posted'", "transfers_final"),
+    ("UPDATE transfers SET attempts = 0 WHERE status = 'posted'", "transfers_final"),
+    # Rejected, and failed.
+    ("UPDATE transfers SET AGAIN WHERE status = 'rejected'", "transfers_final"),
+    ("UPDATE transfers SET reason = 'wallet_not_found' WHERE status = 'rejected'", "transfers_final"),
+    ("UPDATE transfers SET AGAIN WHERE status = 'failed'", "transfers_final"),
+    ("UPDATE transfers SET AGAIN, generation = generation + 2 WHERE status = 'failed'", "transfers_final"),
+    (
+        """UPDATE transfers SET status = 'posted', reason = NULL, source_seq = 9, destination_seq = 9
+           WHERE status = 'failed'""",
+        "transfers_final",
+    ),
+    # Another life that nobody gave it: a worker that comes late could fail it.
+    ("UPDATE transfers SET generation = generation + 1 WHERE status = 'pending'", "transfers_final"),
+    ("UPDATE transfers SET generation = 1, status = 'failed' WHERE status = 'failed'", None),  # changes nothing
+    ("UPDATE wallets SET balance = balance + 1 WHERE id = 1", "wallets_versioned"),
+    ("UPDATE wallets SET balance = 0, version = version - 1 WHERE id = 1", "wallets_versioned"),
+    ("UPDATE audits SET findings = '[]', ok = true WHERE NOT ok", "audits_finished"),
+    ("UPDATE audits SET finished_at = NULL, ok = NULL, cursor = '{}' WHERE NOT ok", "audits_finished"),
+    ("UPDATE snowflake_nodes SET reserved_until_ms = 0 WHERE reserved_until_ms > 0", "snowflake_nodes_reserved"),
+    ("UPDATE kept_evictions SET version = 0", "kept_evictions_versioned"),
+]
+
+
+@pytest.fixture
+def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
+    """The service's way to books with one transfer of each status, an audit that found something, and an eviction."""
+    del engine  # asked for to be emptied
+    with bounded_engine(service_database_url) as service:
+        snowflake = Snowflake(NodeLease(service))
+        orders = Orders(service, snowflake)
+        orders.execute(deposit(1, 100))
+        orders.execute(deposit(2, 1))
+        orders.execute(transfer(1, 2, 10))
+        rejected, failed, pending = (orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70))
+        orders.execute(transfer(1, 2, 1))
+        post_now(service, [rejected])
+        with service.begin() as connection:
+            attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
+            connection.execute(text("INSERT INTO kept_evictions VALUES (1, 3)"))
+        record.record(service, begun(findings={"running_balance": FOUND}))
+        outcomes = attempts.find_outcomes(service, [rejected, failed, pending])
+        assert [outcomes[each].status for each in (rejected, failed, pending)] == [
+            Status.REJECTED,
+            Status.FAILED,
+            Status.PENDING,
+        ]
+        yield service
+        snowflake.release()
+
+
+@pytest.mark.parametrize(("statement", "guard"), REFUSED)
+def test_the_service_may_not(service: Engine, statement: str, guard: str | None) -> None:
+    with service.connect() as connection:
+        if guard is None:
+            assert connection.execute(text(statement.replace("AGAIN", AGAIN))).rowcount
+            return
+        with pytest.raises(ProgrammingError) as refused:
+            connection.execute(text(statement.replace("AGAIN", AGAIN)))
+    error = refused.value.orig
+    assert isinstance(error, psycopg2.errors.InsufficientPrivilege)
+    assert (error.diag.constraint_name, error.diag.table_name) == (guard, GUARDS[guard])
+    check_books(service)
+
+
+def test_every_guard_has_been_tried() -> None:
+    assert {guard for _, guard in REFUSED} - {None} == GUARDS.keys()
+
+
+def test_all_there_are_are_known(service: Engine) -> None:
+    query = text("SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal")
+    with service.connect() as connection:
+        assert dict(map(tuple, connection.execute(query))) == {**GUARDS, "audits_forgotten": "audits"}
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM audits", "TRUNCATE audits", "UPDATE audits SET started_at = now()"])
+def test_the_service_may_not_touch_the_record_of_audits(service: Engine, statement: str) -> None:
+    with service.connect() as connection, pytest.raises(ProgrammingError) as refused:
+        connection.execute(text(statement))
+    assert isinstance(refused.value.orig, psycopg2.errors.InsufficientPrivilege)
+
+
+def test_the_service_audits_all_the_same_and_the_oldest_are_forgotten(service: Engine) -> None:
+    for _ in range(record.KEPT + 1):
+        progress = record.begin_or_resume(service, first_check="books", interval_s=0)
+        assert isinstance(progress, Progress)
+        assert record.save(service, progress)
+        assert record.finish(service, progress)
+    with service.connect() as connection:
+        kept = connection.execute(text("SELECT ok, count(*) FROM audits GROUP BY ok")).all()
+    assert dict(map(tuple, kept)) == {True: record.KEPT, False: 1}
+
+
+def test_what_the_service_does_with_nodes_and_evictions_it_still_may(service: Engine) -> None:
+    with service.begin() as connection:
+        connection.execute(text("SELECT FROM kept_evictions FOR UPDATE"))
+        connection.execute(text("UPDATE kept_evictions SET version = version + 1"))
+        connection.execute(text("DELETE FROM kept_evictions"))
+    lease = Snowflake(NodeLease(service))
+    lease.next_id()
+    lease.release()
+
+
+def test_the_owner_may_mend_books_by_hand_and_take_old_rows_away(service: Engine, engine: Engine) -> None:
+    del service
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE transfers SET AGAIN".replace("AGAIN", AGAIN)))
+        connection.execute(text("UPDATE wallets SET balance = balance + 1"))
+        connection.execute(text("DELETE FROM transfers WHERE status = 'rejected'"))
+        connection.execute(text("DELETE FROM audits"))
+        connection.rollback()
