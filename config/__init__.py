@@ -8,7 +8,7 @@ from config.metrics import MetricsSettings
 from config.reading import ConfigurationError, load, load_or_exit
 from config.service import LogLevel, PrepareSettings, Settings
 from config.stack import STACK_STATE, StackSettings, load_for_command_or_exit
-from config.values import Rate
+from config.values import Rate, name_driver
 
 __all__ = [
     "STACK_STATE",
@@ -22,4 +22,5 @@ __all__ = [
     "load",
     "load_for_command_or_exit",
     "load_or_exit",
+    "name_driver",
 ]

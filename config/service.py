@@ -14,6 +14,7 @@ from config.values import (
     check_url,
     is_loopback,
     is_safe_to_fetch_keys_from,
+    name_driver,
     read_networks,
     read_rate,
 )
@@ -198,7 +199,7 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database's URL in SQLAlchemy's spelling, with the driver named."""
-        return _name_driver(self.database_url)
+        return name_driver(self.database_url.get_secret_value())
 
 
 class PrepareSettings(Settings):
@@ -212,9 +213,4 @@ class PrepareSettings(Settings):
     @cached_property
     def owner_sqlalchemy_url(self) -> str:
         """Who migrates: the owner's URL, or the service's own where there is only one role."""
-        return _name_driver(self.owner_database_url or self.database_url)
-
-
-def _name_driver(url: SecretStr) -> str:
-    _, _, rest = url.get_secret_value().partition("://")
-    return f"postgresql+psycopg2://{rest}"
+        return name_driver((self.owner_database_url or self.database_url).get_secret_value())

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.reading import ConfigurationError, complain, load
 from config.service import Settings
+from config.values import check_url
 
 # Where a local stack says what is up, below its WALLET_HOME.
 STACK_STATE = Path("run/stack.json")
@@ -30,8 +31,19 @@ class StackSettings(BaseSettings):
     database_url: SecretStr | None = None
     owner_database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
+    cache_redis_url: SecretStr | None = None
     admin_user: str = Field(default="admin", min_length=1)
     admin_password: SecretStr | None = None
+
+    @field_validator("database_url", "owner_database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return check_url(value, "postgresql", "postgres")
+
+    @field_validator("redis_url", "cache_redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return check_url(value, "redis", "rediss", "unix")
 
     @model_validator(mode="after")
     def _owner_comes_with_a_service(self) -> Self:

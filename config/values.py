@@ -101,6 +101,12 @@ def check_url(url: SecretStr | None, *schemes: str) -> SecretStr | None:
     return url
 
 
+def name_driver(url: str) -> str:
+    """Spell a database's URL as SQLAlchemy does, with the driver named."""
+    _, _, rest = url.partition("://")
+    return f"postgresql+psycopg2://{rest}"
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it."""
     if host == "localhost":

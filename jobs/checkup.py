@@ -38,6 +38,16 @@ def check_redis(connection: redis.Redis) -> list[Finding]:
         return [Finding("redis", Level.FAIL, first_line(error), remedy)]
 
 
+def check_cache(connection: redis.Redis) -> Finding:
+    """Look whether a Redis for the cache alone answers: nothing is lost without it."""
+    try:
+        connection.ping()
+    except redis.RedisError as error:
+        remedy = "start it, or correct CACHE_REDIS_URL; until then all reads come from PostgreSQL"
+        return Finding("cache", Level.WARN, first_line(error), remedy)
+    return Finding("cache", Level.OK, "answers")
+
+
 def _version(facts: dict[str, Any]) -> Finding:
     version = str(facts["redis_version"])
     what = f"version {version}"

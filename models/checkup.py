@@ -10,6 +10,7 @@ from models.database.engine import fetch_all
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.schema import revision
+from models.schema.tables import GUARDS
 
 # client_connection_check_interval, which every connection of ours sets, came with 14.
 OLDEST_VERSION = 140_000
@@ -38,7 +39,8 @@ SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()) AS free_
     (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) dead) AS dead_letters,
     (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
      WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now())
-     ORDER BY id LIMIT 1) AS pending_s
+     ORDER BY id LIMIT 1) AS pending_s,
+    (SELECT coalesce(array_agg(tgname::text), '{}') FROM pg_trigger WHERE tgenabled IN ('O', 'A')) AS triggers
 """)
 
 
@@ -130,10 +132,19 @@ def _books(engine: Engine) -> list[Finding]:
         return [Finding("books", Level.FAIL, first_line(error), remedy)]
     return [
         Finding("migrations", Level.OK, f"at {revision.NEWEST}"),
+        _guards(found.triggers),
         _free_nodes(found.free_nodes),
         _dead_letters(found.dead_letters),
         _pending(found.pending_s),
     ]
+
+
+def _guards(triggers: list[str]) -> Finding:
+    """Whether what was answered as final is still nobody's to change: an owner who mends books by hand may forget."""
+    if not (off := sorted(GUARDS.keys() - set(triggers))):
+        return Finding("guards", Level.OK, f"{len(GUARDS)} on")
+    remedy = "; ".join(f"ALTER TABLE {GUARDS[name]} ENABLE TRIGGER {name}" for name in off)
+    return Finding("guards", Level.WARN, f"off or gone: {', '.join(off)}", remedy)
 
 
 def _free_nodes(count: int) -> Finding:

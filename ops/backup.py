@@ -5,7 +5,8 @@
 
 PostgreSQL is all there is to save. A dump is one consistent snapshot, taken beside a running service or without one.
 Redis is not in it: queue and cache are projections, and one that knows of later instants than the restored books would
-tell of money that is gone. So a restore empties it, and the relay fills the queue again.
+tell of money that is gone. So a restore empties it, and the relay fills the queue again. What a cache elsewhere holds
+is not believed afterwards, whether it can be reached or not: it belongs to other books (models/cache/pulse.py).
 """
 
 import argparse
@@ -14,20 +15,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
 from alembic.util import CommandError
-from psycopg2.extensions import make_dsn, parse_dsn
-from sqlalchemy import Engine, create_engine, func, text, update
+from psycopg2.extensions import make_dsn
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, event, func, text, update
 from sqlalchemy.exc import DBAPIError
 
 import config
-from config import StackSettings, load
+from config import StackSettings, load, name_driver
+from models.cache.pulse import EPOCH, SERVER
+from models.database.engine import libpq_parameters, refuse_other_encodings
 from models.database.faults import first_line
+from models.redis_line.client import connect_redis
 from models.schema import migrations
 from models.schema.tables import snowflake_nodes
 from observe import logs
@@ -59,7 +64,14 @@ def dump(settings: StackSettings, file: Path | None) -> Path:
             with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)) as written:
                 # Owner and privileges are those of the place it is restored to; extensions are a superuser's to make.
                 options = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-extension=*")
-                _run("pg_dump", *options, "--lock-wait-timeout=10s", f"--file={draft}", url=url)
+                _run(
+                    "pg_dump",
+                    *options,
+                    "--lock-wait-timeout=10s",
+                    f"--file={draft}",
+                    url=url,
+                    given=_of_libpq(settings),
+                )
                 _check_contents(draft)
                 os.fsync(written.fileno())
             draft.rename(file)
@@ -78,7 +90,16 @@ def restore(settings: StackSettings, file: Path) -> str:
     with _empty_database(settings) as (owner_url, service_url), _engine(owner_url) as owner:
         _check_empty(owner)
         _empty_redis(settings)
-        _run("pg_restore", "--single-transaction", "--no-owner", "--no-privileges", str(file), url=owner_url)
+        _forget_cache(settings.cache_redis_url)
+        _run(
+            "pg_restore",
+            "--single-transaction",
+            "--no-owner",
+            "--no-privileges",
+            str(file),
+            url=owner_url,
+            given=_of_libpq(settings),
+        )
         _start_ids_above_now(owner)
         try:
             migrations.upgrade(owner)
@@ -133,11 +154,13 @@ def _reachable(settings: StackSettings) -> Iterator[str]:
 @contextmanager
 def _empty_database(settings: StackSettings) -> Iterator[tuple[str, str]]:
     """The owner's and the service's URL of where to restore to, with nothing else of ours at work on it."""
+    home = settings.wallet_home.resolve()
     if service := settings.database_url:
         owner = settings.owner_database_url or service
-        yield owner.get_secret_value(), service.get_secret_value()
+        # The embedded Redis, which is emptied where no other one is given, may be in use beside a database elsewhere.
+        with only_one(home) if settings.redis_url is None else nullcontext():
+            yield owner.get_secret_value(), service.get_secret_value()
         return
-    home = settings.wallet_home.resolve()
     with only_one(home), PostgresServer(home) as server:
         yield server.url, server.service_url
 
@@ -170,8 +193,27 @@ def _empty_redis(settings: StackSettings) -> None:
         # The embedded one does not run now: the home is held.
         shutil.rmtree(settings.wallet_home.resolve() / "redis" / "data", ignore_errors=True)
         return
-    with redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=REDIS_TIMEOUT_S) as client:
-        client.flushdb()
+    try:
+        with _redis(settings.redis_url) as client:
+            client.flushdb()
+    except redis.RedisError as error:
+        raise StackError(f"REDIS_URL cannot be emptied, and nothing was restored: {error}") from None
+
+
+def _forget_cache(url: SecretStr | None) -> None:
+    """Let nobody believe what is cached in a Redis for the cache alone. That would go without saying, at its price."""
+    if url is None:
+        return
+    try:
+        with _redis(url) as client:
+            client.delete(EPOCH, SERVER)
+    except redis.RedisError as error:
+        note = "what it holds belongs to other books, and will not be believed"
+        print(f"make restore: CACHE_REDIS_URL cannot be reached ({error}): {note}", file=sys.stderr)
+
+
+def _redis(url: SecretStr) -> redis.Redis:
+    return connect_redis(url.get_secret_value(), connect_timeout_s=REDIS_TIMEOUT_S, answer_timeout_s=REDIS_TIMEOUT_S)
 
 
 def _start_ids_above_now(owner: Engine) -> None:
@@ -201,20 +243,39 @@ def _describe(owner: Engine) -> str:
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
     """An engine without the service's bounds: to build an index anew may take longer than any payment."""
-    _, _, rest = url.partition("://")
-    engine = create_engine(f"postgresql+psycopg2://{rest}", hide_parameters=True)
+    engine = create_engine(name_driver(url), hide_parameters=True)
+    event.listen(engine, "connect", refuse_other_encodings)
     try:
         yield engine
     finally:
         engine.dispose()
 
 
-def _run(program: str, *arguments: str, url: str | None = None) -> str:
-    """Run one of PostgreSQL's programs and return what it says. The password is in its environment, not on show."""
+def _of_libpq(settings: StackSettings) -> dict[str, str]:
+    """Where the driver looks for what a URL does not say, a password above all: for servers that are not our own."""
+    if settings.database_url is None:
+        return {}
+    return {name: value for name, value in os.environ.items() if name == "HOME" or name.startswith("PG")}
+
+
+def _run(program: str, *arguments: str, url: str | None = None, given: Mapping[str, str] | None = None) -> str:
+    """Run one of PostgreSQL's programs and return what it says. The password is in its environment, not on show.
+
+    Args:
+        program: its name.
+        arguments: for it.
+        url: of the database, as the service takes it; the program is told what the service's driver is told.
+        given: what else its environment has.
+
+    Raises:
+        StackError: it is not there, or has failed.
+    """
     environment, command = plain_environment(), [str(_find(program)), *arguments]
     if url is not None:
-        parameters = parse_dsn(url)
-        environment |= {"PGPASSWORD": parameters.pop("password", ""), "PGCONNECT_TIMEOUT": "10"}
+        parameters = libpq_parameters(name_driver(url))
+        environment |= {"PGCONNECT_TIMEOUT": "10", **(given or {})}
+        if password := parameters.pop("password", None):
+            environment["PGPASSWORD"] = password
         command.append(f"--dbname={make_dsn(**parameters)}")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import click
 import orjson
@@ -18,9 +18,10 @@ from api.commands.conclusion import concludes, examples
 from api.services import services
 from api.settings import current_settings
 from config import Settings
-from jobs.checkup import check_redis
+from jobs.checkup import check_cache, check_redis
 from jobs.rq.crew import count_workers
 from models.checkup import Finding, Level, check_postgres
+from models.database.engine import libpq_parameters
 from models.redis_line.client import connect_redis
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.
@@ -75,6 +76,10 @@ def _findings() -> Iterator[Finding]:
         wanted = settings.api_processes * (pool + CONNECTIONS_OF_A_SCRAPE) + workers * pool
         yield from check_postgres(services().engine, connections_wanted=wanted)
         yield from check_redis(connection)
+    if settings.cache_ttl and settings.cache_redis_url is not None:
+        url = settings.cache_redis_url.get_secret_value()
+        with connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache:
+            yield check_cache(cache)
     home = config.load(config.StackSettings).wallet_home
     if home.is_dir():
         yield _disk(home)
@@ -83,12 +88,22 @@ def _findings() -> Iterator[Finding]:
 
 def _settings(settings: Settings) -> Finding:
     """Name the servers. What is wrong with a setting has ended the command before it came here."""
-    servers = [urlsplit(url.get_secret_value()) for url in (settings.database_url, settings.redis_url)]
-    return Finding("settings", Level.OK, ", ".join(f"{each.scheme} at {_address(each.netloc)}" for each in servers))
+    servers = [f"postgresql at {_database_address(settings.sqlalchemy_url)}"]
+    for name, url in (("", settings.redis_url), ("cache: ", settings.cache_redis_url)):
+        if url is not None:
+            parts = urlsplit(url.get_secret_value())
+            servers.append(f"{name}{parts.scheme} at {parts.netloc.rpartition('@')[2] or 'a local socket'}")
+    return Finding("settings", Level.OK, ", ".join(servers))
 
 
-def _address(netloc: str) -> str:
-    return netloc.rpartition("@")[2] or "a local socket"
+def _database_address(url: str) -> str:
+    """Name a server, or several, as the driver understands the URL."""
+    parameters = libpq_parameters(url)
+    hosts = [host for host in parameters.get("host", "").split(",") if host and not host.startswith("/")]
+    ports = parameters.get("port", "").split(",")
+    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    named = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=True)]
+    return ", ".join(named) or "a local socket"
 
 
 def _disk(home: Path) -> Finding:
@@ -120,8 +135,10 @@ def _without_secrets(finding: Finding, settings: Settings) -> Finding:
 
 
 def _passwords(settings: Settings) -> Iterable[str]:
-    for url in (settings.database_url, settings.redis_url):
-        if password := urlsplit(url.get_secret_value()).password:
-            yield from (password, unquote(password))
+    for url in filter(None, (settings.database_url, settings.redis_url, settings.cache_redis_url)):
+        parts = urlsplit(url.get_secret_value())
+        given = [value for name, value in parse_qsl(parts.query) if "password" in name]
+        for password in filter(None, (parts.password, *given)):
+            yield from (password, unquote(password), quote(password, safe=""))
     secrets = (value for _, value in settings if isinstance(value, SecretStr))
     yield from filter(None, (secret.get_secret_value() for secret in secrets))

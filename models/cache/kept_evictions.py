@@ -5,12 +5,13 @@ Doing one twice costs a miss.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database.engine import transaction
+from models.database.engine import last_books, transaction
 from models.database.session import Session, Statement, read_rows
 from observe import metrics
 
@@ -98,6 +99,16 @@ class KeptEvictions:
         else:
             _log.info("kept evictions done", wallets=len(versions))
         return False
+
+    def find_books(self) -> str | None:
+        """Return a word that tells these books from others, and from themselves before a restore.
+
+        Without a question, once there was any other; None: PostgreSQL is away.
+        """
+        if last_books(self._engine) is None:
+            with suppress(SQLAlchemyError), self._engine.connect():
+                pass
+        return last_books(self._engine)
 
     def find_writers(self) -> set[str]:
         """Return the transactions that write to wallets now: what they keep is not to be seen before they end.

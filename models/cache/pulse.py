@@ -17,6 +17,9 @@ is over. So a process stops believing as soon as it may have missed something, a
   later than that was cut off while we were not. Those who gave up before may not have committed yet, but their wallets
   are locked: it waits for every transaction that writes to a wallet at that moment, and only then looks for kept
   evictions. It believes when there are none.
+* What is cached belongs to one set of books. Whose it is stands beside the epoch, which is replaced when whoever greets
+  Redis works on others: on another database, or on this one restored. Each new connection to PostgreSQL says whose
+  they are, and the next beat heeds it.
 """
 
 import random
@@ -56,6 +59,9 @@ _log = structlog.get_logger("cache")
 
 class Kept(Protocol):
     """Where evictions are kept that could not reach Redis: see :class:`models.cache.kept_evictions.KeptEvictions`."""
+
+    def find_books(self) -> str | None:
+        """Return a word that tells these books from others, and from themselves before a restore; None: not known."""
 
     def find_writers(self) -> set[str]:
         """Return the transactions that may be about to keep some."""
@@ -114,6 +120,7 @@ class Pulse:
         self._heard_at = float("-inf")
         self._contact: _Contact | None = None
         self._run_id: bytes | None = None
+        self._books: str | None = None
         self._is_silent = self._is_away = False
         self._failed_at = float("-inf")
         self.watch(line)
@@ -157,6 +164,8 @@ class Pulse:
     def run_once(self) -> None:
         """Listen for one beat, and believe again when that is possible."""
         with self._beating:
+            if not self._knows_books():
+                return
             sent_at = self._clock()
             with self._lock:
                 if self._contact is None:
@@ -210,11 +219,23 @@ class Pulse:
             elif run_id != self._run_id:
                 self._lose()
 
+    def _knows_books(self) -> bool:
+        """Look whose wallets are read here, and return whether that is known."""
+        books = self._kept.find_books()
+        if books is not None and books != self._books:
+            with self._lock:
+                if self._books is not None:
+                    _log.warning("another database, or another state of it: nothing that is cached is believed")
+                    self._lose()
+                self._books = books
+        return books is not None
+
     def _greet(self) -> None:
-        """Find out whether this is the Redis of before."""
+        """Find out whether this is the Redis of before, and whether what it has is of these books."""
         info, memory = self._line.ask(("INFO", "server"), ("INFO", "memory"))
         self._run_id = _field(info, b"run_id")
-        self._line.ask(OPEN.call([EPOCH, SERVER], self._run_id, new_epoch()))
+        whose = b"%b %b" % (self._run_id, (self._books or "").encode())
+        self._line.ask(OPEN.call([EPOCH, SERVER], whose, new_epoch()))
         self._measure(memory)
 
     def _listen(self) -> None:

@@ -36,6 +36,14 @@ _SESSION = (
 LOCK_TIMEOUT = "wallet_lock_timeout_ms"
 # The same of an engine whose statements end earlier than its connections would have it.
 STATEMENT_TIMEOUT = "wallet_statement_timeout_ms"
+# Where an engine keeps whose books they are to which it has connected last.
+_BOOKS = "wallet_books"
+# What another database cannot have, nor this one after it was restored: the start of a server on another copy of its
+# files, the file of a table that was made or filled anew.
+_FIND_BOOKS = """
+SELECT concat_ws('.', extract(epoch FROM pg_postmaster_start_time()),
+    pg_relation_filenode(to_regclass('wallets')), (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
 # Where a connection's record keeps what tells whether its server has hung up.
 WATCH = "watch"
 # How much longer than its own statement_timeout a server may stay silent before it counts as gone.
@@ -68,6 +76,7 @@ def create_bounded_engine(
     names = given.get("application_name", (application_name,))
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
     _wait_no_longer_than(silence_s)
+    books: list[str] = []
     engine = create_engine(
         parsed.difference_update_query(["options", "application_name"]),
         poolclass=BoundedPool,
@@ -77,12 +86,28 @@ def create_bounded_engine(
         hide_parameters=True,
         # A role's or a server's own idea of how a client spells its texts must not matter.
         connect_args={"options": options, "application_name": names[-1], "client_encoding": ENCODING},
-        execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0)},
+        execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0), _BOOKS: books},
     )
+
+    def note_books(connection: psycopg2.extensions.connection, *_: object) -> None:
+        books[:] = [_find_books(connection)]
+
     event.listen(engine, "connect", refuse_other_encodings)
+    event.listen(engine, "connect", note_books)
     event.listen(engine, "checkout", _refuse_dead)
     event.listen(engine, "handle_error", count_lock_timeout)
     return engine
+
+
+def libpq_parameters(url: str) -> dict[str, str]:
+    """Return what the driver is told of a database's URL, by the names that libpq and PostgreSQL's programs know.
+
+    Args:
+        url: as :func:`create_bounded_engine` takes it: several hosts, sockets and parameters included.
+    """
+    parsed = make_url(url)
+    _, parameters = parsed.get_dialect()().create_connect_args(parsed)
+    return {name: str(value) for name, value in parameters.items()}
 
 
 def less_patient(engine: Engine, statement_timeout_ms: int) -> Engine:
@@ -91,6 +116,25 @@ def less_patient(engine: Engine, statement_timeout_ms: int) -> Engine:
     Every other way of using it waits as long as ever.
     """
     return engine.execution_options(**{STATEMENT_TIMEOUT: statement_timeout_ms})
+
+
+def last_books(engine: Engine) -> str | None:
+    """Return a word that tells the books an engine has connected to last from others, and from themselves as they were.
+
+    They are others behind another URL, and also when the database was restored meanwhile. None: it has not connected.
+    """
+    books: list[str] = engine.get_execution_options()[_BOOKS]
+    return books[0] if books else None
+
+
+def _find_books(connection: psycopg2.extensions.connection) -> str:
+    """Ask whose books they are: once for each connection, which is long after the last one or after a fault."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_BOOKS)
+        word: str = cursor.fetchall()[0][0]
+    connection.autocommit = False
+    return word
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Whoever breaks into the service can then take part in the business of the day, but cannot rewrite what has happened:
 no entry changes, no transfer changes its parties or its amount, nothing is deleted from the ledger or from the record
 of audits, no trigger and no constraint goes away. Of what it may change, triggers hold what has to stay: see
-:data:`GUARDS`. A table that a migration adds is added here (a test says so).
+:data:`models.schema.tables.GUARDS`. A table that a migration adds is added here (a test says so).
 """
 
 from collections.abc import Mapping
@@ -27,21 +27,6 @@ PRIVILEGES: Mapping[str, str] = {
     "audits": "SELECT, INSERT, UPDATE (finished_at, ok, wallets, entries, transfers, findings, cursor)",
     # For /readyz.
     "alembic_version": "SELECT",
-}
-
-# The triggers that refuse what no privilege can tell from the business of the day, and their tables. They bind
-# everybody but the tables' owner.
-GUARDS: Mapping[str, str] = {
-    # What is posted, rejected or canceled stays so; what failed is pending again only in its next generation.
-    "transfers_final": "transfers",
-    # A version only grows, and a balance changes only with it.
-    "wallets_versioned": "wallets",
-    # What an audit came to stays as it is.
-    "audits_finished": "audits",
-    # An instant is given back only together with its node.
-    "snowflake_nodes_reserved": "snowflake_nodes",
-    # The version of an eviction only grows.
-    "kept_evictions_versioned": "kept_evictions",
 }
 
 

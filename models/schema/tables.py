@@ -4,6 +4,8 @@ Entries and transfers carry no foreign keys. Each would cost a look-up and a row
 rows that one function alone writes while it holds the locks on all of their parents; the audit checks the same facts.
 """
 
+from collections.abc import Mapping
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -176,3 +178,18 @@ audits = Table(
 
 # models/audit/record.py: there is one audit under way at most.
 Index("audits_under_way", text("(true)"), unique=True, _table=audits, postgresql_where=audits.c.finished_at.is_(None))
+
+# The triggers that refuse what no privilege can tell from the business of the day, and their tables. They bind
+# everybody but the tables' owner.
+GUARDS: Mapping[str, str] = {
+    # What is posted, rejected or canceled stays so; what failed is pending again only in its next generation.
+    "transfers_final": "transfers",
+    # A version only grows, and a balance changes only with it.
+    "wallets_versioned": "wallets",
+    # What an audit came to stays as it is.
+    "audits_finished": "audits",
+    # An instant is given back only together with its node.
+    "snowflake_nodes_reserved": "snowflake_nodes",
+    # The version of an eviction only grows.
+    "kept_evictions_versioned": "kept_evictions",
+}

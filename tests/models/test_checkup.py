@@ -41,7 +41,7 @@ def test_with_a_sound_server_all_is_ok(engine: Engine) -> None:
     findings = look(engine)
     assert [*findings] == [
         "postgres", "fsync", "synchronous_commit", "full_page_writes", "postgres clock", "connections", "migrations",
-        "snowflake nodes", "dead letters", "pending",
+        "guards", "snowflake nodes", "dead letters", "pending",
     ]  # fmt: skip
     assert {each.level for each in findings.values()} == {OK}
 

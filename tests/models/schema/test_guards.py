@@ -13,7 +13,7 @@ from models.ledger import attempts
 from models.ledger.attempts import Seen
 from models.ledger.orders import Orders
 from models.ledger.transfer import Status
-from models.schema.grants import GUARDS
+from models.schema.tables import GUARDS
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from tests.books import check_books
