@@ -8,19 +8,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 from sqlalchemy import Engine, text
 
+from config import name_driver
+from models.database.engine import create_bounded_engine
 from models.ledger.orders import Orders
 from models.schema import grants, migrations, revision
+from models.schema.revision import readiness
 from models.schema.tables import snowflake_nodes
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.processes import wait_for
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
+from ops.local.stack import only_one
 from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, transfer
@@ -145,12 +151,14 @@ def test_no_node_issues_ids_for_instants_before_the_restore(file: Path, tmp_path
             "OWNER_DATABASE_URL": server.url,
             "REDIS_URL": "redis://127.0.0.1:1",
         }
-        # Without Redis nothing is restored; with it, all is.
-        assert "make restore: " in backup(tmp_path, "restore", file, **urls).stderr
+        # Without Redis nothing is restored; with it, all is. Without the cache's it is told what becomes of that.
+        assert "make restore: REDIS_URL cannot be emptied" in backup(tmp_path, "restore", file, **urls).stderr
         with RedisServer(tmp_path) as redis_server, redis.Redis.from_url(redis_server.url) as client:
             client.set("of another time", "1")
-            done = backup(tmp_path, "restore", file, **(urls | {"REDIS_URL": redis_server.url}))
+            urls |= {"REDIS_URL": redis_server.url, "CACHE_REDIS_URL": "redis://127.0.0.1:1"}
+            done = backup(tmp_path, "restore", file, **urls)
             assert done.returncode == 0, done.stderr
+            assert done.stderr.startswith("make restore: CACHE_REDIS_URL cannot be reached ")
             assert client.dbsize() == 0
         with books_of(server.url) as books, books.connect() as connection:
             nodes = connection.execute(snowflake_nodes.select()).all()
@@ -221,3 +229,95 @@ def test_a_backup_of_a_newer_version_is_told_as_that(home: Path, tmp_path: Path)
             connection.execute(text("UPDATE alembic_version SET version_num = :newest"), {"newest": revision.NEWEST})
     done = backup(tmp_path / "home", "restore", tmp_path / "newer")
     assert "was written by a newer version of the service" in done.stderr
+
+
+@pytest.mark.long  # a service before, and one after
+def test_a_cache_of_its_own_tells_nobody_of_what_was_lost(file: Path, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "cache") as cache, redis.Redis.from_url(cache.url) as client:
+        settings = {"DEMO_WALLETS": "1", "CACHE_REDIS_URL": cache.url, "CACHE_TTL": "86400"}
+        first = Run(tmp_path / "lost", settings=settings)
+        try:
+            first.wait_until_up()
+            # Asked until it is cached: a process that has just started may not believe its cache yet.
+            assert wait_for(lambda: get(first, "/api/wallet/balance/v1")[0] == 200 and bool(cached(client)), 30)
+            lost = get(first, "/api/wallet/balance/v1")[1]["balance"]
+        finally:
+            assert first.finish() == 0
+        assert cached(client)
+        done = backup(tmp_path / "found", "restore", file, CACHE_REDIS_URL=cache.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        second = Run(tmp_path / "found", settings=settings | {"DEMO_WALLETS": "0"})
+        try:
+            state = second.wait_until_up()
+            true = ask(state["postgres"]["url"], "SELECT balance FROM wallets WHERE id = 1")
+            assert true != lost
+            assert get(second, "/api/wallet/balance/v1")[1]["balance"] == true
+        finally:
+            assert second.finish() == 0
+
+
+def cached(client: redis.Redis) -> list[bytes]:
+    return list(client.scan_iter("wallet:cache:entries:1"))
+
+
+# Every way of saying where the database is
+
+
+@pytest.fixture(scope="module")
+def reachable(home: Path) -> Iterator[tuple[PostgresServer, Path]]:
+    """The books' server, and the folder of a socket of its."""
+    with TemporaryDirectory(prefix="wallet-") as folder:  # short, as a socket's path has to be
+        Path(folder).chmod(0o777)
+        with PostgresServer(home, settings={"unix_socket_directories": folder}) as server:
+            yield server, Path(folder)
+
+
+SPELLINGS = {
+    "postgres": "postgres://{user}:{password}@127.0.0.1:{port}/wallet",
+    "parameters": "postgresql:///wallet?user={user}&password={password}&host=127.0.0.1&port={port}",
+    "options": "postgresql://{user}:{password}@127.0.0.1:{port}/wallet?sslmode=prefer&options=-c%20work_mem%3D8MB",
+    "two hosts": "postgresql://{user}:{password}@/wallet?host=127.0.0.1:1&host=127.0.0.1:{port}",
+    "a socket": "postgresql://{user}:{password}@/wallet?host={folder}&port={port}",
+    "PGPASSWORD": "postgresql://{user}@127.0.0.1:{port}/wallet",
+    "PGPASSFILE": "postgresql://{user}@127.0.0.1:{port}/wallet",
+    "~/.pgpass": "postgresql://{user}@127.0.0.1:{port}/wallet",
+}
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
+def test_whatever_the_service_connects_to_can_be_saved(
+    how: str, reachable: tuple[PostgresServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, folder = reachable
+    parts = urlsplit(server.url)
+    url = SPELLINGS[how].format(user=parts.username, password=parts.password, port=parts.port, folder=folder)
+    passwords = tmp_path / ".pgpass"
+    passwords.touch(mode=0o600)
+    passwords.write_text(f"*:*:*:*:{parts.password}\n")
+    given = {
+        "PGPASSWORD": {"PGPASSWORD": str(parts.password)},
+        "PGPASSFILE": {"PGPASSFILE": str(passwords)},
+        "~/.pgpass": {"HOME": str(tmp_path)},
+    }.get(how, {})
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    engine = create_bounded_engine(
+        name_driver(url), timeouts_ms={"statement_timeout": 5_000}, pool_size=1, application_name="service"
+    )
+    assert readiness(engine) == "ok"
+    engine.dispose()
+    done = backup(tmp_path, "dump", tmp_path / "file", DATABASE_URL=url, **given)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_url_that_the_service_refuses_is_refused(tmp_path: Path) -> None:
+    done = backup(tmp_path, "dump", DATABASE_URL="mysql://127.0.0.1/wallet")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("configuration error: DATABASE_URL: ")
+
+
+def test_an_embedded_redis_that_is_in_use_is_not_emptied(file: Path, tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "elsewhere") as server, only_one(tmp_path / "home"):
+        done = backup(tmp_path / "home", "restore", file, DATABASE_URL=server.url)
+    assert done.returncode == 1
+    assert done.stderr.startswith("make restore: already running on WALLET_HOME=")
