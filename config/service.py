@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from config.urls import DatabaseUrl, RedisUrl
 from config.values import (
     Rate,
     check_jwt_secret,
     check_origins,
-    check_url,
     is_loopback,
     is_safe_to_fetch_keys_from,
     read_networks,
@@ -31,8 +31,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    database_url: SecretStr
-    redis_url: SecretStr
+    database_url: DatabaseUrl
+    redis_url: RedisUrl
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     # Seconds that reads stay cached; 0 turns the cache off. All processes of a service must say the same.
     cache_ttl: int = Field(default=300, ge=0, le=86_400)
     # A Redis for the cache alone; empty: the queue's.
-    cache_redis_url: SecretStr | None = None
+    cache_redis_url: RedisUrl | None = None
 
     # gunicorn.
     api_processes: int = Field(default=2, ge=1, le=64)
@@ -135,16 +135,6 @@ class Settings(BaseSettings):
     def _parse_rate(cls, value: object) -> object:
         return read_rate(value) if isinstance(value, str) else value
 
-    @field_validator("database_url", "owner_database_url", check_fields=False)
-    @classmethod
-    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return check_url(value, "postgresql", "postgres")
-
-    @field_validator("redis_url", "cache_redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return check_url(value, "redis", "rediss", "unix")
-
     @model_validator(mode="after")
     def _jwt_mode_has_one_key(self) -> Self:
         if self.auth_mode == "jwt" and not self.jwt_secret and not self.jwt_jwks_url:
@@ -205,7 +195,7 @@ class PrepareSettings(Settings):
     """What makes a database ready (ops/prepare.py) reads besides."""
 
     # The owner of the tables, where the service itself is not: only this URL migrates, and only here is it known.
-    owner_database_url: SecretStr | None = None
+    owner_database_url: DatabaseUrl | None = None
 
     @cached_property
     def owner_sqlalchemy_url(self) -> str:

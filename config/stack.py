@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.reading import ConfigurationError, complain, load
 from config.service import Settings
+from config.urls import DatabaseUrl, RedisUrl
 
 # Where a local stack says what is up, below its WALLET_HOME.
 STACK_STATE = Path("run/stack.json")
@@ -27,9 +28,9 @@ class StackSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     workers: int = Field(default=2, ge=0, le=64)
-    database_url: SecretStr | None = None
-    owner_database_url: SecretStr | None = None
-    redis_url: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
+    owner_database_url: DatabaseUrl | None = None
+    redis_url: RedisUrl | None = None
     admin_user: str = Field(default="admin", min_length=1)
     admin_password: SecretStr | None = None
 

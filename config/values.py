@@ -6,8 +6,6 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 # RFC 7518, 3.2: an HMAC's key has at least the size of its hash.
 MIN_JWT_SECRET_BYTES = 32
 # What begins like this is a public or private key, which is no secret to sign with (or one that verifies nothing).
@@ -80,25 +78,6 @@ def check_origins(origins: tuple[str, ...]) -> None:
     if len(origins) > MAX_CORS_ORIGINS or not all(_is_origin(each) for each in origins):
         example = "https://app.example.org,http://localhost:3000"
         raise ValueError(f"must be at most {MAX_CORS_ORIGINS} origins, spelled as browsers do: {example}")
-
-
-def check_url(url: SecretStr | None, *schemes: str) -> SecretStr | None:
-    """Find out here, by name, what a driver would only find out when it is made; None: no URL was given.
-
-    Raises:
-        ValueError: it begins with none of these, or its port is no number.
-    """
-    if url is None:
-        return None
-    text = url.get_secret_value()
-    if not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-        first, _, last = ", ".join(f"{scheme}://" for scheme in schemes).rpartition(", ")
-        raise ValueError(f"must be a URL that begins with {first} or {last}")
-    try:
-        _ = urlsplit(text).port
-    except ValueError:  # what it says has a part of the URL in it
-        raise ValueError("must be a URL whose port is a number from 0 to 65535") from None
-    return url
 
 
 def is_loopback(host: str) -> bool:

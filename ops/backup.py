@@ -22,11 +22,12 @@ from pathlib import Path
 import redis
 from alembic.util import CommandError
 from psycopg2.extensions import make_dsn, parse_dsn
-from sqlalchemy import Engine, create_engine, func, text, update
+from sqlalchemy import Engine, func, text, update
 from sqlalchemy.exc import DBAPIError
 
 import config
 from config import StackSettings, load
+from models.database.connecting import create_engine_of
 from models.database.faults import first_line
 from models.schema import migrations
 from models.schema.tables import snowflake_nodes
@@ -201,8 +202,7 @@ def _describe(owner: Engine) -> str:
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
     """An engine without the service's bounds: to build an index anew may take longer than any payment."""
-    _, _, rest = url.partition("://")
-    engine = create_engine(f"postgresql+psycopg2://{rest}", hide_parameters=True)
+    engine = create_engine_of(url, hide_parameters=True)
     try:
         yield engine
     finally:

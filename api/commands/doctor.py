@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import click
 import orjson
@@ -120,8 +120,10 @@ def _without_secrets(finding: Finding, settings: Settings) -> Finding:
 
 
 def _passwords(settings: Settings) -> Iterable[str]:
-    for url in (settings.database_url, settings.redis_url):
-        if password := urlsplit(url.get_secret_value()).password:
+    for url in (settings.database_url, settings.redis_url, settings.cache_url):
+        parts = urlsplit(url.get_secret_value())
+        if password := parts.password:
             yield from (password, unquote(password))
+        yield from parse_qs(parts.query).get("password", ())
     secrets = (value for _, value in settings if isinstance(value, SecretStr))
     yield from filter(None, (secret.get_secret_value() for secret in secrets))

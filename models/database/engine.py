@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, make_url
+from psycopg2.extensions import parse_dsn
+from sqlalchemy import Connection, Engine, Executable, Row, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from models.database.connecting import connect_timeout_s, create_engine_of
 from models.database.faults import is_connection_lost
 from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
 from models.errors import Unavailable
@@ -19,7 +21,6 @@ from models.sockets import wait_until_ready, watch
 
 _Rows = TypeVar("_Rows")
 
-CONNECT_TIMEOUT_S = 2.0
 _SESSION = (
     # The ledger's rules (locks first, then what they protect is read) are made for it, whatever a server's default.
     r"-c default_transaction_isolation=read\ committed",
@@ -52,28 +53,26 @@ def create_bounded_engine(
     """Make an engine. Nothing is connected yet.
 
     Args:
-        url: SQLAlchemy's spelling, ``postgresql+psycopg2://…``.
+        url: libpq's spelling, ``postgresql://…``, with any number of hosts; the driver may be named.
         timeouts_ms: PostgreSQL's ``lock_timeout``, ``statement_timeout`` and
             ``idle_in_transaction_session_timeout``; set on every connection.
         pool_size: connections at most; who finds none free waits :data:`models.database.pool.TIMEOUT_S` and is refused.
         application_name: what the connection is called in pg_stat_activity, unless the URL says something else.
     """
-    parsed = make_url(url)
-    given = parsed.normalized_query
+    given = parse_dsn(f"postgresql://{url.partition('://')[2]}")
     # What the URL says of the session comes first, for where both say something ours is what the service rests on.
     bounds = (f"-c {key}={value}" for key, value in timeouts_ms.items())
-    options = " ".join([*given.get("options", ()), *_SESSION, *bounds])
-    names = given.get("application_name", (application_name,))
+    options = " ".join([given.get("options", ""), *_SESSION, *bounds]).strip()
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
     _wait_no_longer_than(silence_s)
-    engine = create_engine(
-        parsed.difference_update_query(["options", "application_name"]),
+    engine = create_engine_of(
+        url,
+        override={"options": options, "application_name": given.get("application_name", application_name)},
         poolclass=BoundedPool,
         pool_size=pool_size,
         pool_recycle=MOST_AGE_S,
         # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
         hide_parameters=True,
-        connect_args={"options": options, "application_name": names[-1]},
         execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0)},
     )
     event.listen(engine, "checkout", _refuse_dead)
@@ -175,7 +174,7 @@ class _Deadline:
         self.silence_s = silence_s
 
     def __call__(self, connection: psycopg2.extensions.connection) -> None:
-        deadline = time.monotonic() + (self.silence_s if connection.status else CONNECT_TIMEOUT_S)
+        deadline = time.monotonic() + (self.silence_s if connection.status else connect_timeout_s(connection))
         while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
             left_s = deadline - time.monotonic()
             for_writing = state == psycopg2.extensions.POLL_WRITE
