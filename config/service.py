@@ -5,11 +5,15 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
+from config.reading import Environment
 from config.urls import DatabaseUrl, RedisUrl
 from config.values import (
+    Host,
     Rate,
+    UserName,
+    Word,
     check_jwt_secret,
     check_origins,
     is_loopback,
@@ -26,15 +30,13 @@ _SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class Settings(BaseSettings):
+class Settings(Environment):
     """The settings of one service process (API, worker, command). Names are environment variables."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     database_url: DatabaseUrl
     redis_url: RedisUrl
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     auth_mode: Literal["user-id", "jwt"] = "user-id"
     # User-id mode believes whatever the caller says, so it listens on loopback only unless told otherwise.
@@ -42,15 +44,15 @@ class Settings(BaseSettings):
     # One of the two in jwt mode: a secret (HS256), or where an identity provider shows its public keys.
     jwt_secret: SecretStr | None = None
     jwt_jwks_url: str | None = None
-    jwt_issuer: str | None = None
-    jwt_audience: str | None = None
+    jwt_issuer: Word | None = None
+    jwt_audience: Word | None = None
     # Without it anyone with a token can credit his own wallet.
     deposit_scope: str | None = Field(default=None, pattern=_SCOPE)
     # Whose word on where a request came from counts. By default nobody's.
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     # The web pages, by their origins, whose scripts may call the API. By default none but its own.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    admin_user: str = Field(default="admin", min_length=1)
+    admin_user: UserName = "admin"
     # Empty: nobody is an administrator, every admin route answers 401.
     admin_password: SecretStr = SecretStr("")
 

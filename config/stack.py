@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from config.reading import ConfigurationError, complain, load
+from config.reading import ConfigurationError, Environment, complain, load
 from config.service import Settings
 from config.urls import DatabaseUrl, RedisUrl
+from config.values import Host, UserName
 
 # Where a local stack says what is up, below its WALLET_HOME.
 STACK_STATE = Path("run/stack.json")
@@ -19,19 +19,17 @@ STACK_STATE = Path("run/stack.json")
 NOWHERE = {"database_url": "postgresql://nowhere", "redis_url": "redis://nowhere"}
 
 
-class StackSettings(BaseSettings):
+class StackSettings(Environment):
     """What ``make run`` reads: without the URLs it starts servers of its own below ``wallet_home``."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
-
     wallet_home: Path = Path(".local")
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     workers: int = Field(default=2, ge=0, le=64)
     database_url: DatabaseUrl | None = None
     owner_database_url: DatabaseUrl | None = None
     redis_url: RedisUrl | None = None
-    admin_user: str = Field(default="admin", min_length=1)
+    admin_user: UserName = "admin"
     admin_password: SecretStr | None = None
 
     @model_validator(mode="after")

@@ -3,7 +3,6 @@
 No message shows more of a URL than the name of a parameter: a password may stand anywhere else.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,13 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import AfterValidator, SecretStr
 
+from config.values import check_host
+
 MAX_HOSTS = 16
 MAX_CONNECT_TIMEOUT_S = 30
 MAX_PORT = 65_535
 # Who writes needs a server that takes writes.
 _SESSION_ATTRS = frozenset({"any", "read-write", "primary"})
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253})")
 _UNKNOWN = re.compile(r'invalid URI query parameter: "(\w+)"')
 _POSTGRES_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 # Which libpq reads when it has connected.
@@ -83,7 +83,7 @@ def check_redis_url(url: SecretStr) -> SecretStr:
             raise ValueError("must be like unix:///path/of/the/socket?db=0")
     else:
         if host:
-            _check_name(host)
+            check_host(host)
         if parts.path not in {"", "/"}:
             _check_redis_database(unquote(parts.path).removeprefix("/"))
     _check_redis_parameters(parts.scheme, given)
@@ -121,18 +121,10 @@ def _check_hosts(parameters: Mapping[str, str]) -> None:
             raise ValueError("must name one port, or one for each host, like host1:5432,host2:5432")
     for host in filter(None, hosts):
         if not host.startswith(("/", "@")):
-            _check_name(host)
+            check_host(host)
     for port in filter(None, ports):
         if not (_is_number(port) and 1 <= int(port) <= MAX_PORT):
             raise ValueError(f"must be a URL whose port is a number from 1 to {MAX_PORT}")
-
-
-def _check_name(host: str) -> None:
-    if _HOST.fullmatch(host) is None:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise ValueError("must be a URL whose host is a name or an address") from None
 
 
 def _check_parameters(parameters: Mapping[str, str]) -> None:

@@ -124,14 +124,19 @@ def test_what_served_last_is_asked_first(primary: PostgresServer, silent: int) -
     """A host that is silent for long costs its bound once, and not with each new connection."""
     engine = bounded(url_of(primary, at(silent), at(primary.port)))
     fetch_all(engine, PORT)
-    tried: list[dict[str, str]] = []
+    tried: list[str] = []
     connect = psycopg2.connect
+
+    def note(**given: str) -> psycopg2.extensions.connection:
+        tried.append(given["port"])
+        return connect(**given)  # type: ignore[call-overload, no-any-return]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(psycopg2, "connect", lambda **given: (tried.append(given), connect(**given))[1])
+        patch.setattr(psycopg2, "connect", note)
         engine.dispose()
         fetch_all(engine, PORT)
     engine.dispose()
-    assert [each["port"] for each in tried] == [str(primary.port)]
+    assert tried == [str(primary.port)]
 
 
 def test_when_none_answers_each_is_named(primary: PostgresServer, silent: int) -> None:
