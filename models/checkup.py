@@ -10,6 +10,7 @@ from models.database.engine import fetch_all
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.schema import revision
+from models.snowflake.ids import MAX_WAIT_MS
 
 # client_connection_check_interval, which every connection of ours sets, came with 14.
 OLDEST_VERSION = 140_000
@@ -34,7 +35,8 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('s
     extract(epoch FROM clock_timestamp())::float8 AS now_s
 """)
 _LEDGER = text("""
-SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()) AS free_nodes,
+SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()
+        AND reserved_until_ms <= extract(epoch FROM now()) * 1000 + :wait_ms) AS free_nodes,
     (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) dead) AS dead_letters,
     (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
      WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now())
@@ -124,7 +126,7 @@ def _books(engine: Engine) -> list[Finding]:
     if (readiness := revision.readiness(engine)) != "ok":
         return [Finding("migrations", Level.FAIL, readiness, "python -m ops.prepare")]
     try:
-        found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1))[0]
+        found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1, wait_ms=MAX_WAIT_MS))[0]
     except Unavailable as error:
         remedy = "see that DATABASE_URL's role owns the tables, and what PostgreSQL logs"
         return [Finding("books", Level.FAIL, first_line(error), remedy)]
@@ -138,8 +140,8 @@ def _books(engine: Engine) -> list[Finding]:
 
 def _free_nodes(count: int) -> Finding:
     level = Level.FAIL if not count else Level.WARN if count < FREE_NODES_WARN else Level.OK
-    remedy = None if level is Level.OK else "run fewer processes; a node of one that died is free after 30 s"
-    return Finding("snowflake nodes", level, f"{count} free", remedy)
+    remedy = "run fewer processes; see that no clock leaps: one that was used in the future is free when that has come"
+    return Finding("snowflake nodes", level, f"{count} free", None if level is Level.OK else remedy)
 
 
 def _dead_letters(count: int) -> Finding:
