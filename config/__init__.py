@@ -5,7 +5,7 @@ the setting (:func:`load`), instead of surfacing hours later in the middle of a 
 """
 
 from config.metrics import MetricsSettings
-from config.reading import ConfigurationError, load, load_or_exit
+from config.reading import ConfigurationError, complain, load, load_or_exit
 from config.service import LogLevel, PrepareSettings, Settings
 from config.stack import STACK_STATE, StackSettings, load_for_command_or_exit
 from config.values import Rate
@@ -19,6 +19,7 @@ __all__ = [
     "Rate",
     "Settings",
     "StackSettings",
+    "complain",
     "load",
     "load_for_command_or_exit",
     "load_or_exit",

@@ -49,6 +49,7 @@ def create_bounded_engine(
     timeouts_ms: Mapping[str, int],
     pool_size: int,
     application_name: str,
+    kept: int = 0,
 ) -> Engine:
     """Make an engine. Nothing is connected yet.
 
@@ -57,6 +58,7 @@ def create_bounded_engine(
         timeouts_ms: PostgreSQL's ``lock_timeout``, ``statement_timeout`` and
             ``idle_in_transaction_session_timeout``; set on every connection.
         pool_size: connections at most; who finds none free waits :data:`models.database.pool.TIMEOUT_S` and is refused.
+        kept: connections of these that stay open though nobody has wanted them for a while.
         application_name: what the connection is called in pg_stat_activity, unless the URL says something else.
     """
     given = parse_dsn(f"postgresql://{url.partition('://')[2]}")
@@ -70,6 +72,7 @@ def create_bounded_engine(
         override={"options": options, "application_name": given.get("application_name", application_name)},
         poolclass=BoundedPool,
         pool_size=pool_size,
+        kept=kept,
         pool_recycle=MOST_AGE_S,
         # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
         hide_parameters=True,

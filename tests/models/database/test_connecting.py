@@ -1,6 +1,5 @@
 """Of several hosts the first that answers and takes writes is used, and none holds up the way to the next."""
 
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,10 +16,12 @@ from models.database.connecting import create_engine_of
 from models.database.engine import create_bounded_engine, fetch_all
 from models.database.faults import first_line
 from models.errors import Unavailable
-from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests.models.database.catching import caught
 from tests.models.ledger.ordering import PATIENCE_S
+
+# The servers are started once.
+pytestmark = pytest.mark.xdist_group("standby")
 
 PORT = text("SELECT inet_server_port()")
 
@@ -29,31 +30,6 @@ PORT = text("SELECT inet_server_port()")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second for each address."""
     monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_S", 1.0)
-
-
-@pytest.fixture(scope="module")
-def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("primary")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def standby(primary: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A standby of the primary, as pg_basebackup makes them."""
-    home = tmp_path_factory.mktemp("standby")
-    server = PostgresServer(home)
-    server.prepare()
-    shutil.copytree(primary.home / "secrets", home / "secrets", dirs_exist_ok=True)
-    command = [str(primary.program.with_name("pg_basebackup")), "-D", str(server.data), "-R", "-cfast", "-d"]
-    subprocess.run([*command, primary.admin_url], check=True, capture_output=True)
-    if server.identity == "nobody":
-        subprocess.run(["chown", "-R", "nobody:", str(server.data)], check=True)
-    server.launch()
-    try:
-        assert wait_for(server.is_ready, PATIENCE_S)
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(params=["says nothing", "answers no SYN"])
