@@ -5,10 +5,10 @@ the setting (:func:`load`), instead of surfacing hours later in the middle of a 
 """
 
 from config.metrics import MetricsSettings
-from config.reading import ConfigurationError, load, load_or_exit
+from config.reading import ConfigurationError, complain, load, load_or_exit
 from config.service import LogLevel, PrepareSettings, Settings
 from config.stack import STACK_STATE, StackSettings, load_for_command_or_exit
-from config.values import Rate, name_driver
+from config.values import Rate
 
 __all__ = [
     "STACK_STATE",
@@ -19,8 +19,8 @@ __all__ = [
     "Rate",
     "Settings",
     "StackSettings",
+    "complain",
     "load",
     "load_for_command_or_exit",
     "load_or_exit",
-    "name_driver",
 ]

@@ -1,13 +1,15 @@
 """The setting of metrics that are counted by several processes together."""
 
 from pydantic import DirectoryPath, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from config.reading import Environment
 
 
-class MetricsSettings(BaseSettings):
+class MetricsSettings(Environment):
     """What prometheus-client reads by itself, to which an empty name is one like any other."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_ignore_empty=False)
 
     prometheus_multiproc_dir: DirectoryPath | None = None
 

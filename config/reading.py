@@ -3,10 +3,24 @@
 import sys
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+class Environment(BaseSettings):
+    """What all settings have in common."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_blank(cls, value: object) -> object:
+        """Refuse what nobody can have meant, and what would look like any other value in a list of them."""
+        if isinstance(value, str) and value and not (value.strip() and value.isprintable()):
+            raise ValueError("must have something other than blanks, and no control characters")
+        return value
 
 
 class ConfigurationError(Exception):

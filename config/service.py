@@ -5,16 +5,19 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
+from config.reading import Environment
+from config.urls import DatabaseUrl, RedisUrl
 from config.values import (
+    Host,
     Rate,
+    UserName,
+    Word,
     check_jwt_secret,
     check_origins,
-    check_url,
     is_loopback,
     is_safe_to_fetch_keys_from,
-    name_driver,
     read_networks,
     read_rate,
 )
@@ -27,15 +30,13 @@ _SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class Settings(BaseSettings):
+class Settings(Environment):
     """The settings of one service process (API, worker, command). Names are environment variables."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+    database_url: DatabaseUrl
+    redis_url: RedisUrl
 
-    database_url: SecretStr
-    redis_url: SecretStr
-
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     auth_mode: Literal["user-id", "jwt"] = "user-id"
     # User-id mode believes whatever the caller says, so it listens on loopback only unless told otherwise.
@@ -43,15 +44,15 @@ class Settings(BaseSettings):
     # One of the two in jwt mode: a secret (HS256), or where an identity provider shows its public keys.
     jwt_secret: SecretStr | None = None
     jwt_jwks_url: str | None = None
-    jwt_issuer: str | None = None
-    jwt_audience: str | None = None
+    jwt_issuer: Word | None = None
+    jwt_audience: Word | None = None
     # Without it anyone with a token can credit his own wallet.
     deposit_scope: str | None = Field(default=None, pattern=_SCOPE)
     # Whose word on where a request came from counts. By default nobody's.
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     # The web pages, by their origins, whose scripts may call the API. By default none but its own.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    admin_user: str = Field(default="admin", min_length=1)
+    admin_user: UserName = "admin"
     # Empty: nobody is an administrator, every admin route answers 401.
     admin_password: SecretStr = SecretStr("")
 
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
     # Seconds that reads stay cached; 0 turns the cache off. All processes of a service must say the same.
     cache_ttl: int = Field(default=300, ge=0, le=86_400)
     # A Redis for the cache alone; empty: the queue's.
-    cache_redis_url: SecretStr | None = None
+    cache_redis_url: RedisUrl | None = None
 
     # gunicorn.
     api_processes: int = Field(default=2, ge=1, le=64)
@@ -136,16 +137,6 @@ class Settings(BaseSettings):
     def _parse_rate(cls, value: object) -> object:
         return read_rate(value) if isinstance(value, str) else value
 
-    @field_validator("database_url", "owner_database_url", check_fields=False)
-    @classmethod
-    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return check_url(value, "postgresql", "postgres")
-
-    @field_validator("redis_url", "cache_redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return check_url(value, "redis", "rediss", "unix")
-
     @model_validator(mode="after")
     def _jwt_mode_has_one_key(self) -> Self:
         if self.auth_mode == "jwt" and not self.jwt_secret and not self.jwt_jwks_url:
@@ -199,18 +190,23 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database's URL in SQLAlchemy's spelling, with the driver named."""
-        return name_driver(self.database_url.get_secret_value())
+        return _name_driver(self.database_url)
 
 
 class PrepareSettings(Settings):
     """What makes a database ready (ops/prepare.py) reads besides."""
 
     # The owner of the tables, where the service itself is not: only this URL migrates, and only here is it known.
-    owner_database_url: SecretStr | None = None
+    owner_database_url: DatabaseUrl | None = None
     # Seconds that a statement of a migration may take, and that it waits for another who migrates.
     migration_timeout_s: int = Field(default=21_600, ge=1, le=604_800)
 
     @cached_property
     def owner_sqlalchemy_url(self) -> str:
         """Who migrates: the owner's URL, or the service's own where there is only one role."""
-        return name_driver((self.owner_database_url or self.database_url).get_secret_value())
+        return _name_driver(self.owner_database_url or self.database_url)
+
+
+def _name_driver(url: SecretStr) -> str:
+    _, _, rest = url.get_secret_value().partition("://")
+    return f"postgresql+psycopg2://{rest}"

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, model_validator
 
-from config.reading import ConfigurationError, complain, load
+from config.reading import ConfigurationError, Environment, complain, load
 from config.service import Settings
-from config.values import check_url
+from config.urls import DatabaseUrl, RedisUrl
+from config.values import Host, UserName
 
 # Where a local stack says what is up, below its WALLET_HOME.
 STACK_STATE = Path("run/stack.json")
@@ -19,31 +19,19 @@ STACK_STATE = Path("run/stack.json")
 NOWHERE = {"database_url": "postgresql://nowhere", "redis_url": "redis://nowhere"}
 
 
-class StackSettings(BaseSettings):
+class StackSettings(Environment):
     """What ``make run`` reads: without the URLs it starts servers of its own below ``wallet_home``."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
-
     wallet_home: Path = Path(".local")
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     workers: int = Field(default=2, ge=0, le=64)
-    database_url: SecretStr | None = None
-    owner_database_url: SecretStr | None = None
-    redis_url: SecretStr | None = None
-    cache_redis_url: SecretStr | None = None
-    admin_user: str = Field(default="admin", min_length=1)
+    database_url: DatabaseUrl | None = None
+    owner_database_url: DatabaseUrl | None = None
+    redis_url: RedisUrl | None = None
+    cache_redis_url: RedisUrl | None = None
+    admin_user: UserName = "admin"
     admin_password: SecretStr | None = None
-
-    @field_validator("database_url", "owner_database_url")
-    @classmethod
-    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return check_url(value, "postgresql", "postgres")
-
-    @field_validator("redis_url", "cache_redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return check_url(value, "redis", "rediss", "unix")
 
     @model_validator(mode="after")
     def _owner_comes_with_a_service(self) -> Self:

@@ -3,10 +3,10 @@
 import ipaddress
 import re
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import AfterValidator
 
 # RFC 7518, 3.2: an HMAC's key has at least the size of its hash.
 MIN_JWT_SECRET_BYTES = 32
@@ -16,6 +16,8 @@ MAX_TRUSTED_PROXIES = 64
 MAX_CORS_ORIGINS = 64
 # What a browser sends as Origin, letter for letter: lower case, no default port, no path.
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 
 _RATE = re.compile(r"([0-9]{1,9})/(second|minute|hour)(?:;burst=([0-9]{1,9}))?")
 _PERIOD_S = {"second": 1, "minute": 60, "hour": 3600}
@@ -27,6 +29,47 @@ class Rate(NamedTuple):
     amount: int
     period_s: int
     burst: int
+
+
+def check_host(text: str) -> str:
+    """Make sure that it can be the name or the address of a machine.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if _HOST.fullmatch(text) is None:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise ValueError("must be the name of a machine, or its address") from None
+    return text
+
+
+def check_word(text: str) -> str:
+    """Make sure that it is what somebody else will say, letter for letter.
+
+    Raises:
+        ValueError: nobody sees the blanks at its ends.
+    """
+    if text != text.strip():
+        raise ValueError("must not begin or end with a blank")
+    return text
+
+
+def check_user_name(text: str) -> str:
+    """Make sure that somebody can log in by this name (RFC 7617, 2).
+
+    Raises:
+        ValueError: nobody can.
+    """
+    if ":" in text:
+        raise ValueError("must have no colon")
+    return check_word(text)
+
+
+Host = Annotated[str, AfterValidator(check_host)]
+Word = Annotated[str, AfterValidator(check_word)]
+UserName = Annotated[str, AfterValidator(check_user_name)]
 
 
 def read_rate(text: str) -> Rate | None:
@@ -80,31 +123,6 @@ def check_origins(origins: tuple[str, ...]) -> None:
     if len(origins) > MAX_CORS_ORIGINS or not all(_is_origin(each) for each in origins):
         example = "https://app.example.org,http://localhost:3000"
         raise ValueError(f"must be at most {MAX_CORS_ORIGINS} origins, spelled as browsers do: {example}")
-
-
-def check_url(url: SecretStr | None, *schemes: str) -> SecretStr | None:
-    """Find out here, by name, what a driver would only find out when it is made; None: no URL was given.
-
-    Raises:
-        ValueError: it begins with none of these, or its port is no number.
-    """
-    if url is None:
-        return None
-    text = url.get_secret_value()
-    if not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-        first, _, last = ", ".join(f"{scheme}://" for scheme in schemes).rpartition(", ")
-        raise ValueError(f"must be a URL that begins with {first} or {last}")
-    try:
-        _ = urlsplit(text).port
-    except ValueError:  # what it says has a part of the URL in it
-        raise ValueError("must be a URL whose port is a number from 0 to 65535") from None
-    return url
-
-
-def name_driver(url: str) -> str:
-    """Spell a database's URL as SQLAlchemy does, with the driver named."""
-    _, _, rest = url.partition("://")
-    return f"postgresql+psycopg2://{rest}"
 
 
 def is_loopback(host: str) -> bool:

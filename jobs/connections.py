@@ -14,14 +14,31 @@ WORKER_CONNECT_TIMEOUT_S = 1.0
 WORKER_ANSWER_TIMEOUT_S = 5.0
 
 
-def make_engine(settings: Settings, *, application_name: str = "wallet-worker", pool_size: int | None = None) -> Engine:
-    """Make an engine: all of a process's ways to PostgreSQL, DB_CONNECTIONS of them unless told otherwise."""
+# What a worker cannot do without: a connection to settle by, and one for its relay. It keeps them once it has them.
+CONNECTIONS_OF_A_WORKER = 2
+# What a process of the API takes for a scrape, beside its pool (api/readings.py).
+OF_A_SCRAPE = 1
+
+
+def make_engine(
+    settings: Settings, *, application_name: str = "wallet-worker", pool_size: int | None = None, kept: int = 0
+) -> Engine:
+    """Make an engine: all of a process's ways to PostgreSQL, DB_CONNECTIONS of them unless told otherwise.
+
+    ``kept`` of them stay open, once they are.
+    """
     return create_bounded_engine(
         settings.sqlalchemy_url,
         timeouts_ms=settings.database_timeouts_ms,
         pool_size=pool_size or settings.db_connections,
         application_name=application_name,
+        kept=kept,
     )
+
+
+def count_wanted(settings: Settings, *, workers: int) -> tuple[int, int]:
+    """Return how many connections the API may have at most, and how many so many workers."""
+    return settings.api_processes * (settings.db_connections + OF_A_SCRAPE), workers * settings.db_connections
 
 
 def make_cache(settings: Settings, engine: Engine) -> WalletCache:

@@ -1,13 +1,16 @@
 """One worker process: the worker of the queue, and beside it the relay, which audits in its pauses."""
 
 import time
+from contextlib import suppress
 
 import redis
 import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
 from jobs.auditor import Auditor
-from jobs.connections import connect_worker_redis, make_cache, make_engine
+from jobs.connections import CONNECTIONS_OF_A_WORKER, connect_worker_redis, make_cache, make_engine
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
 from jobs.rq.worker import FIRST_PAUSE_S, LONGEST_PAUSE_S, BatchWorker
@@ -21,7 +24,8 @@ def work(settings: Settings) -> None:
     """Run jobs, and the relay beside them, until SIGTERM; a second one does not wait for the batch that is running."""
     url = settings.redis_url.get_secret_value()
     connection = connect_worker_redis(url)
-    engine = make_engine(settings)
+    engine = make_engine(settings, kept=CONNECTIONS_OF_A_WORKER)
+    _take_connections(engine)
     serve_metrics(settings.host, settings.metrics_port)
     _wait_for(connection)
     cache = make_cache(settings, engine)
@@ -35,6 +39,12 @@ def work(settings: Settings) -> None:
         worker.work(logging_level=settings.log_level)
     cache.close()
     engine.dispose()
+
+
+def _take_connections(engine: Engine) -> None:
+    """Open those that are kept, before anybody else needs more than there are. A database that is away comes later."""
+    with suppress(SQLAlchemyError), engine.connect(), engine.connect():
+        pass
 
 
 def _wait_for(connection: redis.Redis) -> None:

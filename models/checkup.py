@@ -5,15 +5,18 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Row, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from models.database import suitability
 from models.database.engine import fetch_all
 from models.database.faults import first_line
+from models.database.room import find_room
 from models.errors import Unavailable
 from models.schema import revision
 from models.schema.tables import GUARDS
+from models.snowflake.ids import MAX_WAIT_MS
 
-# client_connection_check_interval, which every connection of ours sets, came with 14.
-OLDEST_VERSION = 140_000
 # Half a lease of a Snowflake node is more than anything here forgives.
 SKEW_WARN_S, SKEW_FAIL_S = 1.0, 15.0
 PENDING_WARN_S = 60.0
@@ -25,17 +28,14 @@ MAX_COUNTED = 1_000
 _ON = frozenset({"on", "remote_apply", "remote_write"})
 
 _FACTS = text("""
-SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS version_words,
+SELECT current_setting('server_version') AS version,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
-    current_setting('full_page_writes') AS full_page_writes, pg_is_in_recovery() AS is_standby,
-    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-        - coalesce(current_setting('reserved_connections', true)::int, 0) AS of_server,
-    (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database,
-    (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,
+    current_setting('full_page_writes') AS full_page_writes,
     extract(epoch FROM clock_timestamp())::float8 AS now_s
 """)
 _LEDGER = text("""
-SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()) AS free_nodes,
+SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()
+        AND reserved_until_ms <= extract(epoch FROM now()) * 1000 + :wait_ms) AS free_nodes,
     (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) dead) AS dead_letters,
     (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
      WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now())
@@ -68,18 +68,24 @@ def check_postgres(engine: Engine, *, connections_wanted: int) -> list[Finding]:
         engine: its timeouts bound how long this takes.
         connections_wanted: what the processes of this service may open at most, all together.
     """
-    asked_s = time.time()
     try:
+        if objection := suitability.find_objection(engine):
+            return [
+                Finding("postgres", Level.FAIL, f"DATABASE_URL {objection}", "let DATABASE_URL lead to the primary")
+            ]
+        asked_s = time.time()
         facts = fetch_all(engine, _FACTS)[0]
-    except Unavailable as error:
-        remedy = "start it (make run), or correct DATABASE_URL"
-        return [Finding("postgres", Level.FAIL, first_line(error), remedy)]
+        connections = _connections(engine, connections_wanted)
+    except (DBAPIError, PoolTimeoutError, Unavailable) as error:
+        refusal = suitability.find_refusal(error) if isinstance(error, DBAPIError) else None
+        what = f"DATABASE_URL {refusal}" if refusal else first_line(error)
+        return [Finding("postgres", Level.FAIL, what, "start it (make run), or correct DATABASE_URL")]
     skew_s = float(facts.now_s) - (asked_s + time.time()) / 2
     return [
-        _version(facts),
+        Finding("postgres", Level.OK, f"version {facts.version}"),
         *_durability(facts),
         check_skew("postgres clock", skew_s),
-        _connections(facts, connections_wanted),
+        connections,
         *_books(engine),
     ]
 
@@ -89,14 +95,6 @@ def check_skew(name: str, skew_s: float) -> Finding:
     level = Level.OK if abs(skew_s) < SKEW_WARN_S else Level.WARN if abs(skew_s) < SKEW_FAIL_S else Level.FAIL
     what = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's"
     return Finding(name, level, what, None if level is Level.OK else "let NTP set the clocks of both machines")
-
-
-def _version(facts: Row[Any]) -> Finding:
-    if facts.is_standby:
-        return Finding("postgres", Level.FAIL, "a standby, which takes no writes", "point DATABASE_URL to the primary")
-    if facts.version < OLDEST_VERSION:
-        return Finding("postgres", Level.FAIL, f"version {facts.version_words}", "upgrade to PostgreSQL 14 or newer")
-    return Finding("postgres", Level.OK, f"version {facts.version_words}")
 
 
 def _durability(facts: Row[Any]) -> list[Finding]:
@@ -110,15 +108,13 @@ def _durability(facts: Row[Any]) -> list[Finding]:
     return findings
 
 
-def _connections(facts: Row[Any], wanted: int) -> Finding:
-    """Compare what this service may take with what there is: the least of what server, database and role allow."""
-    limits = {"the server": facts.of_server, "the database": facts.of_database, "the role": facts.of_role}
-    # -1: no limit of its own.
-    who, most = min(((who, most) for who, most in limits.items() if most >= 0), key=lambda each: int(each[1]))
-    what = f"{who} allows {most}, this service may take {wanted}"
-    if wanted <= most:
+def _connections(engine: Engine, wanted: int) -> Finding:
+    """Compare what this service may take with what there is."""
+    room = find_room(engine)
+    what = f"{room}, this service may take {wanted}"
+    if wanted <= room.left:
         return Finding("connections", Level.OK, what)
-    remedy = f"raise what {who} allows, or lower DB_CONNECTIONS, API_PROCESSES or the number of workers"
+    remedy = f"raise what {room.who} allows, or lower DB_CONNECTIONS, API_PROCESSES or the number of workers"
     return Finding("connections", Level.WARN, what, remedy)
 
 
@@ -126,7 +122,7 @@ def _books(engine: Engine) -> list[Finding]:
     if (readiness := revision.readiness(engine)) != "ok":
         return [Finding("migrations", Level.FAIL, readiness, "python -m ops.prepare")]
     try:
-        found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1))[0]
+        found = fetch_all(engine, _LEDGER.bindparams(most=MAX_COUNTED + 1, wait_ms=MAX_WAIT_MS))[0]
     except Unavailable as error:
         remedy = "see that DATABASE_URL's role owns the tables, and what PostgreSQL logs"
         return [Finding("books", Level.FAIL, first_line(error), remedy)]
@@ -149,8 +145,8 @@ def _guards(triggers: list[str]) -> Finding:
 
 def _free_nodes(count: int) -> Finding:
     level = Level.FAIL if not count else Level.WARN if count < FREE_NODES_WARN else Level.OK
-    remedy = None if level is Level.OK else "run fewer processes; a node of one that died is free after 30 s"
-    return Finding("snowflake nodes", level, f"{count} free", remedy)
+    remedy = "run fewer processes; see that no clock leaps: one that was used in the future is free when that has come"
+    return Finding("snowflake nodes", level, f"{count} free", None if level is Level.OK else remedy)
 
 
 def _dead_letters(count: int) -> Finding:

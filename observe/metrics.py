@@ -140,6 +140,10 @@ shed = _counters("wallet_shed", "What was turned away under load.", "where", ("r
 db_pool_waits = Counter("wallet_db_pool_waits", "Times that no pooled connection was free.", registry=registry)
 db_lock_timeouts = Counter("wallet_db_lock_timeouts", "Statements that gave up on a lock.", registry=registry)
 
+clock_steps = Counter(
+    "wallet_clock_steps", "Times that the clock had gone back and a process took another node id.", registry=registry
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ScrapedGauge:

@@ -24,13 +24,14 @@ import redis
 from alembic.util import CommandError
 from psycopg2.extensions import make_dsn
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, event, func, text, update
+from sqlalchemy import Engine, event, func, text, update
 from sqlalchemy.exc import DBAPIError
 
 import config
-from config import StackSettings, load, name_driver
+from config import StackSettings, load
 from models.cache.pulse import EPOCH, SERVER
-from models.database.engine import libpq_parameters, refuse_other_encodings
+from models.database.connecting import create_engine_of, libpq_parameters
+from models.database.engine import refuse_other_encodings
 from models.database.faults import first_line
 from models.redis_line.client import connect_redis
 from models.schema import migrations
@@ -243,7 +244,7 @@ def _describe(owner: Engine) -> str:
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
     """An engine without the service's bounds: to build an index anew may take longer than any payment."""
-    engine = create_engine(name_driver(url), hide_parameters=True)
+    engine = create_engine_of(url, hide_parameters=True)
     event.listen(engine, "connect", refuse_other_encodings)
     try:
         yield engine
@@ -272,7 +273,7 @@ def _run(program: str, *arguments: str, url: str | None = None, given: Mapping[s
     """
     environment, command = plain_environment(), [str(_find(program)), *arguments]
     if url is not None:
-        parameters = libpq_parameters(name_driver(url))
+        parameters = libpq_parameters(url)
         environment |= {"PGCONNECT_TIMEOUT": "10", **(given or {})}
         if password := parameters.pop("password", None):
             environment["PGPASSWORD"] = password

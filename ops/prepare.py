@@ -13,10 +13,12 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
-from jobs.connections import make_cache
+from jobs.connections import CONNECTIONS_OF_A_WORKER, count_wanted, make_cache
 from models.cache.wallet_cache import Evictor
+from models.database import suitability
 from models.database.engine import create_bounded_engine
 from models.database.faults import first_line, is_connection_lost
+from models.database.room import find_room
 from models.errors import Unavailable
 from models.ledger.orders import Orders
 from models.ledger.transfer import Kind, Order
@@ -48,6 +50,9 @@ def main() -> None:
         for url in (settings.owner_sqlalchemy_url, settings.sqlalchemy_url)
     )
     try:
+        _check_server(owner, "OWNER_DATABASE_URL" if settings.owner_database_url else "DATABASE_URL")
+        _check_server(service, "DATABASE_URL")
+        _check_room(service, settings, workers=config.load_or_exit(config.StackSettings).workers)
         # What a newer version has let its role do is not for this one to take back.
         if _migrate_when_reachable(owner, timeout_s=settings.migration_timeout_s):
             let_in(service, owner)
@@ -57,6 +62,8 @@ def main() -> None:
             cache.close()
     except (SchemaError, TimeoutError) as error:
         sys.exit(f"cannot prepare the database: {error}")
+    except config.ConfigurationError as error:
+        sys.exit(config.complain(str(error)))
     except (DBAPIError, Unavailable) as error:
         sys.exit(f"cannot prepare the database: {first_line(error)}")
     finally:
@@ -94,6 +101,47 @@ def open_demo_wallets(engine: Engine, cache: Evictor) -> None:
         receipt = Orders(engine, snowflake, cache).execute(order)
         _log.info("demo wallet", user_id=str(user_id), opened=not receipt.replayed)
     snowflake.release()
+
+
+def _check_server(engine: Engine, name: str) -> None:
+    """Wait until the server answers, and see whether the service can rest on it.
+
+    Raises:
+        ConfigurationError: it cannot; says why, and names the setting.
+        DBAPIError: it does not answer.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            objection = suitability.find_objection(engine)
+        except OperationalError as error:
+            if refusal := suitability.find_refusal(error):
+                raise config.ConfigurationError(f"{name}: {refusal}") from None
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            if objection:
+                raise config.ConfigurationError(f"{name}: {objection}")
+            return
+
+
+def _check_room(engine: Engine, settings: config.Settings, *, workers: int) -> None:
+    """See that workers find room whatever the API takes: what they do not settle, nobody does.
+
+    Raises:
+        ConfigurationError: they might find none.
+        Unavailable: the database is away.
+    """
+    room = find_room(engine)
+    of_api, of_workers = count_wanted(settings, workers=workers)
+    if workers and room.most - of_api < (least := workers * CONNECTIONS_OF_A_WORKER):
+        raise config.ConfigurationError(
+            f"DB_CONNECTIONS: {room.who} allows {room.most} connections, of which the API may take {of_api}, and "
+            f"{workers} workers need {least}: raise what {room.who} allows, or lower DB_CONNECTIONS or API_PROCESSES"
+        )
+    if of_api + of_workers > room.left:
+        _log.warning("connections may run out", allowed=str(room), api=of_api, workers=of_workers)
 
 
 def _migrate_when_reachable(engine: Engine, *, timeout_s: float) -> bool:

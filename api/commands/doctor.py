@@ -19,15 +19,14 @@ from api.services import services
 from api.settings import current_settings
 from config import Settings
 from jobs.checkup import check_cache, check_redis
+from jobs.connections import count_wanted
 from jobs.rq.crew import count_workers
 from models.checkup import Finding, Level, check_postgres
-from models.database.engine import libpq_parameters
+from models.database.connecting import libpq_parameters
 from models.redis_line.client import connect_redis
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.
 REDIS_ANSWER_TIMEOUT_S = 2.0
-# What a process of the API takes for a scrape, beside its pool (api/readings.py).
-CONNECTIONS_OF_A_SCRAPE = 1
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1 << 30, 100 << 20
 
 
@@ -72,8 +71,7 @@ def _findings() -> Iterator[Finding]:
             workers = count_workers(connection)
         except RedisError:
             workers = 0
-        pool = settings.db_connections
-        wanted = settings.api_processes * (pool + CONNECTIONS_OF_A_SCRAPE) + workers * pool
+        wanted = sum(count_wanted(settings, workers=workers))
         yield from check_postgres(services().engine, connections_wanted=wanted)
         yield from check_redis(connection)
     if settings.cache_ttl and settings.cache_redis_url is not None:

@@ -19,17 +19,20 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Answer 200 when PostgreSQL answers and is migrated. Without Redis money still moves: that is degraded.
+    """Answer 200 when PostgreSQL answers, is migrated and takes writes. Without Redis money still moves: degraded.
 
     A process that has been told to stop answers 503 as well, on the connections that it still serves.
     """
     read_query(request.environ, NoQuery)
     database = revision.readiness(services().engine)
     redis_answers = services().queue.ping()
+    dependencies = {"postgres": database, "redis": "ok" if redis_answers else "degraded"}
     status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"
+    if database == "ok" and not services().snowflake.is_able():
+        # No node id is free, or the clock is behind those that are.
+        status, dependencies["ids"] = "unready", "cannot be issued"
     if services().stopping.is_set():
         status = "stopping"
-    answer = ReadinessOut(
-        status=status, dependencies={"postgres": database, "redis": "ok" if redis_answers else "degraded"}
+    return json_response(
+        ReadinessOut(status=status, dependencies=dependencies), 503 if status in {"unready", "stopping"} else 200
     )
-    return json_response(answer, 503 if status in {"unready", "stopping"} else 200)

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Executable, Row, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from models.database.connecting import create_engine_of, libpq_parameters
 from models.database.faults import is_connection_lost
 from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
 from models.errors import Unavailable
@@ -19,7 +20,6 @@ from models.sockets import patience, wait_until_ready, watch
 
 _Rows = TypeVar("_Rows")
 
-CONNECT_TIMEOUT_S = 2.0
 _SESSION = (
     # The ledger's rules (locks first, then what they protect is read) are made for it, whatever a server's default.
     r"-c default_transaction_isolation=read\ committed",
@@ -58,35 +58,39 @@ def create_bounded_engine(
     timeouts_ms: Mapping[str, int],
     pool_size: int,
     application_name: str,
+    kept: int = 0,
 ) -> Engine:
     """Make an engine. Nothing is connected yet.
 
     Args:
-        url: SQLAlchemy's spelling, ``postgresql+psycopg2://…``.
+        url: libpq's spelling, ``postgresql://…``, with any number of hosts; the driver may be named.
         timeouts_ms: PostgreSQL's ``lock_timeout``, ``statement_timeout`` and
             ``idle_in_transaction_session_timeout``; set on every connection.
         pool_size: connections at most; who finds none free waits :data:`models.database.pool.TIMEOUT_S` and is refused.
+        kept: connections of these that stay open though nobody has wanted them for a while.
         application_name: what the connection is called in pg_stat_activity, unless the URL says something else.
     """
-    parsed = make_url(url)
-    given = parsed.normalized_query
+    given = libpq_parameters(url)
     # What the URL says of the session comes first, for where both say something ours is what the service rests on.
     bounds = (f"-c {key}={value}" for key, value in timeouts_ms.items())
-    options = " ".join([*given.get("options", ()), *_SESSION, *bounds])
-    names = given.get("application_name", (application_name,))
+    options = " ".join([given.get("options", ""), *_SESSION, *bounds]).strip()
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
     _wait_no_longer_than(silence_s)
     books: list[str] = []
-    engine = create_engine(
-        parsed.difference_update_query(["options", "application_name"]),
+    engine = create_engine_of(
+        url,
+        override={
+            "options": options,
+            "application_name": given.get("application_name", application_name),
+            # A role's or a server's own idea of how a client spells its texts must not matter.
+            "client_encoding": ENCODING,
+        },
         poolclass=BoundedPool,
         pool_size=pool_size,
+        kept=kept,
         pool_recycle=MOST_AGE_S,
         # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
         hide_parameters=True,
-        # A role's or a server's own idea of how a client spells its texts must not matter.
-        connect_args={"options": options, "application_name": names[-1], "client_encoding": ENCODING},
-        execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0), _BOOKS: books},
     )
 
     def note_books(connection: psycopg2.extensions.connection, *_: object) -> None:
@@ -97,17 +101,6 @@ def create_bounded_engine(
     event.listen(engine, "checkout", _refuse_dead)
     event.listen(engine, "handle_error", count_lock_timeout)
     return engine
-
-
-def libpq_parameters(url: str) -> dict[str, str]:
-    """Return what the driver is told of a database's URL, by the names that libpq and PostgreSQL's programs know.
-
-    Args:
-        url: as :func:`create_bounded_engine` takes it: several hosts, sockets and parameters included.
-    """
-    parsed = make_url(url)
-    _, parameters = parsed.get_dialect()().create_connect_args(parsed)
-    return {name: str(value) for name, value in parameters.items()}
 
 
 def less_patient(engine: Engine, statement_timeout_ms: int) -> Engine:
@@ -243,7 +236,7 @@ class _Deadline:
 
     def __call__(self, connection: psycopg2.extensions.connection) -> None:
         silence_s = patience.get(connection, self.silence_s) if patience else self.silence_s
-        deadline = time.monotonic() + (silence_s if connection.status else CONNECT_TIMEOUT_S)
+        deadline = time.monotonic() + (silence_s if connection.status else connect_timeout_s(connection))
         while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
             left_s = deadline - time.monotonic()
             for_writing = state == psycopg2.extensions.POLL_WRITE

@@ -28,9 +28,11 @@ class BoundedPool(Pool):
     SQLAlchemy puts around each.
     """
 
-    def __init__(self, creator: Any, pool_size: int, **options: Any) -> None:
+    def __init__(self, creator: Any, pool_size: int, kept: int = 0, **options: Any) -> None:
+        """``pool_size``: connections at most; ``kept``: of these so many stay open though nobody wants them."""
         super().__init__(creator, **options)
         self._size = pool_size
+        self._kept = kept
         self._seats = threading.Semaphore(pool_size)
         # The one used last stands right, beside when it was.
         self._idle: deque[tuple[float, ConnectionPoolEntry]] = deque()
@@ -69,7 +71,7 @@ class BoundedPool(Pool):
             record.close()
         else:
             self._idle.append((time.monotonic(), record))
-            if not self._is_tended:
+            if not self._is_tended and len(self._idle) > self._kept:
                 self._tend_later()
         self._seats.release()
 
@@ -82,6 +84,7 @@ class BoundedPool(Pool):
         return type(self)(
             self._creator,
             pool_size=self._size,
+            kept=self._kept,
             recycle=self._recycle,
             reset_on_return=self._reset_on_return,
             dialect=self._dialect,
@@ -91,7 +94,7 @@ class BoundedPool(Pool):
     def dispose(self) -> None:
         """Close what nobody uses; what somebody does is closed when it comes back."""
         self._is_disposed = True
-        self._close_idle(float("inf"))
+        self._close_idle(float("inf"), kept=0)
 
     def status(self) -> str:
         """Tell how it stands."""
@@ -108,17 +111,18 @@ class BoundedPool(Pool):
 
     def _tend(self) -> None:
         """Close what has been idle for too long, and come back when the next one will have been."""
-        self._close_idle(time.monotonic() - MOST_IDLE_S)
+        self._close_idle(time.monotonic() - MOST_IDLE_S, kept=self._kept)
         with suppress(IndexError):
-            self._tend_later(max(1.0, self._idle[0][0] + MOST_IDLE_S - time.monotonic()))
-            return
+            if len(self._idle) > self._kept:
+                self._tend_later(max(1.0, self._idle[0][0] + MOST_IDLE_S - time.monotonic()))
+                return
         self._is_tended = False
-        if self._idle:  # given back after the look, and before that was said
+        if len(self._idle) > self._kept:  # given back after the look, and before that was said
             self._tend_later()
 
-    def _close_idle(self, since: float) -> None:
-        """Close those that have been idle since then."""
-        while True:
+    def _close_idle(self, since: float, *, kept: int) -> None:
+        """Close those that have been idle since then, but for so many."""
+        while len(self._idle) > kept:
             try:
                 oldest = self._idle.popleft()
             except IndexError:

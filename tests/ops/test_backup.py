@@ -15,7 +15,6 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from config import name_driver
 from models.database.engine import create_bounded_engine
 from models.ledger.orders import Orders
 from models.schema import grants, migrations, revision
@@ -302,7 +301,7 @@ def test_whatever_the_service_connects_to_can_be_saved(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     engine = create_bounded_engine(
-        name_driver(url), timeouts_ms={"statement_timeout": 5_000}, pool_size=1, application_name="service"
+        url, timeouts_ms={"statement_timeout": 5_000}, pool_size=1, application_name="service"
     )
     assert readiness(engine) == "ok"
     engine.dispose()

@@ -64,7 +64,7 @@ def test_of_several_engines_the_most_patient_sets_the_bound_for_silence(
 @pytest.fixture
 def impatient(postgres_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine through the proxy that takes one and a half seconds of silence for a server's death."""
-    monkeypatch.setattr("models.database.engine.CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("models.database.connecting.CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr("models.database.engine.SILENCE_MARGIN_S", 1.0)
     with bounded_engine(postgres_proxy.url, statement_ms=500, pool_size=1) as engine:
         yield engine

@@ -675,7 +675,7 @@ def test_who_finds_no_connection_free_is_told_that_nothing_moved(
 @pytest.fixture
 def impatient(postgres_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine through the proxy that takes one and a half seconds of silence for a server's death."""
-    monkeypatch.setattr("models.database.engine.CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("models.database.connecting.CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr("models.database.engine.SILENCE_MARGIN_S", 1.0)
     with bounded_engine(postgres_proxy.url, statement_ms=500, lock_ms=400) as engine:
         with engine.connect() as connection:

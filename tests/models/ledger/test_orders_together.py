@@ -283,7 +283,7 @@ def test_when_the_outcome_cannot_be_looked_up_it_is_unknown_for_each(
 @pytest.fixture
 def impatient(postgres_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine through the proxy that takes one and a half seconds of silence for a server's death."""
-    monkeypatch.setattr("models.database.engine.CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("models.database.connecting.CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr("models.database.engine.SILENCE_MARGIN_S", 1.0)
     with bounded_engine(postgres_proxy.url, statement_ms=500, lock_ms=400) as engine:
         with engine.connect() as connection:

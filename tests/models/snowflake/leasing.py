@@ -132,4 +132,5 @@ def without_database(clock: FakeClock, node: int = 5) -> Snowflake:
 
 def leasing(engine: Engine, clock: FakeClock, uptime: FakeUptime | None = None) -> Snowflake:
     """Make a generator that leases its node, and on whose clocks nothing happens by itself."""
-    return Snowflake(NodeLease(engine, uptime_s=uptime or FakeUptime()), clock_ms=clock, wait_s=clock.wait_s)
+    uptime = uptime or FakeUptime()
+    return Snowflake(NodeLease(engine, uptime_s=uptime), clock_ms=clock, wait_s=clock.wait_s, uptime_s=uptime)

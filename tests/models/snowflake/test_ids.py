@@ -11,14 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from models.snowflake.ids import MAX_WAIT_MS, ClockMovedBackwards, Snowflake
+from models.snowflake.ids import MAX_WAIT_MS, MOVE_PAUSE_S, ClockMovedBackwards, Snowflake
 from models.snowflake.layout import EPOCH_MS, LAST_MS, Parts, decode, encode
 from models.snowflake.leases import (
     LEASE_S,
     ClockOutOfRange,
     NodeLease,
+    NoFreeNode,
     SnowflakeError,
 )
+from observe import metrics
 from tests.models.snowflake.leasing import (
     LEASE_MS,
     FakeClock,
@@ -98,6 +100,92 @@ def test_a_clock_that_steps_back_further_is_an_error_at_once_until_it_has_caught
     assert decode(ids.next_id()) == Parts(START_MS, 5, 1)
 
 
+HOUR_MS = 3_600_000
+
+
+def test_after_a_clock_that_was_an_hour_ahead_another_node_goes_on_at_once(database: Engine) -> None:
+    clock = FakeClock()
+    ids = leasing(database, clock)
+    ids.next_id()
+    clock.now_ms += HOUR_MS
+    ahead = ids.next_id()
+    clock.now_ms -= HOUR_MS
+    steps = clock_steps()
+
+    after = [decode(ids.next_id()) for _ in range(3)]
+
+    assert after == [Parts(START_MS, 1, n) for n in range(3)]
+    assert clock.waits_ms == []
+    assert clock_steps() == steps + 1
+    # What was issued in the future is nobody else's when that has come.
+    assert row_of(database, 0) == (None, False, decode(ahead).instant_ms)
+
+
+def clock_steps() -> float:
+    return next(iter(metrics.clock_steps.collect())).samples[0].value
+
+
+def test_a_clock_that_leaps_to_and_fro_uses_up_one_node_a_minute(database: Engine) -> None:
+    clock, uptime = FakeClock(), FakeUptime()
+    ids = leasing(database, clock, uptime)
+    for node in (0, 1):
+        clock.now_ms += HOUR_MS
+        assert decode(ids.next_id()).node == node
+        clock.now_ms -= HOUR_MS
+        if node == 0:
+            assert decode(ids.next_id()).node == 1
+    assert ids.is_able()
+    for _ in range(3):
+        with pytest.raises(ClockMovedBackwards):
+            ids.next_id()
+    assert not ids.is_able()
+    uptime.now_s += MOVE_PAUSE_S
+    assert ids.is_able()
+    assert decode(ids.next_id()).node == 2
+
+
+def test_where_no_other_node_is_any_better_the_clock_must_come(database: Engine) -> None:
+    occupy_all_but(database, 8)
+    clock, uptime = FakeClock(), FakeUptime()
+    ids = leasing(database, clock, uptime)
+    clock.now_ms += HOUR_MS
+    ahead = ids.next_id()
+    clock.now_ms -= HOUR_MS
+    for _ in range(3):
+        uptime.now_s += MOVE_PAUSE_S
+        with pytest.raises(ClockMovedBackwards):
+            ids.next_id()
+        assert not ids.is_able()
+    clock.now_ms += HOUR_MS + 1
+    assert ids.is_able()
+    assert ids.next_id() > ahead
+
+
+def test_a_process_that_was_idle_meanwhile_does_not_wait_for_its_last_id(database: Engine) -> None:
+    """Its lease has run out, and so it has another node anyway."""
+    clock, uptime = FakeClock(), FakeUptime()
+    ids = leasing(database, clock, uptime)
+    clock.now_ms += HOUR_MS
+    ids.next_id()
+    clock.now_ms -= HOUR_MS - LEASE_MS
+    uptime.now_s += LEASE_S
+    assert decode(ids.next_id()) == Parts(START_MS + LEASE_MS, 1, 0)
+
+
+def test_whether_ids_can_be_had_is_found_out_only_after_one_could_not(database: Engine) -> None:
+    clock = FakeClock()
+    ids = leasing(database, clock)
+    assert ids.is_able()
+    assert ids.lease.node is None  # nothing was leased for the question
+    occupy_all_but(database)
+    with pytest.raises(NoFreeNode):
+        ids.next_id()
+    assert not ids.is_able()
+    expire(database, 3)
+    assert ids.is_able()
+    assert ids.lease.node == 3
+
+
 def test_the_whole_wait_is_bounded_when_the_clock_stands_still() -> None:
     clock = FakeClock()
     waits_s: list[float] = []
@@ -151,7 +239,9 @@ def test_the_real_clocks_will_do(database: Engine) -> None:
     assert 0 < ids.lease.seconds_left <= LEASE_S
 
 
-actions = st.sampled_from(["issue", "forward", "leap", "back", "far back", "lapse", "expire", "crash", "release"])
+actions = st.sampled_from(
+    ["issue", "forward", "leap", "back", "far back", "pause", "lapse", "expire", "crash", "release"]
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -163,11 +253,14 @@ def test_no_id_is_issued_twice_whatever_happens_to_three_generators_on_two_nodes
     occupy_all_but(database, 0, 1)
     clocks, uptimes = [FakeClock() for _ in range(3)], [FakeUptime() for _ in range(3)]
     generators = [leasing(database, clocks[who], uptimes[who]) for who in range(3)]
-    issued: list[list[int]] = [[], [], []]
+    issued: list[int] = []
+    last = [0, 0, 0]
     steps_ms = {"forward": 500, "leap": 2 * LEASE_MS, "back": -MAX_WAIT_MS // 2, "far back": -LEASE_MS}
     for who, action in story:
         clocks[who].now_ms += steps_ms.get(action, 0)
-        if action == "lapse":
+        if action == "pause":
+            uptimes[who].now_s += MOVE_PAUSE_S
+        elif action == "lapse":
             uptimes[who].now_s += LEASE_S
         elif action == "expire":
             expire(database, 0, 1)
@@ -175,15 +268,19 @@ def test_no_id_is_issued_twice_whatever_happens_to_three_generators_on_two_nodes
             generators[who].release()
         elif action == "crash":
             generators[who] = leasing(database, clocks[who], uptimes[who])
-            issued.append(issued[who])
-            issued[who] = []
-        try:
-            issued[who] += [generators[who].next_id() for _ in range(2)]
-        except SnowflakeError:
-            continue
-    assert all(lifetime == sorted(lifetime) for lifetime in issued)
-    everything = [one for lifetime in issued for one in lifetime]
-    assert len(set(everything)) == len(everything)
+            last[who] = 0
+        for _ in range(2):
+            began_ms = clocks[who].now_ms
+            try:
+                one = generators[who].next_id()
+            except SnowflakeError:
+                break
+            assert decode(one).instant_ms <= clocks[who].now_ms
+            # They grow, but for a clock that has gone back too far to be waited for.
+            assert one > last[who] or decode(last[who]).instant_ms - began_ms > MAX_WAIT_MS
+            issued.append(one)
+            last[who] = one
+    assert len(set(issued)) == len(issued)
 
 
 def test_ids_end_with_the_41_bits(database: Engine) -> None:

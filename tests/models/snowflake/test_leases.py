@@ -262,20 +262,13 @@ def test_who_lost_a_node_cannot_release_it(database: Engine) -> None:
 
 
 def test_a_release_reserves_nothing_beyond_what_the_node_had(database: Engine) -> None:
-    occupy_all_but(database, 8)
-    clock, uptime = FakeClock(START_MS), FakeUptime()
-    ids = leasing(database, clock, uptime)
-    ids.next_id()
     occupy_all_but(database, 7)
-    expire(database, 7)
-    clock.now_ms -= LEASE_MS + 1  # so that node 7 is reserved up to before the last id
-    uptime.now_s += LEASE_S
-    with pytest.raises(ClockMovedBackwards):
-        ids.next_id()
+    lease = NodeLease(database)
+    lease.reserve(START_MS)
 
-    ids.release()
+    lease.release(START_MS + LEASE_MS + 1)
 
-    assert row_of(database, 7) == (None, False, START_MS - 1)
+    assert row_of(database, 7) == (None, False, START_MS + LEASE_MS)
 
 
 def test_a_lease_given_back_unused_leaves_the_node_reserved_as_far_as_it_was(database: Engine) -> None:
