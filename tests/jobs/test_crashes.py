@@ -24,6 +24,7 @@ from tests.jobs.backlog import (
     balance_of,
     expire_leases,
     fault_on,
+    fault_on_all,
     kill_off,
     members,
     queued,
@@ -151,7 +152,7 @@ def test_a_worker_killed_while_it_hands_a_batch_back(
     when: str,
 ) -> None:
     ids = backlog(books, redis_client, 20)
-    with fault_on(books, [ids[4]], CANNOT_SERIALIZE):
+    with fault_on_all(books, "entries", CANNOT_SERIALIZE):
         start_worker(kills(point, when)).wait_until_killed()
     assert {row.attempts for row in rows_of(books, ids).values()} == {0}
     take_over(ids)
@@ -401,7 +402,7 @@ def test_a_worker_frozen_while_it_hands_back_puts_nothing_into_the_queue_again(
     books: Engine, redis_client: redis.Redis, start_worker: WorkerStarter, take_over: TakeOver
 ) -> None:
     ids = backlog(books, redis_client, 20)
-    with fault_on(books, [ids[4]], CANNOT_SERIALIZE):
+    with fault_on_all(books, "entries", CANNOT_SERIALIZE):
         late = start_worker(freezes(HAND_BACK, "before"))
         late.wait_until_stopped()
     take_over(ids)

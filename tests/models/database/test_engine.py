@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from models.database.engine import SILENCE_MARGIN_S, _Deadline, create_bounded_engine, fetch_all
-from models.database.faults import FaultScope, is_connection_lost, scope_of, sqlstate
+from models.database.faults import is_connection_lost, is_passing, sqlstate
 from models.errors import Unavailable
 from tests.models.database.catching import caught
 from tests.models.ledger.ordering import bounded_engine, count_waiting
@@ -82,7 +82,7 @@ def test_connecting_to_a_server_that_hangs_ends(impatient: Engine, postgres_prox
     postgres_proxy.hold()
     error = caught(lambda: impatient.connect().close())
     assert "the server has stopped answering" in str(error)
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
     assert_good_as_new(impatient, postgres_proxy, None)
 
@@ -105,7 +105,7 @@ def test_a_server_that_hangs_loses_the_connection_and_nothing_else(
     error = caught(hang)
     assert "the server has stopped answering" in str(error)
     assert error.connection_invalidated
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
     assert_good_as_new(impatient, postgres_proxy, backends[0])
 
