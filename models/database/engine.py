@@ -1,5 +1,6 @@
 """An engine whose every wait is bounded."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ STATEMENT_TIMEOUT = "wallet_statement_timeout_ms"
 WATCH = "watch"
 # How much longer than its own statement_timeout a server may stay silent before it counts as gone.
 SILENCE_MARGIN_S = 2.0
+# How often a thread that waits for a server sees to what it has to do meanwhile.
+TICK_S = 0.5
 
 
 def create_bounded_engine(
@@ -163,6 +166,41 @@ def _wait_no_longer_than(silence_s: float) -> None:
         psycopg2.extensions.set_wait_callback(_Deadline(silence_s))
 
 
+class _Waiting(threading.local):
+    """What a thread does while it waits for a server."""
+
+    meanwhile: Callable[[], object] | None = None
+
+
+_waiting = _Waiting()
+
+
+@contextmanager
+def while_waiting(meanwhile: Callable[[], object]) -> Iterator[None]:
+    """Let this thread do something about every :data:`TICK_S` seconds in which a server has not answered it yet.
+
+    Only while a statement runs, that is: not if the thread hangs elsewhere, and not for longer than a server may be
+    silent.
+
+    Args:
+        meanwhile: raises nothing. The time that it takes is not the server's.
+    """
+    _waiting.meanwhile = meanwhile
+    try:
+        yield
+    finally:
+        _waiting.meanwhile = None
+
+
+def _do_meanwhile() -> float:
+    """Do what is to be done meanwhile, and return how many seconds that took."""
+    if _waiting.meanwhile is None:
+        return 0.0
+    began = time.monotonic()
+    _waiting.meanwhile()
+    return time.monotonic() - began
+
+
 class _Deadline:
     """psycopg2's wait callback: gives up on a server that has stopped answering.
 
@@ -177,7 +215,11 @@ class _Deadline:
     def __call__(self, connection: psycopg2.extensions.connection) -> None:
         deadline = time.monotonic() + (self.silence_s if connection.status else CONNECT_TIMEOUT_S)
         while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-            left_s = deadline - time.monotonic()
             for_writing = state == psycopg2.extensions.POLL_WRITE
-            if left_s <= 0 or not wait_until_ready(connection.fileno(), left_s, for_writing=for_writing):
-                raise psycopg2.OperationalError("the server has stopped answering")
+            is_ready = False
+            while not is_ready:
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    raise psycopg2.OperationalError("the server has stopped answering")
+                is_ready = wait_until_ready(connection.fileno(), min(left_s, TICK_S), for_writing=for_writing)
+                if not is_ready:
+                    deadline += _do_meanwhile()
