@@ -229,6 +229,16 @@ def test_a_fault_that_everybody_meets_with_costs_no_attempt(books: Engine, servi
     assert service_settler.settle(ids).outcomes == dict.fromkeys(ids, POSTED)
 
 
+def test_room_that_is_there_for_a_few_rows_and_not_for_many_is_no_room(books: Engine, service_settler: Settler) -> None:
+    """On a full disk some pages have room left: not those that this transfer needs."""
+    (number,) = accept(books, 1)
+    full = "IF (SELECT count(*) FROM wallets) > 50 THEN RAISE SQLSTATE '53100'; END IF;"
+    with fault_on_all(books, "entries", full), fault_on(books, [number], RAISES["53100"]):
+        settled = service_settler.settle([number])
+    assert (settled.spent, settled.undone) == ({}, [number])
+    assert untouched(books, [number])
+
+
 def test_privileges_that_are_missing_for_a_while_cost_no_attempt(books: Engine, service_settler: Settler) -> None:
     ids = accept(books, 3)
     with books.begin() as connection:
