@@ -37,9 +37,11 @@ from observe import logs, metrics
 LOCK_NOT_AVAILABLE = "55P03"
 # A fault of a kind that usually passes is a transfer's own when that alone has met with it so many times in a row.
 PASSING_TRIES = 3
-# After this many postings in a row that took the whole server down with them, each of their transfers is posted alone;
-# and if it does so alone as many times, that was an attempt.
+# A transfer under which the whole server has gone down this many times is posted alone; and if it goes down as many
+# times more, that was an attempt.
 MOST_CRASHES = 3
+# Transfers of which that is remembered: more than are in a few batches.
+MOST_REMEMBERED = 10_000
 
 _WALLET_LOCKED = "a wallet stayed locked for too long"
 _CRASHED = "the database broke down each time it was tried"
@@ -102,17 +104,17 @@ class Settler:
         self._cache = cache or NobodyCaches()
         self._policy = policy
         self.renew = renew
-        # How often in a row the server went down under those that were last posted when it did.
+        # How often the server went down under transfers that are not settled yet, the last ones last.
         self._crashes: dict[int, int] = {}
 
     def settle(self, transfer_ids: Sequence[int]) -> Settled:
         """Post what can be posted. Raises nothing that a database can cause."""
         settled = Settled()
-        suspects = [each for each in transfer_ids if self._crashes.get(each, 0) >= MOST_CRASHES]
+        suspects = {each for each in transfer_ids if self._crashes.get(each, 0) >= MOST_CRASHES}
         try:
             if others := [each for each in transfer_ids if each not in suspects]:
                 self._settle(others, settled, seen=None)
-            for each in suspects:
+            for each in sorted(suspects, key=self._crashes.__getitem__):
                 self._settle_suspect(each, settled)
         except _DatabaseAwayError as away:
             settled.fault = str(away)
@@ -225,16 +227,25 @@ class Settler:
             if (fault := judge(self._engine, error, took_s=time.monotonic() - began)) is not None:
                 return fault
             if is_under_way and is_connection_lost(error):
-                self._crashes = {each: self._crashes.get(each, 0) + 1 for each in ids}
+                self._remember_crash(ids)
             raise _DatabaseAwayError(first_line(error)) from error
         self._cache.evict_again(posting.eviction)
         self._take_over(posting, settled)
         return None
 
     def _take_over(self, posting: Posting, settled: Settled) -> None:
-        settled.outcomes |= {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
+        final = {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
+        settled.outcomes |= final
         settled.traces |= posting.traces
+        for each in self._crashes.keys() & final:
+            del self._crashes[each]
         _count_decided(posting)
+
+    def _remember_crash(self, ids: Sequence[int]) -> None:
+        for each in ids:
+            self._crashes[each] = self._crashes.pop(each, 0) + 1
+        for each in list(self._crashes)[:-MOST_REMEMBERED]:
+            del self._crashes[each]
 
     def _spend(
         self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], words: str, fault: Fault | None = None

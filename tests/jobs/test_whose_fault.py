@@ -35,6 +35,7 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import DELAYS_S
 from tests.models.ledger.ordering import bounded_engine
+from tests.proxy import TcpProxy
 
 POSTED = Outcome(Status.POSTED)
 TERMINATES = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1);"
@@ -157,6 +158,44 @@ def test_one_transfer_that_takes_the_server_down_each_time_stops_nobody_for_ever
         assert row.last_error == "the database broke down each time it was tried"
         assert {each.attempts for each in rows_of(owner, neighbours).values()} == {1}
         assert_posted_once(owner, neighbours)
+
+
+def test_what_the_server_went_down_under_is_posted_alone_after_a_while_the_least_suspect_first(
+    books: Engine, postgres_proxy: TcpProxy, policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else it goes down under in between: there may be another worker, with another batch."""
+    batch, other = accept(books, 4), accept(books, 3, first_id=2_000)
+    postings: list[list[int]] = []
+
+    def post_and_be_cut_off(session: Session, some: Sequence[int], **how: Any) -> Posting:
+        postings.append(list(some))
+        if is_going_down:
+            postgres_proxy.refuse()
+        return post(session, some, **how)
+
+    monkeypatch.setattr(jobs.settler, "post", post_and_be_cut_off)
+    with bounded_engine(postgres_proxy.url) as engine:
+        settler = Settler(engine, policy)
+
+        def go_down_under(ids: list[int]) -> None:
+            assert settler.settle(ids).undone == ids
+            postgres_proxy.refuse(refusing=False)
+
+        is_going_down = True
+        for _ in range(MOST_CRASHES):
+            go_down_under(batch)
+            go_down_under(other)
+        assert postings == [batch, other] * MOST_CRASHES
+        go_down_under([batch[0]])
+        postings.clear()
+        is_going_down = False
+        assert settler.settle([*batch, 3_000]).outcomes == dict.fromkeys(batch, POSTED)
+        assert postings == [[3_000], *([each] for each in batch[1:]), [batch[0]]]
+        postings.clear()
+        assert set(settler.settle(other).outcomes) == set(other)
+        assert postings == [[each] for each in other]
+        assert settler._crashes == {}  # and nothing is remembered of what is settled
+    assert_posted_once(books, [*batch, *other])
 
 
 # The whole database
