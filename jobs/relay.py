@@ -19,7 +19,7 @@ from redis.lock import Lock
 from sqlalchemy import Engine
 
 from jobs.auditor import Auditor
-from jobs.rq.keys import NewJob, RqKeys, transfer_id_of
+from jobs.rq.keys import MAX_LOST, NewJob, RqKeys, transfer_id_of
 from models.cache.wallet_cache import WalletCache
 from models.database.engine import transaction
 from models.database.faults import first_line
@@ -98,24 +98,29 @@ class Relay:
                 _log.warning("evictions stay kept", cause=first_line(error))
 
     def _reap(self) -> int:
-        """Take back the jobs of workers that died or hang, and remember in PostgreSQL that they were lost."""
+        """Take back the jobs of workers that died or hang, and remember in PostgreSQL that they were lost.
+
+        Redis names those that have lost many leases; PostgreSQL, which knows in which generation, has the last word.
+        """
         reaped = self._keys.reap(limit=MAX_REAPED)
-        leases = {int(each): lost for each, lost in reaped.moved.items() if transfer_id_of(each)}
+        moved = {int(each): lost for each, lost in reaped.moved.items() if transfer_id_of(each)}
         killers = [int(each) for each in reaped.killers if transfer_id_of(each)]
-        if not leases and not killers:
+        if not moved and not killers:
             return len(reaped.moved)
         with transaction(self._engine) as connection:
-            if leases:
-                attempts.count_lost(connection, leases)
-            dead = attempts.fail_lost(connection, killers) if killers else {}
+            leases = attempts.count_lost(connection, moved | dict.fromkeys(killers, MAX_LOST))
+            dead = attempts.fail_lost(connection, killers, most=MAX_LOST) if killers else {}
         metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(len(dead))
         for transfer_id, spent in dead.items():
             trace_id = logs.trace_id_of(spent.trace)
             _log.error("transfer kills its workers", job_id=str(transfer_id), trace_id=trace_id)
             self._keys.bury(transfer_id, generation=spent.generation, error="its worker died each time")
-        if settled := [each for each in killers if each not in dead]:
+        spared = {each: leases[each] for each in killers if each in leases and each not in dead}
+        if spared:
+            self._keys.spare(spared)
+        if settled := [each for each in killers if each not in leases]:
             self._book_settled(settled)
-        return len(reaped.moved)
+        return len(reaped.moved) + len(spared)
 
     def _book_settled(self, transfer_ids: Sequence[int]) -> None:
         """Book those that turned out to be final: their last worker posted them, and died before it could."""

@@ -1,7 +1,13 @@
 """Settling batches of transfers, with faults told apart.
 
-A fault of the database undoes the batch and blames nobody. A fault of one transfer is narrowed down until it stands
-alone, its neighbours are posted, and it alone spends an attempt.
+Whose fault a fault is, no error can tell. So whenever a posting has failed, it is rehearsed with made-up transfers
+(models/ledger/rehearsal.py). What the database does for these it has refused to the batch alone: then the fault is
+narrowed down until one transfer stands alone with it, its neighbours are posted, and it alone spends an attempt. What
+the database does for nobody is its own fault: everything is handed back, and nobody spends an attempt, however long
+that lasts.
+
+For an innocent to spend an attempt all the same, the database must have been unwell for the whole of its try, and well
+again within the moment after it that a rehearsal takes; and once more some tries before, when the batch failed first.
 """
 
 import math
@@ -17,19 +23,30 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from jobs.retries import RetryPolicy
 from models.cache.wallet_cache import Evictor, NobodyCaches
 from models.database.engine import transaction
-from models.database.faults import FaultScope, first_line, scope_of, sqlstate
+from models.database.faults import first_line, is_connection_lost, is_passing
 from models.database.session import Session
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen, Spent
 from models.ledger.posting import Outcome, Posting, post
+from models.ledger.rehearsal import Fault, judge
 from models.ledger.transfer import Kind, Status
 from models.snowflake.layout import instant_ms_of
 from observe import logs, metrics
 
 LOCK_NOT_AVAILABLE = "55P03"
+# A fault of a kind that usually passes is a transfer's own when that alone has met with it so many times in a row.
+PASSING_TRIES = 3
+# A transfer under which the whole server has gone down this many times is posted alone; and if it goes down as many
+# times more, that was an attempt.
+MOST_CRASHES = 3
+# Transfers of which that is remembered: more than are in a few batches.
+MOST_REMEMBERED = 10_000
+
+_WALLET_LOCKED = "a wallet stayed locked for too long"
+_CRASHED = "the database broke down each time it was tried"
 _WORDS = {
-    LOCK_NOT_AVAILABLE: "a wallet stayed locked for too long",
+    LOCK_NOT_AVAILABLE: "something that it needs stayed locked for too long",
     "57014": "the database took too long",
 }
 
@@ -87,12 +104,18 @@ class Settler:
         self._cache = cache or NobodyCaches()
         self._policy = policy
         self.renew = renew
+        # How often the server went down under transfers that are not settled yet, the last ones last.
+        self._crashes: dict[int, int] = {}
 
     def settle(self, transfer_ids: Sequence[int]) -> Settled:
         """Post what can be posted. Raises nothing that a database can cause."""
         settled = Settled()
+        suspects = {each for each in transfer_ids if self._crashes.get(each, 0) >= MOST_CRASHES}
         try:
-            self._settle(transfer_ids, settled, seen=None)
+            if others := [each for each in transfer_ids if each not in suspects]:
+                self._settle(others, settled, seen=None)
+            for each in sorted(suspects, key=self._crashes.__getitem__):
+                self._settle_suspect(each, settled)
         except _DatabaseAwayError as away:
             settled.fault = str(away)
         settled.undone = [each for each in transfer_ids if each not in settled.outcomes and each not in settled.spent]
@@ -117,21 +140,20 @@ class Settler:
         An attempt is spent only on a try that came after ``seen`` was read: whoever was held up in an earlier one
         may have been overtaken, and would count twice.
         """
-        try:
-            self._post(ids, settled)
-        except DBAPIError as error:
-            is_first_try, seen = seen is None, self._seen(ids) if seen is None else seen
-            if sqlstate(error) == LOCK_NOT_AVAILABLE:
-                self._settle_around_locks(ids, settled, seen)
-            elif len(ids) == 1 and is_first_try:
-                self._settle(ids, settled, seen)
-            elif len(ids) == 1:
-                self._spend(ids, settled, seen, error)
-            else:
-                size = math.ceil(len(ids) / math.ceil(math.sqrt(len(ids))))
-                for first in range(0, len(ids), size):
-                    self.renew()
-                    self._settle(ids[first : first + size], settled, seen)
+        if (fault := self._try(ids, settled)) is None:
+            return
+        is_first_try, seen = seen is None, self._seen(ids) if seen is None else seen
+        if fault.code == LOCK_NOT_AVAILABLE:
+            self._settle_around_locks(ids, settled, seen)
+        elif len(ids) == 1 and is_first_try:
+            self._settle(ids, settled, seen)
+        elif len(ids) == 1:
+            self._blame(ids[0], settled, seen, fault)
+        else:
+            size = math.ceil(len(ids) / math.ceil(math.sqrt(len(ids))))
+            for first in range(0, len(ids), size):
+                self.renew()
+                self._settle(ids[first : first + size], settled, seen)
 
     def _settle_around_locks(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen]) -> None:
         """Post those that need not wait; wait once more for the others; those still locked out spend an attempt.
@@ -143,20 +165,17 @@ class Settler:
         if not blocked:
             return
         self.renew()
-        try:
-            self._post(blocked, settled)
-        except DBAPIError as error:
-            self.renew()
-            if sqlstate(error) != LOCK_NOT_AVAILABLE:
-                self._settle_each(blocked, settled, seen)
-            elif blocked := self._post_unlocked(blocked, settled, seen):
-                self._spend(blocked, settled, seen, error)
+        if (fault := self._try(blocked, settled)) is None:
+            return
+        self.renew()
+        if fault.code != LOCK_NOT_AVAILABLE:
+            self._settle_each(blocked, settled, seen)
+        elif blocked := self._post_unlocked(blocked, settled, seen):
+            self._spend(blocked, settled, seen, _WALLET_LOCKED, fault)
 
     def _post_unlocked(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen]) -> list[int]:
         """Post what can be locked at once, and return what cannot."""
-        try:
-            self._post(ids, settled, wait_for_locks=False)
-        except DBAPIError:
+        if self._try(ids, settled, wait_for_locks=False) is not None:
             self._settle_each(ids, settled, seen, wait_for_locks=False)
         return [each for each in ids if each in seen and each not in settled.outcomes and each not in settled.spent]
 
@@ -165,45 +184,87 @@ class Settler:
     ) -> None:
         for transfer_id in ids:
             self.renew()
-            try:
-                self._post([transfer_id], settled, wait_for_locks=wait_for_locks)
-            except DBAPIError as error:
-                self._spend([transfer_id], settled, seen, error)
+            if (fault := self._try([transfer_id], settled, wait_for_locks=wait_for_locks)) is not None:
+                self._blame(transfer_id, settled, seen, fault, wait_for_locks=wait_for_locks)
 
-    def _post(self, ids: Sequence[int], settled: Settled, *, wait_for_locks: bool = True) -> None:
-        """Post in one transaction.
+    def _settle_suspect(self, transfer_id: int, settled: Settled) -> None:
+        """Settle one that may be what takes the server down: alone, once the server is seen to be up."""
+        self.renew()
+        seen = self._seen([transfer_id])
+        if self._crashes[transfer_id] < 2 * MOST_CRASHES:
+            self._settle([transfer_id], settled, seen)
+        else:
+            self._crashes[transfer_id] -= 1  # it is tried again before it spends another
+            self._spend([transfer_id], settled, seen, _CRASHED)
+
+    def _blame(
+        self, transfer_id: int, settled: Settled, seen: dict[int, Seen], fault: Fault, *, wait_for_locks: bool = True
+    ) -> None:
+        """Have a transfer spend an attempt that has failed alone; but first see whether a fault that may pass does."""
+        for _ in range(PASSING_TRIES - 1):
+            if is_passing(fault.error):
+                self.renew()
+                if (again := self._try([transfer_id], settled, wait_for_locks=wait_for_locks)) is None:
+                    return
+                fault = again
+        words = _WORDS.get(fault.code or "", f"the database refused it (SQLSTATE {fault.code})")
+        self._spend([transfer_id], settled, seen, words, fault)
+
+    def _try(self, ids: Sequence[int], settled: Settled, *, wait_for_locks: bool = True) -> Fault | None:
+        """Post in one transaction; return what is wrong with one of the transfers.
 
         Raises:
-            DBAPIError: one of the transfers is at fault.
-            _DatabaseAwayError: none of them is.
+            _DatabaseAwayError: something is wrong, and with none of them.
         """
+        began, is_under_way = time.monotonic(), False
         try:
             with Session(self._engine) as session:
+                is_under_way = True
                 posting = post(session, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
-        except (DBAPIError, PoolTimeoutError) as error:
-            self._raise_if_away(error)
-            raise
+        except PoolTimeoutError as error:
+            raise _DatabaseAwayError(first_line(error)) from error
+        except DBAPIError as error:
+            if (fault := judge(self._engine, error, took_s=time.monotonic() - began)) is not None:
+                return fault
+            if is_under_way and is_connection_lost(error):
+                self._remember_crash(ids)
+            raise _DatabaseAwayError(first_line(error)) from error
         self._cache.evict_again(posting.eviction)
         self._take_over(posting, settled)
+        return None
 
     def _take_over(self, posting: Posting, settled: Settled) -> None:
-        settled.outcomes |= {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
+        final = {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
+        settled.outcomes |= final
         settled.traces |= posting.traces
+        for each in self._crashes.keys() & final:
+            del self._crashes[each]
         _count_decided(posting)
 
-    def _spend(self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], error: DBAPIError) -> None:
-        """Spend an attempt of each; the last one makes a dead letter."""
+    def _remember_crash(self, ids: Sequence[int]) -> None:
+        for each in ids:
+            self._crashes[each] = self._crashes.pop(each, 0) + 1
+        for each in list(self._crashes)[:-MOST_REMEMBERED]:
+            del self._crashes[each]
+
+    def _spend(
+        self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], words: str, fault: Fault | None = None
+    ) -> None:
+        """Spend an attempt of each; the last one makes a dead letter.
+
+        Raises:
+            _DatabaseAwayError: the database is slow, or cannot write that down.
+        """
+        if fault is not None and not fault.is_clear:
+            raise _DatabaseAwayError(first_line(fault.error))
         mine = {each: seen[each] for each in ids if each in seen}
         if not mine:
             return
         delays_s = {each: self._policy.delay_after(counters.attempts + 1) for each, counters in mine.items()}
-        code = sqlstate(error)
-        words = _WORDS.get(code or "", f"the database refused it (SQLSTATE {code})")
         try:
             with self._engine.begin() as connection:
                 spent = attempts.spend(connection, mine, delays_s, error=words)
-        except DBAPIError as failure:
-            self._raise_if_away(failure)
+        except (DBAPIError, PoolTimeoutError) as failure:
             raise _DatabaseAwayError(first_line(failure)) from failure
         settled.spent |= spent
         metrics.attempts_failed.inc(len(spent))
@@ -214,7 +275,7 @@ class Settler:
                 job_id=str(transfer_id),
                 trace_id=logs.trace_id_of(after.trace),
                 attempts=after.attempts,
-                cause=first_line(error),
+                cause=words if fault is None else first_line(fault.error),
                 next_attempt_at=after.next_attempt_at,
                 is_dead=after.next_attempt_at is None,
             )
@@ -240,10 +301,6 @@ class Settler:
                 settled.dead = attempts.find_dead_generations(self._engine, failed)
         except Unavailable as error:
             settled.fault = str(error)
-
-    def _raise_if_away(self, error: DBAPIError | PoolTimeoutError) -> None:
-        if scope_of(error) is FaultScope.BATCH:
-            raise _DatabaseAwayError(first_line(error)) from error
 
 
 def _count_decided(posting: Posting) -> None:

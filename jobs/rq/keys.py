@@ -8,7 +8,7 @@ our own in a job's hash, which RQ ignores:
 * ``lease``: the execution that holds the job; its member in the started registry is ``<job id>:<lease>``.
 * ``dead``: the transfer's generation that was booked as a dead letter. A job that carries it and stands on the queue
   was requeued by somebody, for nothing else moves a booked dead letter.
-* ``lost``: how many leases have run out on it.
+* ``lost``: how many leases have run out on it. It may be of an earlier generation of the transfer: PostgreSQL knows.
 """
 
 import base64
@@ -116,6 +116,7 @@ class RqKeys:
         self._postpone: Script = connection.register_script(_script("postpone"))
         self._bury: Script = connection.register_script(_script("bury"))
         self._reap: Script = connection.register_script(_script("reap"))
+        self._spare: Script = connection.register_script(_script("spare"))
         self._examine: Script = connection.register_script(_script("examine"))
         self._requeue: Script = connection.register_script(_script("requeue"))
 
@@ -201,6 +202,15 @@ class RqKeys:
         moved, killers = self._reap(keys=[STARTED, QUEUE], args=[limit, MAX_LOST])
         counts = dict(zip(map(_text, moved[::2]), map(int, moved[1::2]), strict=True))
         return Reaped(counts, [_text(each) for each in killers])
+
+    def spare(self, leases: Mapping[int, int]) -> int:
+        """Put jobs back on the queue that :meth:`reap` took for killers; return how many nobody had taken since.
+
+        Args:
+            leases: of each job, how many it has really lost.
+        """
+        arguments = [each for pair in leases.items() for each in pair]
+        return int(self._spare(keys=[STARTED, QUEUE], args=arguments))
 
     def examine(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Tell which of these jobs nobody has, and which say of themselves that they are queued."""

@@ -24,14 +24,18 @@ from rq.worker_registration import register
 from jobs.rq.crew import transfers_queue
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
 from jobs.settler import Settled, Settler
+from models.database.engine import while_waiting
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
 from models.ledger.transfer import Status
 from observe import logs, metrics
 
-# Seconds of Redis's clock. Longer than the longest single step of a batch (a statement_timeout, a client's patience
-# with a silent server), after each of which it is renewed; and how long a killed worker's batch lies still.
+# Seconds of Redis's clock: how long the batch of a worker lies still that was killed, or hangs. It is renewed between
+# the steps of a batch, and while one of them waits for PostgreSQL, which it does for a bounded time: however slow that
+# is, the lease holds.
 LEASE_S = 10.0
+# While it waits, this many times in a lease.
+RENEWALS = 5
 # An idle worker waits this long for a job before it looks round (heartbeat, stop, suspension).
 IDLE_WAIT_S = 1
 # Between two heartbeats of a busy one: every batch would be thousands a minute.
@@ -58,7 +62,7 @@ class BatchWorker(SimpleWorker):
         self._batch_size = batch_size
         self._stopping = threading.Event()
         self._pause_s = FIRST_PAUSE_S
-        self._next_heartbeat = self._next_look = 0.0
+        self._next_heartbeat = self._next_look = self._next_renewal = 0.0
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """Return a claim and the queue, None when there is nothing and ``timeout`` is None (burst)."""
@@ -178,6 +182,11 @@ class BatchWorker(SimpleWorker):
     def _settle(self, claim: Claim) -> Settled:
         ids = [each for each in map(transfer_id_of, claim.ids) if each is not None]
         self._settler.renew = lambda: self._renew(claim)
+        self._next_renewal = time.monotonic() + LEASE_S / RENEWALS
+        with while_waiting(lambda: self._renew_in_time(claim)):
+            return self._reopen_and_settle(claim, ids)
+
+    def _reopen_and_settle(self, claim: Claim, ids: list[int]) -> Settled:
         dead = {int(each): generation for each, generation in claim.dead.items() if transfer_id_of(each)}
         if dead:
             try:
@@ -186,12 +195,17 @@ class BatchWorker(SimpleWorker):
                 return Settled(undone=ids, fault=str(error))
         return self._settler.settle(ids)
 
+    def _renew_in_time(self, claim: Claim) -> None:
+        if time.monotonic() >= self._next_renewal:
+            self._renew(claim)
+
     def _renew(self, claim: Claim) -> None:
         try:
             self._keys.renew(claim.lease, claim.ids, lease_s=LEASE_S)
             self.heartbeat()
-        except redis.RedisError as error:
+        except Exception as error:  # noqa: BLE001 - it is called in the middle of a statement, which goes on
             _log.warning("lease not renewed", cause=type(error).__name__)
+        self._next_renewal = time.monotonic() + LEASE_S / RENEWALS
 
     def _book(self, claim: Claim, settled: Settled) -> None:
         """Tell RQ. Outcomes need no fence, for they are true; whatever else is said only while the lease holds."""

@@ -1,5 +1,6 @@
 """An engine whose every wait is bounded."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from models.database.connecting import create_engine_of, libpq_parameters
+from models.database.connecting import connect_timeout_s, create_engine_of, libpq_parameters
 from models.database.faults import is_connection_lost
 from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
 from models.errors import Unavailable
@@ -50,6 +51,8 @@ WATCH = "watch"
 SILENCE_MARGIN_S = 2.0
 # What can hold every key and every name, as many characters as there may be.
 ENCODING = "UTF8"
+# How often a thread that waits for a server sees to what it has to do meanwhile.
+TICK_S = 0.5
 
 
 def create_bounded_engine(
@@ -222,6 +225,41 @@ def _wait_no_longer_than(silence_s: float) -> None:
         psycopg2.extensions.set_wait_callback(_Deadline(silence_s))
 
 
+class _Waiting(threading.local):
+    """What a thread does while it waits for a server."""
+
+    meanwhile: Callable[[], object] | None = None
+
+
+_waiting = _Waiting()
+
+
+@contextmanager
+def while_waiting(meanwhile: Callable[[], object]) -> Iterator[None]:
+    """Let this thread do something about every :data:`TICK_S` seconds in which a server has not answered it yet.
+
+    Only while a statement runs, that is: not if the thread hangs elsewhere, and not for longer than a server may be
+    silent.
+
+    Args:
+        meanwhile: raises nothing. The time that it takes is not the server's.
+    """
+    _waiting.meanwhile = meanwhile
+    try:
+        yield
+    finally:
+        _waiting.meanwhile = None
+
+
+def _do_meanwhile() -> float:
+    """Do what is to be done meanwhile, and return how many seconds that took."""
+    if _waiting.meanwhile is None:
+        return 0.0
+    began = time.monotonic()
+    _waiting.meanwhile()
+    return time.monotonic() - began
+
+
 class _Deadline:
     """psycopg2's wait callback: gives up on a server that has stopped answering.
 
@@ -238,7 +276,11 @@ class _Deadline:
         silence_s = patience.get(connection, self.silence_s) if patience else self.silence_s
         deadline = time.monotonic() + (silence_s if connection.status else connect_timeout_s(connection))
         while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-            left_s = deadline - time.monotonic()
             for_writing = state == psycopg2.extensions.POLL_WRITE
-            if left_s <= 0 or not wait_until_ready(connection.fileno(), left_s, for_writing=for_writing):
-                raise psycopg2.OperationalError("the server has stopped answering")
+            is_ready = False
+            while not is_ready:
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    raise psycopg2.OperationalError("the server has stopped answering")
+                is_ready = wait_until_ready(connection.fileno(), min(left_s, TICK_S), for_writing=for_writing)
+                if not is_ready:
+                    deadline += _do_meanwhile()

@@ -1,24 +1,18 @@
-"""What an error of PostgreSQL or of the way to it means: whose fault it is, and what may be done about it."""
+"""What an error of PostgreSQL or of the way to it means, as far as its SQLSTATE can tell.
 
-from enum import Enum
+It cannot tell whose fault it is: a trigger may raise any. That is found out by trying, see jobs/settler.py.
+"""
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
-
-class FaultScope(Enum):
-    """Whose fault a technical fault is: it decides what is retried, and at whose cost."""
-
-    BATCH = "batch"  # the database's: hand everything back, wait, spend no attempt
-    TRANSFER = "transfer"  # one transfer's: isolate it, spend one of its attempts
-
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/18/errcodes-appendix.html:
 # 08 connection exception, 53 insufficient resources, 57P operator intervention, 40 transaction rollback.
-_BATCH_PREFIXES = ("08", "53", "57P", "40")
+_PASSING_PREFIXES = ("08", "53", "57P", "40")
 # 25P03: the server ended a session that idled in a transaction (a paused process): the work is simply undone.
-_BATCH_CODES = frozenset({"25P03", "25P04"})
+_PASSING_CODES = frozenset({"25P03", "25P04"})
+# 22 data exception, 23 integrity constraint violation, P0 raised by somebody's function.
+_CONTENT_PREFIXES = ("22", "23", "P0")
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -26,20 +20,27 @@ def sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "pgcode", None)
 
 
-def scope_of(error: DBAPIError | PoolTimeoutError) -> FaultScope:
-    """Tell whether a fault is the whole database's or a single transfer's.
+def is_passing(error: DBAPIError) -> bool:
+    """Whether the fault is of a kind that is usually over at the next try, and was nobody's.
 
     Without a SQLSTATE the connection broke in mid-sentence, or no connection could be had.
     """
-    if isinstance(error, PoolTimeoutError):
-        return FaultScope.BATCH
     code = sqlstate(error)
     if code is None:
-        lost = error.connection_invalidated or isinstance(
+        return error.connection_invalidated or isinstance(
             error.orig, psycopg2.OperationalError | psycopg2.InterfaceError
         )
-        return FaultScope.BATCH if lost else FaultScope.TRANSFER
-    return FaultScope.BATCH if code.startswith(_BATCH_PREFIXES) or code in _BATCH_CODES else FaultScope.TRANSFER
+    return code.startswith(_PASSING_PREFIXES) or code in _PASSING_CODES
+
+
+def is_about_content(error: DBAPIError) -> bool:
+    """Whether the database would have done it, but for what was in it."""
+    return (sqlstate(error) or "").startswith(_CONTENT_PREFIXES)
+
+
+def lacks_room(error: DBAPIError) -> bool:
+    """Whether the database had not enough of something: disk, memory, connections."""
+    return (sqlstate(error) or "").startswith("53")
 
 
 def first_line(error: BaseException) -> str:

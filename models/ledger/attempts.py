@@ -1,7 +1,10 @@
 """What is tried again: the attempts of pending transfers, dead letters, and what has to be brought back.
 
 All of it is fenced by ``attempts`` and ``generation`` as they were seen before the try, so that a worker that comes
-late can neither spend an attempt twice nor fail what an administrator has just requeued.
+late can neither spend an attempt twice nor fail what an administrator has just requeued. Lost leases are those of the
+present generation: what Redis counts may be of an earlier one.
+
+What locks several transfers locks them in the order of their ids first, like everybody (posting.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,25 +58,40 @@ UPDATE transfers AS t SET
     completed_at = CASE WHEN tried.delay_s IS NULL THEN statement_timestamp() END
 FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:generations AS int[]),
             CAST(:delays AS float8[])) AS tried (id, attempts, generation, delay_s)
+JOIN (
+    SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
+) AS locked ON locked.id = tried.id
 WHERE t.id = tried.id AND t.status = 'pending'
   AND t.attempts = tried.attempts AND t.generation = tried.generation
 RETURNING t.id, t.generation, t.attempts, t.next_attempt_at, t.trace
 """)
+# What Redis counts it goes on counting when a transfer is reopened, so after that every lease is counted here; before,
+# its count makes up for a relay that died, with its worker, before it could count.
 _COUNT_LOST = text("""
-UPDATE transfers AS t SET lost_leases = greatest(t.lost_leases, lost.leases)
+UPDATE transfers AS t SET
+    lost_leases = CASE WHEN t.generation = 1 THEN greatest(t.lost_leases, lost.leases) ELSE t.lost_leases + 1 END
 FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS int[])) AS lost (id, leases)
+JOIN (
+    SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
+) AS locked ON locked.id = lost.id
 WHERE t.id = lost.id AND t.status = 'pending'
+RETURNING t.id, t.lost_leases
 """)
+# What was counted before is locked, and stays in its generation.
 _FAIL_LOST = text("""
 UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
     last_error = 'the worker died each time it was tried', next_attempt_at = NULL
-WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' RETURNING id, generation, attempts, trace
+WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' AND lost_leases >= :most
+RETURNING id, generation, attempts, trace
 """)
 # A generation that somebody saw as dead is reopened once, however often he asks.
 _REOPEN = text("""
 UPDATE transfers AS t SET status = 'pending', reason = NULL, attempts = 0, generation = t.generation + 1,
     lost_leases = 0, next_attempt_at = NULL, completed_at = NULL
 FROM unnest(CAST(:ids AS bigint[]), CAST(:generations AS int[])) AS dead (id, generation)
+JOIN (
+    SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
+) AS locked ON locked.id = dead.id
 WHERE t.id = dead.id AND t.status = 'failed' AND t.generation = dead.generation
 RETURNING t.id, t.trace, t.lost_leases
 """)
@@ -116,14 +134,29 @@ def spend(
     return {row.id: Spent(row.generation, row.attempts, row.next_attempt_at, row.trace) for row in rows}
 
 
-def count_lost(connection: Connection, leases: Mapping[int, int]) -> None:
-    """Remember how many workers died while they held each of these."""
-    connection.execute(_COUNT_LOST, {"ids": list(leases), "leases": list(leases.values())})
+def count_lost(connection: Connection, leases: Mapping[int, int]) -> dict[int, int]:
+    """Remember how many workers died, or lost their lease, while they held each of these.
+
+    Args:
+        connection: in a transaction.
+        leases: by transfers whose lease has just run out, how many they have lost as Redis counts.
+
+    Returns:
+        Of those that are pending, how many each has lost in its present generation.
+    """
+    rows = connection.execute(_COUNT_LOST, {"ids": list(leases), "leases": list(leases.values())})
+    return {row.id: row.lost_leases for row in rows}
 
 
-def fail_lost(connection: Connection, transfer_ids: Sequence[int]) -> dict[int, Spent]:
-    """Turn transfers that kill their worker each time into dead letters."""
-    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST})
+def fail_lost(connection: Connection, transfer_ids: Iterable[int], *, most: int) -> dict[int, Spent]:
+    """Turn transfers that kill their worker each time into dead letters.
+
+    Args:
+        connection: in the transaction in which :func:`count_lost` has counted them.
+        transfer_ids: which; those are spared that have not lost ``most`` leases in their present generation.
+        most: leases.
+    """
+    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST, "most": most})
     return {row.id: Spent(row.generation, row.attempts, None, row.trace) for row in rows}
 
 

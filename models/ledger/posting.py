@@ -165,6 +165,24 @@ def post(
             nothing about which transfer is to blame.
     """
     session.begin()
+    posting = post_within(session, transfer_ids, wait_for_locks=wait_for_locks, evict=evict)
+    if not posting.decided:
+        session.rollback()
+    if missing := [transfer_id for transfer_id in transfer_ids if transfer_id not in posting.outcomes]:
+        for transfer_id, status, reason in session.rows(_FIND_OUTCOMES, array(missing)):
+            posting.outcomes[transfer_id] = Outcome(Status(status), reason)
+    return posting
+
+
+def post_within(
+    session: Session,
+    transfer_ids: Sequence[int],
+    *,
+    wait_for_locks: bool = True,
+    evict: Evict = nobody_caches,
+    then: str = COMMIT,
+) -> Posting:
+    """Do what :func:`post` does, in a transaction that has begun: it ends as ``then`` says, if anything was decided."""
     rows = session.rows(_LOCK_ALL if wait_for_locks else _LOCK_FREE, array(transfer_ids))
     batch = [Pending._make(row[:4]) for row in rows if row[5] is None]
     wallets = {row[0]: Wallet(row[5], row[6]) for row in rows if row[5] is not None}
@@ -172,17 +190,13 @@ def post(
     if not wait_for_locks:
         blocked = find_blocked(session, batch, wallets)
         batch = [transfer for transfer in batch if not blocked & {transfer.source, transfer.destination}]
-    posting = Posting()
-    if batch:
-        settlement = settle(batch, wallets)
-        posting = _write(session, settlement, _Writing(_WRITE_RECORDED, columns(settlement.decisions, "ntnn")), evict)
-        posting.decided = list(posting.outcomes)
-        posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
-    else:
-        session.rollback()
-    if missing := [transfer_id for transfer_id in transfer_ids if transfer_id not in posting.outcomes]:
-        for transfer_id, status, reason in session.rows(_FIND_OUTCOMES, array(missing)):
-            posting.outcomes[transfer_id] = Outcome(Status(status), reason)
+    if not batch:
+        return Posting()
+    settlement = settle(batch, wallets)
+    writing = _Writing(_WRITE_RECORDED, columns(settlement.decisions, "ntnn"), then)
+    posting = _write(session, settlement, writing, evict)
+    posting.decided = list(posting.outcomes)
+    posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
     return posting
 
 

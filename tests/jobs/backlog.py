@@ -28,7 +28,6 @@ WHEN (NEW.id IN ({ids})) EXECUTE FUNCTION test_fault();
 """
 _NO_TRIGGER = "DROP TRIGGER test_fault ON transfers; DROP FUNCTION test_fault()"
 REFUSES = "RAISE EXCEPTION 'SECRET' USING ERRCODE = 'P0001';"
-DEADLOCKS = "RAISE EXCEPTION 'told to' USING ERRCODE = '40P01';"
 CANNOT_SERIALIZE = "RAISE EXCEPTION 'told to' USING ERRCODE = '40001';"
 DAWDLES = "PERFORM pg_sleep(20);"
 
@@ -143,6 +142,23 @@ def fault_on(engine: Engine, ids: Iterable[int], body: str = REFUSES) -> Iterato
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(_NO_TRIGGER)
+
+
+@contextmanager
+def fault_on_all(engine: Engine, table: str, body: str) -> Iterator[None]:
+    """Let the same go wrong for every row that is written to a table, made-up ones as well."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE FUNCTION test_fault_of_all() RETURNS trigger LANGUAGE plpgsql AS $$"
+            f"BEGIN {body} RETURN NEW; END $$;"
+            f"CREATE TRIGGER test_fault_of_all BEFORE INSERT OR UPDATE ON {table}"
+            f" FOR EACH ROW EXECUTE FUNCTION test_fault_of_all()"
+        )
+    try:
+        yield
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP FUNCTION test_fault_of_all CASCADE")
 
 
 @contextmanager

@@ -19,12 +19,15 @@ from tests.jobs.backlog import (
     OPENING_CENTS,
     PATIENCE_S,
     accept,
+    are_final,
     assert_posted_once,
     backlog,
     balance_of,
     expire_leases,
     fault_on,
+    fault_on_all,
     kill_off,
+    locked,
     members,
     queued,
     row_of,
@@ -34,6 +37,7 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import TakeOver, WorkerStarter
 from tests.jobs.workers import freezes, kills, terminates
+from tests.models.ledger.ordering import count_waiting
 
 CLAIM = "jobs.rq.keys:RqKeys.claim"
 FINISH = "jobs.rq.keys:RqKeys.finish"
@@ -151,7 +155,7 @@ def test_a_worker_killed_while_it_hands_a_batch_back(
     when: str,
 ) -> None:
     ids = backlog(books, redis_client, 20)
-    with fault_on(books, [ids[4]], CANNOT_SERIALIZE):
+    with fault_on_all(books, "entries", CANNOT_SERIALIZE):
         start_worker(kills(point, when)).wait_until_killed()
     assert {row.attempts for row in rows_of(books, ids).values()} == {0}
     take_over(ids)
@@ -344,6 +348,46 @@ def test_a_worker_frozen_past_its_lease_with_a_healthy_batch(
     assert_redis_agrees(books, redis_client, ids)
 
 
+def test_a_worker_frozen_in_the_middle_of_a_statement_loses_its_lease(
+    books: Engine, redis_client: redis.Redis, start_worker: WorkerStarter, take_over: TakeOver
+) -> None:
+    ids = backlog(books, redis_client, 5)
+    with locked(books, "SELECT FROM wallets WHERE id = 2 FOR UPDATE"):
+        late = start_worker(lease_s=3.0, LOCK_TIMEOUT_MS="20000", STATEMENT_TIMEOUT_MS="20000")
+        assert wait_for(lambda: count_waiting(books) == 1, PATIENCE_S), late.log.read_text()
+        late.send(signal.SIGSTOP)
+        redis_client.delete(LOCK_NAME)  # its relay's
+        assert wait_for(lambda: is_over(members(redis_client, STARTED), redis_client), PATIENCE_S)
+        with books.connect() as connection:  # what it has locked is let go by PostgreSQL, or by whoever finds it frozen
+            connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted"))
+    take_over(ids)
+    assert {row.lost_leases for row in rows_of(books, ids).values()} == {1}
+    wake_and_stop(late)
+    assert_posted_once(books, ids)
+    assert_redis_agrees(books, redis_client, ids)
+
+
+def is_over(leases: dict[str, float], client: redis.Redis) -> bool:
+    """Whether each of them has run out."""
+    seconds, microseconds = client.time()
+    return bool(leases) and max(leases.values()) < seconds + microseconds / 1e6
+
+
+def test_a_batch_that_a_slow_database_holds_up_beyond_its_lease_keeps_it(
+    books: Engine, redis_client: redis.Redis, start_worker: WorkerStarter
+) -> None:
+    """One statement of 20 rows, 250 ms each; and the relay beside it looks for leases that have run out."""
+    ids = backlog(books, redis_client, 10)
+    with fault_on_all(books, "entries", "PERFORM pg_sleep(0.25);"):
+        process = start_worker(lease_s=2.0, STATEMENT_TIMEOUT_MS="20000")
+        assert wait_for(lambda: are_final(books, ids), PATIENCE_S), process.log.read_text()
+    process.stop()
+    rows = rows_of(books, ids).values()
+    assert {(row.status, row.attempts, row.lost_leases) for row in rows} == {("posted", 1, 0)}
+    assert_posted_once(books, ids)
+    assert_redis_agrees(books, redis_client, ids)
+
+
 def is_anyone_in_a_transaction(engine: Engine) -> bool:
     query = text(
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
@@ -401,7 +445,7 @@ def test_a_worker_frozen_while_it_hands_back_puts_nothing_into_the_queue_again(
     books: Engine, redis_client: redis.Redis, start_worker: WorkerStarter, take_over: TakeOver
 ) -> None:
     ids = backlog(books, redis_client, 20)
-    with fault_on(books, [ids[4]], CANNOT_SERIALIZE):
+    with fault_on_all(books, "entries", CANNOT_SERIALIZE):
         late = start_worker(freezes(HAND_BACK, "before"))
         late.wait_until_stopped()
     take_over(ids)

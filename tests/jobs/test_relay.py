@@ -436,6 +436,29 @@ def test_a_transfer_that_kills_its_workers_after_the_commit_is_posted_and_not_fa
     assert (members(redis_client, STARTED), members(redis_client, FAILED)) == ({}, {})
 
 
+def test_deaths_of_a_former_generation_make_no_dead_letter(
+    books: Engine, redis_client: redis.Redis, keys: RqKeys, relay: Relay, make_worker: WorkerMaker
+) -> None:
+    """Redis goes on counting: it was not told when the transfer failed, and was put back."""
+    (number,) = backlog(books, redis_client, 1)
+    for lease in range(MAX_LOST - 1):
+        take(keys, lease=f"lease-{lease}")
+        expire_leases(redis_client)
+        relay.run_once()
+    take(keys, lease="last")
+    kill_off(books, [number])
+    with books.begin() as connection:
+        assert [due.lost_leases for due in attempts.reopen(connection, {number: 1})] == [0]
+    expire_leases(redis_client)
+    assert relay.run_once() == 1
+    row = row_of(books, number)
+    assert (row.status, row.generation, row.lost_leases) == ("pending", 2, 1)
+    assert (queued(redis_client), members(redis_client, STARTED)) == ([str(number)], {})
+    assert hash_of(redis_client, number)["lost"] == b"1"
+    drain(make_worker())
+    assert_posted_once(books, [number])
+
+
 @pytest.mark.parametrize("step", ["fail_lost", "bury"])
 def test_a_relay_that_dies_over_a_dead_letter_is_followed_by_one_that_finishes_it(
     *,

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from tests.chaos.faults.database import freeze_postgres, lock_table, slow_down
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
 from tests.chaos.stack import Stack
@@ -22,4 +23,7 @@ FAULTS: Mapping[str, Fault] = {
     "postgres": Fault(kill_postgres, 1),
     "redis": Fault(kill_redis, 1),
     "flush": Fault(empty_redis, 2),
+    "table lock": Fault(lock_table, 1),
+    "slow postgres": Fault(slow_down, 1),
+    "frozen postgres": Fault(freeze_postgres, 1),
 }

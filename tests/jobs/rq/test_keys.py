@@ -555,6 +555,18 @@ def test_a_job_that_loses_every_lease_is_named_and_stays_where_it_is(redis_clien
     assert keys.reap(limit=10).killers == ["7"]  # but again, while nothing is done about it
 
 
+def test_a_job_that_was_taken_for_a_killer_goes_back_to_the_front(redis_client: redis.Redis, keys: RqKeys) -> None:
+    enqueue(keys, 7, 8, lost=MAX_LOST - 1)
+    claim(keys, limit=1, lease_s=0.0)
+    assert keys.reap(limit=10).killers == ["7"]
+    assert keys.spare({7: 1, 8: 1, 9: 1}) == 1
+    assert queued(redis_client) == ["7", "8"]
+    assert (status_of(redis_client, 7), members(redis_client, STARTED)) == ("queued", {})
+    assert [int(hash_of(redis_client, each)["lost"]) for each in (7, 8)] == [1, MAX_LOST - 1]
+    assert keys.spare({7: 0}) == 0  # once
+    assert keys.hand_back("lease", [7]) == 0  # and no more by whoever had it
+
+
 def test_a_batch_of_5000_goes_through_every_step(redis_client: redis.Redis, keys: RqKeys) -> None:
     """Lua's unpack takes no more than some thousands of values at once."""
     ids = list(range(1, 5_001))

@@ -1,6 +1,7 @@
 """Every wait for the database is bounded, and a lost connection costs no more than another try."""
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import psycopg2
@@ -8,8 +9,8 @@ import psycopg2.extensions
 import pytest
 from sqlalchemy import Engine, text
 
-from models.database.engine import SILENCE_MARGIN_S, _Deadline, create_bounded_engine, fetch_all
-from models.database.faults import FaultScope, is_connection_lost, scope_of, sqlstate
+from models.database.engine import SILENCE_MARGIN_S, TICK_S, _Deadline, create_bounded_engine, fetch_all, while_waiting
+from models.database.faults import is_connection_lost, is_passing, sqlstate
 from models.errors import Unavailable
 from tests.models.database.catching import caught
 from tests.models.ledger.ordering import bounded_engine, count_waiting
@@ -82,7 +83,7 @@ def test_connecting_to_a_server_that_hangs_ends(impatient: Engine, postgres_prox
     postgres_proxy.hold()
     error = caught(lambda: impatient.connect().close())
     assert "the server has stopped answering" in str(error)
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
     assert_good_as_new(impatient, postgres_proxy, None)
 
@@ -105,7 +106,7 @@ def test_a_server_that_hangs_loses_the_connection_and_nothing_else(
     error = caught(hang)
     assert "the server has stopped answering" in str(error)
     assert error.connection_invalidated
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
     assert_good_as_new(impatient, postgres_proxy, backends[0])
 
@@ -127,6 +128,35 @@ def test_a_server_that_dribbles_without_an_end_is_given_up() -> None:
         there.send(b"always something to read")
         with pytest.raises(psycopg2.OperationalError, match="the server has stopped answering"):
             _Deadline(0.05)(Dribbling(here))  # type: ignore[arg-type]
+
+
+def test_a_thread_does_something_meanwhile_for_as_long_as_a_statement_runs(database_url: str) -> None:
+    calls: list[str] = []
+    with bounded_engine(database_url, statement_ms=20_000) as engine, engine.connect() as connection:
+        with while_waiting(lambda: calls.append(threading.current_thread().name)):
+            connection.execute(SELECT_1)
+            assert calls == []
+            connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 2.5 * TICK_S})
+        assert calls == [threading.current_thread().name] * len(calls) != []
+        count = len(calls)
+        connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 2.5 * TICK_S})
+    assert len(calls) == count
+
+
+def test_a_server_that_is_silent_is_given_up_whatever_is_done_meanwhile(
+    postgres_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.database.engine.TICK_S", 0.05)
+    calls: list[None] = []
+    with bounded_engine(postgres_proxy.url, statement_ms=100) as engine, engine.connect() as connection:
+        connection.execute(SELECT_1)
+        postgres_proxy.hold()
+        with while_waiting(lambda: calls.append(None)):
+            error = caught(lambda: connection.execute(SELECT_1))
+        postgres_proxy.break_all()
+        postgres_proxy.resume()
+    assert "the server has stopped answering" in str(error)
+    assert calls
 
 
 def test_giving_a_connection_back_to_the_pool_while_the_server_hangs_ends(

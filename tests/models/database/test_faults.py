@@ -11,7 +11,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.database.engine import fetch_all
-from models.database.faults import FaultScope, first_line, is_conflict, is_connection_lost, scope_of, sqlstate
+from models.database.faults import (
+    first_line,
+    is_about_content,
+    is_conflict,
+    is_connection_lost,
+    is_passing,
+    lacks_room,
+    sqlstate,
+)
 from models.errors import Unavailable
 from ops.local.processes import wait_for
 from tests.models.database.catching import caught
@@ -31,7 +39,7 @@ def two_wallets(engine: Engine) -> None:
 # What a fault is
 
 
-def test_a_backend_that_was_terminated_is_the_batchs_fault(engine: Engine, database_url: str) -> None:
+def test_a_backend_that_was_terminated_is_a_fault_that_passes(engine: Engine, database_url: str) -> None:
     def be_terminated() -> None:
         with bounded_engine(database_url) as victim, victim.connect() as connection:
             backend = connection.execute(BACKEND).scalar_one()
@@ -41,13 +49,13 @@ def test_a_backend_that_was_terminated_is_the_batchs_fault(engine: Engine, datab
 
     error = caught(be_terminated)
     assert sqlstate(error) in {"57P01", None}  # None: the connection was reset before its last words were read
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
     assert not is_conflict(error)
 
 
 @pytest.mark.usefixtures("two_wallets")
-def test_a_deadlock_is_the_batchs_fault_and_a_conflict(database_url: str) -> None:
+def test_a_deadlock_passes_and_is_a_conflict(database_url: str) -> None:
     lock = text("SELECT FROM wallets WHERE id = :id FOR UPDATE")
     both_hold = threading.Barrier(2, timeout=PATIENCE_S)
 
@@ -69,14 +77,14 @@ def test_a_deadlock_is_the_batchs_fault_and_a_conflict(database_url: str) -> Non
     (error,) = [each for each in found if each is not None]
 
     assert sqlstate(error) == "40P01"
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_conflict(error)
     assert not is_connection_lost(error)
 
 
 @pytest.mark.usefixtures("two_wallets")
 @pytest.mark.parametrize(("bounds", "code"), [({"lock_ms": 30}, "55P03"), ({"statement_ms": 30}, "57014")])
-def test_a_locked_wallet_is_the_transfers_fault(
+def test_a_locked_wallet_is_no_fault_that_passes(
     engine: Engine, database_url: str, bounds: dict[str, int], code: str
 ) -> None:
     lock = text("SELECT FROM wallets WHERE id = 1 FOR UPDATE")
@@ -90,7 +98,7 @@ def test_a_locked_wallet_is_the_transfers_fault(
         error = caught(wait_in_vain)
         holder.rollback()
     assert sqlstate(error) == code
-    assert scope_of(error) is FaultScope.TRANSFER
+    assert not is_passing(error)
     assert not is_conflict(error)
     assert not is_connection_lost(error)
 
@@ -104,18 +112,18 @@ def test_a_locked_wallet_is_the_transfers_fault(
         ("SELECT FROM nowhere", "42P01"),
     ],
 )
-def test_a_statement_that_cannot_work_is_the_transfers_fault(engine: Engine, statement: str, code: str) -> None:
+def test_a_statement_that_cannot_work_is_no_fault_that_passes(engine: Engine, statement: str, code: str) -> None:
     def execute() -> None:
         with engine.connect() as connection:
             connection.execute(text(statement))
 
     error = caught(execute)
     assert sqlstate(error) == code
-    assert scope_of(error) is FaultScope.TRANSFER
+    assert not is_passing(error)
     assert not is_connection_lost(error)
 
 
-def test_idling_in_a_transaction_is_ended_and_the_batchs_fault(engine: Engine, database_url: str) -> None:
+def test_idling_in_a_transaction_is_ended_and_passes(engine: Engine, database_url: str) -> None:
     def idle() -> None:
         with bounded_engine(database_url, idle_ms=50) as paused, paused.connect() as connection:
             backend = connection.execute(BACKEND).scalar_one()
@@ -124,7 +132,7 @@ def test_idling_in_a_transaction_is_ended_and_the_batchs_fault(engine: Engine, d
 
     error = caught(idle)
     assert sqlstate(error) in {"25P03", None}
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
 
 
 def is_alive(engine: Engine, backend: int) -> bool:
@@ -133,22 +141,22 @@ def is_alive(engine: Engine, backend: int) -> bool:
         return bool(connection.execute(query, {"pid": backend}).scalar_one())
 
 
-def test_a_server_that_cannot_be_reached_is_the_batchs_fault(postgres_proxy: TcpProxy) -> None:
+def test_a_server_that_cannot_be_reached_is_a_fault_that_passes(postgres_proxy: TcpProxy) -> None:
     postgres_proxy.refuse()
     with bounded_engine(postgres_proxy.url) as engine:
         error = caught(lambda: engine.connect().close())
     assert sqlstate(error) is None
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
 
 
-def test_a_port_that_nobody_listens_on_is_the_batchs_fault() -> None:
+def test_a_port_that_nobody_listens_on_is_a_fault_that_passes() -> None:
     with bounded_engine("postgresql://wallet@127.0.0.1:1/wallet") as engine:
         error = caught(lambda: engine.connect().close())
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
 
 
-def test_a_server_with_too_many_clients_is_the_batchs_fault(engine: Engine, database_url: str) -> None:
+def test_a_server_with_too_many_clients_is_a_fault_that_passes(engine: Engine, database_url: str) -> None:
     name = database_url.rpartition("/")[2]
     with engine.begin() as connection:
         connection.exec_driver_sql(f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
@@ -158,10 +166,10 @@ def test_a_server_with_too_many_clients_is_the_batchs_fault(engine: Engine, data
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
 
 
-def test_a_broken_connection_is_the_batchs_fault(postgres_proxy: TcpProxy) -> None:
+def test_a_broken_connection_is_a_fault_that_passes(postgres_proxy: TcpProxy) -> None:
     def be_cut() -> None:
         with bounded_engine(postgres_proxy.url) as engine, engine.connect() as connection:
             connection.execute(SELECT_1)
@@ -169,50 +177,80 @@ def test_a_broken_connection_is_the_batchs_fault(postgres_proxy: TcpProxy) -> No
             connection.execute(SELECT_1)
 
     error = caught(be_cut)
-    assert scope_of(error) is FaultScope.BATCH
+    assert is_passing(error)
     assert is_connection_lost(error)
 
 
-def test_an_exhausted_pool_is_the_batchs_fault(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exhausted_pool_makes_the_database_unavailable(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.database.pool.TIMEOUT_S", 0.05)
     with bounded_engine(database_url, pool_size=1) as engine, engine.connect():
-        with pytest.raises(PoolTimeoutError) as error:
+        with pytest.raises(PoolTimeoutError):
             engine.connect()
-        assert scope_of(error.value) is FaultScope.BATCH
         with pytest.raises(Unavailable):
             fetch_all(engine, SELECT_1)
 
 
-def test_an_error_without_a_code_that_is_no_lost_connection_is_the_transfers_fault() -> None:
+def test_an_error_without_a_code_that_is_no_lost_connection_is_no_fault_that_passes() -> None:
     error = DBAPIError("SELECT 1", {}, psycopg2.ProgrammingError("can't adapt type 'object'"))
-    assert scope_of(error) is FaultScope.TRANSFER
+    assert not is_passing(error)
+
+
+class Orig(psycopg2.OperationalError):
+    """The driver's, with a SQLSTATE to choose."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
+
+    @property
+    def pgcode(self) -> str:  # type: ignore[override]
+        return self.code
 
 
 @pytest.mark.parametrize(
-    ("code", "scope"),
+    ("code", "passes"),
     [
-        ("08006", FaultScope.BATCH),
-        ("53300", FaultScope.BATCH),  # too many connections
-        ("53100", FaultScope.BATCH),  # disk full
-        ("57P01", FaultScope.BATCH),
-        ("57P03", FaultScope.BATCH),  # starting up
-        ("40001", FaultScope.BATCH),
-        ("40P01", FaultScope.BATCH),
-        ("25P03", FaultScope.BATCH),
-        ("25P04", FaultScope.BATCH),
-        ("25P02", FaultScope.TRANSFER),
-        ("57014", FaultScope.TRANSFER),
-        ("55P03", FaultScope.TRANSFER),
-        ("54001", FaultScope.TRANSFER),
-        ("23514", FaultScope.TRANSFER),
-        ("22003", FaultScope.TRANSFER),
+        ("08006", True),
+        ("53300", True),  # too many connections
+        ("53100", True),  # disk full
+        ("57P01", True),
+        ("57P03", True),  # starting up
+        ("40001", True),
+        ("40P01", True),
+        ("25P03", True),
+        ("25P04", True),
+        ("25P02", False),
+        ("57014", False),
+        ("55P03", False),
+        ("54001", False),
+        ("23514", False),
+        ("22003", False),
     ],
 )
-def test_the_sqlstate_decides_whose_fault_it_is(code: str, scope: FaultScope) -> None:
-    class Orig(psycopg2.OperationalError):
-        pgcode = code
+def test_the_sqlstate_tells_what_usually_passes(code: str, passes: bool) -> None:
+    assert is_passing(DBAPIError("SELECT 1", {}, Orig(code))) is passes
 
-    assert scope_of(DBAPIError("SELECT 1", {}, Orig())) is scope
+
+@pytest.mark.parametrize(
+    ("code", "about_content", "room"),
+    [
+        ("22003", True, False),
+        ("23505", True, False),
+        ("23514", True, False),
+        ("P0001", True, False),
+        ("53100", False, True),
+        ("53200", False, True),
+        ("42501", False, False),  # the privilege is missing, whatever is written
+        ("25006", False, False),  # a standby takes no writes
+        ("55P03", False, False),
+        ("57014", False, False),
+    ],
+)
+def test_the_sqlstate_tells_what_was_refused_for_its_content_and_what_for_want_of_room(
+    code: str, *, about_content: bool, room: bool
+) -> None:
+    error = DBAPIError("SELECT 1", {}, Orig(code))
+    assert (is_about_content(error), lacks_room(error)) == (about_content, room)
 
 
 def test_an_error_is_told_in_one_line_without_its_statement(engine: Engine) -> None:

@@ -1,19 +1,21 @@
 """An attempt is spent once, a dead letter is reopened once, and whoever comes late changes nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Row, insert, select, text
+from sqlalchemy import Connection, Engine, Row, insert, select, text
 
 from models.database.engine import fetch_all
 from models.ledger import attempts
 from models.ledger.attempts import Due, Seen, Spent
 from models.ledger.transfer import Status
 from models.schema.tables import transfers
+from ops.local.processes import wait_for
 from tests.books import check_books
-from tests.models.ledger.ordering import balances, post_now
+from tests.models.ledger.ordering import PATIENCE_S, balances, count_waiting, post_now
 
 FRESH = Seen(attempts=0, generation=1)
 
@@ -141,34 +143,90 @@ def test_a_transfer_that_failed_before_can_still_be_posted(engine: Engine, pendi
 # Workers that died
 
 
+def count_lost(engine: Engine, leases: dict[int, int]) -> dict[int, int]:
+    with engine.begin() as connection:
+        return attempts.count_lost(connection, leases)
+
+
+def fail_lost(engine: Engine, *ids: int, leases: int, most: int) -> dict[int, Spent]:
+    with engine.begin() as connection:
+        attempts.count_lost(connection, dict.fromkeys(ids, leases))
+        return attempts.fail_lost(connection, ids, most=most)
+
+
 def test_lost_leases_only_grow(engine: Engine, pending: list[int]) -> None:
     for leases, expected in ((1, 1), (3, 3), (2, 3)):
-        with engine.begin() as connection:
-            attempts.count_lost(connection, {11: leases})
+        assert count_lost(engine, {11: leases, 999: 1}) == {11: expected}
         assert row_of(engine, 11).lost_leases == expected
     assert {row_of(engine, each).lost_leases for each in pending[1:]} == {0}
 
 
 def test_lost_leases_of_what_is_final_are_not_counted(engine: Engine, pending: list[int]) -> None:
     post_now(engine, pending)
-    with engine.begin() as connection:
-        attempts.count_lost(connection, {11: 5})
+    assert count_lost(engine, {11: 5}) == {}
     assert row_of(engine, 11).lost_leases == 0
 
 
 def test_what_kills_its_worker_is_a_dead_letter_unless_it_was_settled(engine: Engine, pending: list[int]) -> None:
     spend(engine, {12: FRESH}, 60.0)
     post_now(engine, pending[:1])
-    with engine.begin() as connection:
-        assert attempts.fail_lost(connection, [*pending, 999]) == {
-            12: Spent(1, 1, None, "trace-12"),
-            13: Spent(1, 0, None, "trace-13"),
-        }
+    assert fail_lost(engine, *pending, 999, leases=1, most=1) == {
+        12: Spent(1, 1, None, "trace-12"),
+        13: Spent(1, 0, None, "trace-13"),
+    }
     assert row_of(engine, 11).status == "posted"
     row = row_of(engine, 12)
     assert (row.status, row.reason, row.next_attempt_at) == ("failed", "worker_lost", None)
     assert row.last_error == "the worker died each time it was tried"
     check_books(engine)
+
+
+def test_deaths_of_a_former_generation_fail_nobody(engine: Engine, pending: list[int]) -> None:
+    """However many there were, and whoever goes on counting them."""
+    count_lost(engine, dict.fromkeys(pending, 4))
+    kill(engine, 12)
+    assert len(reopen(engine, {12: 1})) == 1
+    assert fail_lost(engine, *pending, leases=5, most=5).keys() == {11, 13}
+    assert (row_of(engine, 12).status, row_of(engine, 12).lost_leases) == ("pending", 1)
+    for leases in (6, 7, 8):
+        assert fail_lost(engine, 12, leases=leases, most=5) == {}
+    assert fail_lost(engine, 12, leases=9, most=5).keys() == {12}
+    check_books(engine)
+
+
+STEPS: dict[str, Callable[[Connection, list[int]], object]] = {
+    "count_lost": lambda connection, ids: attempts.count_lost(connection, dict.fromkeys(ids, 1)),
+    "reopen": lambda connection, ids: attempts.reopen(connection, dict.fromkeys(ids, 1)),
+    "spend": lambda connection, ids: attempts.spend(
+        connection, dict.fromkeys(ids, FRESH), dict.fromkeys(ids, 60.0), error="e"
+    ),
+}
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_what_locks_several_transfers_locks_them_in_the_order_of_their_ids(
+    engine: Engine, pending: list[int], step: str
+) -> None:
+    """Given in another order and stored in another one, and the middle one is somebody else's for a while."""
+    with engine.begin() as connection:  # so the first is stored behind the others
+        connection.execute(text("UPDATE transfers SET last_error = 'moved' WHERE id = 11"))
+    if step == "reopen":
+        kill(engine, *pending)
+    with engine.connect() as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute(text("SELECT FROM transfers WHERE id = 12 FOR UPDATE"))
+
+        def take() -> object:
+            with engine.begin() as connection:
+                return STEPS[step](connection, [13, 12, 11])
+
+        taking = pool.submit(take)
+        assert wait_for(lambda: count_waiting(engine) == 1, PATIENCE_S)
+        free = text("SELECT id FROM transfers WHERE id IN (11, 13) FOR UPDATE SKIP LOCKED")
+        with engine.connect() as other:
+            assert other.execute(free).scalars().all() == [13]  # the first is locked already, the last is not
+            other.rollback()
+        holder.rollback()
+        taking.result(PATIENCE_S)
 
 
 # Dead letters
@@ -177,8 +235,7 @@ def test_what_kills_its_worker_is_a_dead_letter_unless_it_was_settled(engine: En
 def test_a_dead_letter_is_reopened_with_all_its_attempts_in_a_new_generation(
     engine: Engine, pending: list[int]
 ) -> None:
-    with engine.begin() as connection:
-        attempts.count_lost(connection, {11: 2})
+    count_lost(engine, {11: 2})
     kill(engine, 11)
     assert reopen(engine, {11: 1, pending[1]: 1, 999: 1}) == [Due(id=11, trace="trace-11", lost_leases=0)]
 
@@ -239,8 +296,7 @@ def test_pending_ids_are_listed_oldest_first_without_those_that_wait(engine: Eng
 
 
 def test_what_the_queue_needs_of_a_transfer_is_told_while_it_is_pending(engine: Engine, pending: list[int]) -> None:
-    with engine.begin() as connection:
-        attempts.count_lost(connection, {12: 2})
+    count_lost(engine, {12: 2})
     post_now(engine, [11])
     assert attempts.find_due(engine, [13, 12, 11, 999]) == [Due(12, "trace-12", 2), Due(13, "trace-13", 0)]
     assert attempts.find_due(engine, []) == []

@@ -343,7 +343,11 @@ BLAME = {
     "RAISE EXCEPTION 'no';": "Unavailable",
     "RAISE SQLSTATE '40P01';": "Unavailable",
     "RAISE SQLSTATE '40001';": "Unavailable",
+    "RAISE SQLSTATE '53100';": "Unavailable",
     "RAISE SQLSTATE '55P03';": "Unavailable",
+    # What is said when a connection is lost says nothing of a commit, even if that is where it was raised.
+    "RAISE SQLSTATE '57P03';": "OutcomeUnknown",
+    "RAISE SQLSTATE '08006';": "OutcomeUnknown",
     "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1);": "OutcomeUnknown",
 }
 
@@ -595,6 +599,29 @@ def test_a_lock_on_a_whole_table_is_waited_for_as_by_a_lone_order(
         answers: list[Future[Any]] = take(orders, [later(1, 2, 10), later(3, 4, 10), later(5, 6, 10)])
         time.sleep(3.5 * GROUP_PATIENCE_MS / 1000)
     assert ends(answers) == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("take", "table", "mode"),
+    [
+        (execute_together, "wallets", "SHARE"),
+        (execute_together, "transfers", "SHARE"),
+        (execute_together, "entries", "SHARE"),
+        (execute_together, "wallets", "ACCESS EXCLUSIVE"),
+        (accept_together, "wallets", "ACCESS EXCLUSIVE"),
+        (accept_together, "transfers", "SHARE"),
+    ],
+)
+def test_a_lock_on_a_whole_table_that_is_not_let_go_is_said_to_be_the_databases(
+    engine: Engine, snowflake: Snowflake, take: Take, table: str, mode: str
+) -> None:
+    with bounded_engine(url_of(engine), lock_ms=400) as impatient:
+        orders = Orders(impatient, snowflake)
+        with held(engine, f"LOCK TABLE {table} IN {mode} MODE"):
+            answers: list[Future[Any]] = take(orders, [later(1, 2, 10), later(3, 4, 10), later(5, 6, 10, key="k")])
+            assert ends(answers) == ["Unavailable"] * 3
+        assert count_transfers(engine) == 6
+        assert ends(take(orders, [later(5, 6, 10, key="k")])) == ["done"]
 
 
 # Two processes

@@ -111,7 +111,8 @@ def test_the_service_accepts_fails_requeues_and_posts_a_job(service: Engine, ord
     job = orders.accept(later(1, 2, 40)).transfer_id
     assert attempts.find_pending(service, after=0, limit=10) == [job]
     with service.begin() as connection:
-        attempts.count_lost(connection, {job: 1})
+        assert attempts.count_lost(connection, {job: 1}) == {job: 1}
+        assert attempts.fail_lost(connection, [job], most=2) == {}
     with service.begin() as connection:
         attempts.spend(connection, {job: Seen(attempts=0, generation=1)}, {job: None}, error="e")
     with service.begin() as connection:
