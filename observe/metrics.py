@@ -135,6 +135,17 @@ throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("u
 # ``requests``: answered 503 without being tried; ``waiting``: a long poll answered at once, as too many waited.
 shed = _counters("wallet_shed", "What was turned away under load.", "where", ("requests", "waiting"))
 
+# --- beside requests and jobs
+
+# What runs in threads that nobody waits for (observe/background.py).
+TASKS = (
+    "queue_feeder", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server", "provider_keys",
+    "rq_commands", "http_connections",
+)  # fmt: skip
+background_faults = _counters(
+    "wallet_background_faults", "Faults that nobody foresaw, of what runs beside requests and jobs.", "task", TASKS
+)
+
 # --- the way to PostgreSQL
 
 db_pool_waits = Counter("wallet_db_pool_waits", "Times that no pooled connection was free.", registry=registry)

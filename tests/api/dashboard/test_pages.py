@@ -87,7 +87,7 @@ def busy_worker(redis_client: redis.Redis) -> Iterator[SimpleWorker]:
     """A stock worker in the midst of a job."""
     queue = stock_queue(redis_client)
     worker = SimpleWorker([queue], connection=redis_client, serializer=JSONSerializer)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.register_birth()
     job = queue.enqueue("jobs.transfers.run", "seven", job_id="busy", meta={"tp": "x"})
     redis_client.lrem(QUEUE, 0, "busy")
     worker.prepare_job_execution(job)
@@ -103,7 +103,7 @@ def work(app: Flask, engine: Engine, redis_client: redis.Redis) -> Callable[[], 
     """Let a worker run whatever waits."""
     settler = Settler(engine, RetryPolicy((60.0,)), app.extensions["wallet"].cache)
     worker = BatchWorker(redis_client, settler, batch_size=10)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.register_birth()
 
     def work() -> None:
         assert drain(worker)

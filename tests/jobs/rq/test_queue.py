@@ -47,7 +47,7 @@ def attempts(queue: TransferQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]
     ask = queue._line.ask
 
     def counted(*commands: Command) -> list[Any]:
-        sent.extend(int(command[3 + 6 + 6]) for command in commands)  # after the script, its keys, what jobs share
+        sent.extend(int(command[3 + 7 + 11]) for command in commands)  # after the script, its keys, what jobs share
         return ask(*commands)
 
     monkeypatch.setattr(queue._line, "ask", counted)
