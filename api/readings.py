@@ -144,10 +144,14 @@ def read_redis(keys: RqKeys) -> Reading:
         Unreadable: it does not answer.
     """
     try:
-        counts = keys.count()
+        counts, memory = keys.count(), keys.find_memory()
     except redis.RedisError as error:
         raise Unreadable from error
-    return [metrics.jobs.by({(state,): count for state, count in counts.items()})]
+    return [
+        metrics.jobs.by({(state,): count for state, count in counts.items()}),
+        metrics.redis_memory.of(memory.used_bytes),
+        metrics.redis_max_memory.of(memory.limit_bytes),
+    ]
 
 
 def _read_sessions(engine: Engine) -> Reading:

@@ -175,6 +175,8 @@ class ScrapedGauge:
 up = ScrapedGauge("wallet_up", "Whether it answered just now.", ("dependency",))
 build_info = ScrapedGauge("wallet_build_info", "What runs here.", ("version", "python", "schema"))
 jobs = ScrapedGauge("wallet_jobs", "RQ's jobs.", ("state",))
+redis_memory = ScrapedGauge("wallet_redis_memory_bytes", "What the queue's Redis holds.")
+redis_max_memory = ScrapedGauge("wallet_redis_max_memory_bytes", "What it may hold, 0 without a limit.")
 pending_transfers = ScrapedGauge("wallet_pending_transfers", "Pending transfers, counted up to 100000.")
 oldest_pending = ScrapedGauge("wallet_oldest_pending_seconds", "Age of the oldest pending transfer, 0 without one.")
 dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")

@@ -121,6 +121,13 @@ class NewJob(NamedTuple):
     lost: int = 0
 
 
+class Memory(NamedTuple):
+    """What Redis holds, and what it may hold; 0: there is no limit."""
+
+    used_bytes: int
+    limit_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Reaped:
     """Leases that had run out: what went back to the queue, with how often by now, and what kills its workers."""
@@ -256,6 +263,11 @@ class RqKeys:
                 pipeline.zcard(registry)
             counts: list[int] = pipeline.execute()
         return dict(zip(("queued", *_REGISTRIES), counts, strict=True))
+
+    def find_memory(self) -> Memory:
+        """Return how much Redis holds."""
+        facts = self.connection.info("memory")
+        return Memory(int(facts["used_memory"]), int(facts.get("maxmemory") or 0))
 
     def queue_length(self) -> int:
         """Return how many jobs wait."""

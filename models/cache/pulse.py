@@ -189,7 +189,8 @@ class Pulse:
                 return
             self._run()
         # The first one who asks waits for the answer, so that the very first read is served as the others will be.
-        self.run_once()
+        with background.guarded("cache_pulse"):
+            self.run_once()
 
     def _run(self) -> None:
         self._thread = background.start("cache_pulse", self._beat)

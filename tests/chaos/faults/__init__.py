@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
+from tests.chaos.faults.memory import fill_redis
 from tests.chaos.stack import Stack
 
 
@@ -22,4 +23,5 @@ FAULTS: Mapping[str, Fault] = {
     "postgres": Fault(kill_postgres, 1),
     "redis": Fault(kill_redis, 1),
     "flush": Fault(empty_redis, 2),
+    "memory": Fault(fill_redis, 1),
 }
