@@ -87,7 +87,7 @@ def busy_worker(redis_client: redis.Redis) -> Iterator[SimpleWorker]:
     """A stock worker in the midst of a job."""
     queue = stock_queue(redis_client)
     worker = SimpleWorker([queue], connection=redis_client, serializer=JSONSerializer)
-    worker.register_birth()
+    worker.register_birth()  # type: ignore[no-untyped-call]
     job = queue.enqueue("jobs.transfers.run", "seven", job_id="busy", meta={"tp": "x"})
     redis_client.lrem(QUEUE, 0, "busy")
     worker.prepare_job_execution(job)
