@@ -273,6 +273,14 @@ class RqKeys:
         """Return how many jobs wait."""
         return int(self.connection.llen(QUEUE))
 
+    def may_be_full(self) -> bool:
+        """Whether so many jobs wait that others may have found no room: as enqueue.lua has it."""
+        length, memory, most = self.queue_length(), self.find_memory(), MOST_WAITING
+        if memory.limit_bytes:
+            left = (memory.limit_bytes * MEMORY_SHARE - memory.used_bytes) / JOB_BYTES
+            most = min(most, length + int(left))
+        return length >= max(most, FEWEST_WAITING) - RESERVED_WAITING
+
     def queued_ids(self) -> set[int]:
         """Return the ids of all the jobs that wait."""
         return {int(each) for each in self.connection.lrange(QUEUE, 0, -1) if each.isdigit()}
