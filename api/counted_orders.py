@@ -1,9 +1,13 @@
 """Orders as the API takes them: counted by what came of them. A replay is the same transfer, and counts no more."""
 
-from models.errors import Refused
+import structlog
+
+from models.errors import OutcomeUnknown, Refused
 from models.ledger.orders import Orders
 from models.ledger.transfer import Acceptance, Order, Receipt
 from observe import metrics
+
+_log = structlog.get_logger("api")
 
 
 class CountedOrders(Orders):
@@ -17,7 +21,7 @@ class CountedOrders(Orders):
             metrics.transfers[order.kind, "refused"].inc()
             raise
         if not receipt.replayed:
-            metrics.transfers[order.kind, "posted"].inc()
+            _count(order, "posted", receipt.transfer_id)
         return receipt
 
     def accept(self, order: Order) -> Acceptance:
@@ -28,5 +32,14 @@ class CountedOrders(Orders):
             metrics.transfers[order.kind, "refused"].inc()
             raise
         if not acceptance.replayed:
-            metrics.transfers[order.kind, "accepted"].inc()
+            _count(order, "accepted", acceptance.transfer_id)
         return acceptance
+
+
+def _count(order: Order, outcome: str, transfer_id: int) -> None:
+    """Count what stands in the books: whatever should go wrong here, nobody is to be told that nothing moved."""
+    try:
+        metrics.transfers[order.kind, outcome].inc()
+    except Exception as error:
+        _log.critical("unexpected error", transfer_id=str(transfer_id), exc_info=True)
+        raise OutcomeUnknown(transfer_id) from error

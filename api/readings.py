@@ -23,7 +23,7 @@ from models.database.faults import first_line
 from models.errors import Unavailable
 from models.redis_line.client import connect_redis
 from models.schema.revision import NEWEST
-from observe import metrics
+from observe import background, metrics
 
 # A reading is good for this long.
 FRESH_S = 1.0
@@ -62,7 +62,8 @@ class Reader:
             if self._is_reading or self._clock() < self._old_at:
                 return
             self._is_reading = True
-        threading.Thread(target=self._run, name="reading", daemon=True).start()
+        if background.start("reading", self._run) is None:
+            self._end(None)
 
     def find(self, deadline: float) -> Reading | None:
         """Return the reading as soon as it is there, None if it failed or is not there by the deadline."""
@@ -72,16 +73,17 @@ class Reader:
 
     def _run(self) -> None:
         latest: Reading | None = None
-        try:
-            latest = self._read()
-        except Unreadable as error:
-            _log.debug("not read", cause=first_line(error))
-        except Exception:  # noqa: BLE001 - a defect of ours must not pass for silence
-            _log.exception("not read")
-        finally:
-            with self._changed:
-                self._latest, self._is_reading, self._old_at = latest, False, self._clock() + FRESH_S
-                self._changed.notify_all()
+        with background.guarded("reading"):
+            try:
+                latest = self._read()
+            except Unreadable as error:
+                _log.debug("not read", cause=first_line(error))
+        self._end(latest)
+
+    def _end(self, latest: Reading | None) -> None:
+        with self._changed:
+            self._latest, self._is_reading, self._old_at = latest, False, self._clock() + FRESH_S
+            self._changed.notify_all()
 
 
 class Readings:
@@ -142,10 +144,14 @@ def read_redis(keys: RqKeys) -> Reading:
         Unreadable: it does not answer.
     """
     try:
-        counts = keys.count()
+        counts, memory = keys.count(), keys.find_memory()
     except redis.RedisError as error:
         raise Unreadable from error
-    return [metrics.jobs.by({(state,): count for state, count in counts.items()})]
+    return [
+        metrics.jobs.by({(state,): count for state, count in counts.items()}),
+        metrics.redis_memory.of(memory.used_bytes),
+        metrics.redis_max_memory.of(memory.limit_bytes),
+    ]
 
 
 def _read_sessions(engine: Engine) -> Reading:

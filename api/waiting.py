@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 
 from models.ledger.transfer import Transfer
-from observe import metrics
+from observe import background, metrics
 
 MAX_WAIT_S = 20.0
 # Of a process, at once. Whoever comes beyond them is answered at once.
@@ -96,8 +96,7 @@ class WaitingRoom:
             waiter = _Waiter(transfer_id)
             self._waiters.add(waiter)
             if not self._is_watched:
-                self._is_watched = True
-                threading.Thread(target=self._watch, name="waiting room", daemon=True).start()
+                self._is_watched = background.start("waiting_room", self._watch) is not None
             self._changed.notify()
         return waiter
 

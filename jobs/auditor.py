@@ -20,6 +20,7 @@ from models.audit.cached import CacheCheck
 from models.database.engine import less_patient
 from models.database.faults import first_line
 from models.errors import Unavailable
+from observe import background
 
 # What a slice looks at: some ten milliseconds' worth. One that takes too long is followed by a smaller one.
 MAX_SLICE, MIN_SLICE = 2_000, 50
@@ -74,18 +75,16 @@ class Auditor:
         """Run one slice, if there is one to run now. Raises nothing: no fault of an audit may hold up a relay."""
         if not self._interval_s or self._clock() < self._next_at:
             return
-        try:
-            if self._progress is None:
-                self._begin()
-            if self._progress is not None:
-                self._go_on(self._progress)
-        except (redis.RedisError, Unavailable) as error:
-            self._limit = max(MIN_SLICE, self._limit // 4)
-            self._next_at = self._clock() + RETRY_S
-            _log.warning("slice broken off", cause=first_line(error), next_limit=self._limit)
-        except Exception:  # noqa: BLE001 - see above
-            self._next_at = self._clock() + RETRY_S
-            _log.exception("slice broken off")
+        self._next_at = self._clock() + RETRY_S  # if it fails
+        with background.guarded("audit"):
+            try:
+                if self._progress is None:
+                    self._begin()
+                if self._progress is not None:
+                    self._go_on(self._progress)
+            except (redis.RedisError, Unavailable) as error:
+                self._limit = max(MIN_SLICE, self._limit // 4)
+                _log.warning("slice broken off", cause=first_line(error), next_limit=self._limit)
 
     def _begin(self) -> None:
         begun = record.begin_or_resume(self._engine, first_check=self._checks[0].name, interval_s=self._interval_s)

@@ -15,18 +15,18 @@ from typing import Self
 import redis
 import structlog
 from redis.exceptions import LockError
-from redis.lock import Lock
 from sqlalchemy import Engine
 
 from jobs.auditor import Auditor
-from jobs.rq.keys import MAX_LOST, NewJob, RqKeys, transfer_id_of
+from jobs.rq.keys import MAX_LOST, Enqueued, NewJob, RqKeys, transfer_id_of
+from jobs.rq.lock import InsistentLock
 from models.cache.wallet_cache import WalletCache
 from models.database.engine import transaction
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.transfer import Kind, Status
-from observe import logs, metrics
+from observe import background, logs, metrics
 
 LOCK_NAME = "wallet:relay"
 # A relay that dies is followed by another after this many seconds.
@@ -63,6 +63,8 @@ class Relay:
         self._clock = clock
         self._after = 0
         self._next_list_check = 0.0
+        # Whether the last pass ended because there was no more room on the queue.
+        self.is_full = False
 
     def run_once(self) -> int:
         """Look once through expired leases and pending transfers; return how many jobs went back on the queue.
@@ -76,9 +78,12 @@ class Relay:
         listed = self._list_if_due()
         for _ in range(PAGES):
             page = attempts.find_pending(self._engine, after=self._after, limit=PAGE)
-            self._after = page[-1] if len(page) == PAGE else 0
-            restored = self._restore(page, listed)
+            restored, refused = self._restore(page, listed)
             put_back += restored
+            self.is_full = refused > 0
+            if self.is_full:  # the next pass goes on from here, so that the oldest get onto the queue first
+                break
+            self._after = page[-1] if len(page) == PAGE else 0
             # An honest backlog is looked through a page a pass; where jobs are missing, faster.
             if not self._after or not restored:
                 break
@@ -137,18 +142,18 @@ class Relay:
         self._next_list_check = self._clock() + LIST_CHECK_S + LIST_CHECK_S_PER_JOB * len(listed)
         return listed
 
-    def _restore(self, page: Sequence[int], listed: set[int] | None) -> int:
+    def _restore(self, page: Sequence[int], listed: set[int] | None) -> Enqueued:
         """Enqueue those of a page of pending transfers that no list, worker or lease has."""
         if not page:
-            return 0
+            return Enqueued(0, 0)
         gone, queued = self._keys.examine(page)
         if listed is not None:
             gone += [each for each in queued if each not in listed][:MAX_MISSING_FROM_LIST]
         if not gone:
-            return 0
+            return Enqueued(0, 0)
         # Looked up again: what was just finished is gone from Redis's books, and is pending no longer.
         due = attempts.find_due(self._engine, gone)
-        return self._keys.enqueue([NewJob(each.id, each.trace, each.lost_leases) for each in due], lost=True)
+        return self._keys.feed([NewJob(each.id, each.trace, each.lost_leases) for each in due])
 
 
 class RelayThread:
@@ -166,35 +171,35 @@ class RelayThread:
     ) -> None:
         self._relay = Relay(connection, engine, cache)
         self._auditor = auditor
-        self._lock = Lock(connection, LOCK_NAME, timeout=LOCK_TTL_S, blocking=False, thread_local=False)
+        self._lock = InsistentLock(connection, LOCK_NAME, ttl_s=LOCK_TTL_S)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = background.start("relay", self._run)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(LOCK_TTL_S)
+        if self._thread is not None:
+            self._thread.join(LOCK_TTL_S)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             pause_s = PAUSE_S
             try:
                 if self._holds_lock():
-                    if self._relay.run_once():
+                    if self._relay.run_once() and not self._relay.is_full:
                         pause_s = 0.0
                     elif self._auditor is not None:
                         self._auditor.run_once()
-            except (redis.RedisError, Unavailable) as error:
+            except Exception as error:
                 metrics.relay_passes["fault"].inc()
+                if not isinstance(error, redis.RedisError | Unavailable):
+                    raise
                 _log.warning("pass broken off", cause=first_line(error))
-            except Exception:  # noqa: BLE001 - a worker whose relay has died looks healthy, and what is lost stays lost
-                metrics.relay_passes["fault"].inc()
-                _log.exception("pass broken off")
             self._stop.wait(pause_s)
         with suppress(redis.RedisError, LockError):
             if self._lock.owned():

@@ -135,6 +135,17 @@ throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("u
 # ``requests``: answered 503 without being tried; ``waiting``: a long poll answered at once, as too many waited.
 shed = _counters("wallet_shed", "What was turned away under load.", "where", ("requests", "waiting"))
 
+# --- beside requests and jobs
+
+# What runs in threads that nobody waits for (observe/background.py).
+TASKS = (
+    "queue_feeder", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server", "provider_keys",
+    "rq_commands", "http_connections",
+)  # fmt: skip
+background_faults = _counters(
+    "wallet_background_faults", "Faults that nobody foresaw, of what runs beside requests and jobs.", "task", TASKS
+)
+
 # --- the way to PostgreSQL
 
 db_pool_waits = Counter("wallet_db_pool_waits", "Times that no pooled connection was free.", registry=registry)
@@ -168,6 +179,8 @@ class ScrapedGauge:
 up = ScrapedGauge("wallet_up", "Whether it answered just now.", ("dependency",))
 build_info = ScrapedGauge("wallet_build_info", "What runs here.", ("version", "python", "schema"))
 jobs = ScrapedGauge("wallet_jobs", "RQ's jobs.", ("state",))
+redis_memory = ScrapedGauge("wallet_redis_memory_bytes", "What the queue's Redis holds.")
+redis_max_memory = ScrapedGauge("wallet_redis_max_memory_bytes", "What it may hold, 0 without a limit.")
 pending_transfers = ScrapedGauge("wallet_pending_transfers", "Pending transfers, counted up to 100000.")
 oldest_pending = ScrapedGauge("wallet_oldest_pending_seconds", "Age of the oldest pending transfer, 0 without one.")
 dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")

@@ -2,13 +2,12 @@
 
 import socket
 import socketserver
-import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 
 import structlog
 
-from observe import metrics_files
+from observe import background, metrics_files
 
 # A client that neither asks nor reads holds up the next one for this long.
 CLIENT_TIMEOUT_S = 5.0
@@ -62,4 +61,4 @@ def serve_metrics(host: str, port: int | None) -> None:
     except OSError as error:
         _log.warning("metrics are not served", port=port, cause=error.strerror)
         return
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    background.start("metrics_server", server.serve_forever)

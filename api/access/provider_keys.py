@@ -20,6 +20,7 @@ import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from api.access.callers import KeysUnavailable
+from observe import background
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 # For the whole fetch, however slowly the provider speaks.
@@ -99,25 +100,26 @@ class ProviderKeys:
         """Return the end of the fetch that is under way or begins now; None if the last one was not long ago."""
         with self._lock:
             if self._fetched is None and self._clock() >= self._next_fetch_at:
-                self._fetched = threading.Event()
-                threading.Thread(target=self._fetch, args=[self._fetched], name="provider-keys", daemon=True).start()
+                fetched = threading.Event()
+                if background.start("provider_keys", lambda: self._fetch(fetched)) is not None:
+                    self._fetched = fetched
             return self._fetched
 
     def _fetch(self, fetched: threading.Event) -> None:
         keys: KeysById = {}
-        try:
-            keys = fetch_keys(self._url)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            cause = f"{type(error).__name__}: {error}"[:200]
-            _log.warning("the identity provider's keys cannot be had", cause=cause, kept=len(self._keys))
-        finally:
-            with self._lock:
-                self._fails = not keys
-                if keys:
-                    self._keys, self._stale_at = keys, self._clock() + REFRESH_AFTER_S
-                self._next_fetch_at = self._clock() + PAUSE_S
-                self._fetched = None
-            fetched.set()
+        with background.guarded("provider_keys"):
+            try:
+                keys = fetch_keys(self._url)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                cause = f"{type(error).__name__}: {error}"[:200]
+                _log.warning("the identity provider's keys cannot be had", cause=cause, kept=len(self._keys))
+        with self._lock:
+            self._fails = not keys
+            if keys:
+                self._keys, self._stale_at = keys, self._clock() + REFRESH_AFTER_S
+            self._next_fetch_at = self._clock() + PAUSE_S
+            self._fetched = None
+        fetched.set()
 
 
 def fetch_keys(url: str) -> KeysById:

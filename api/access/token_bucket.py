@@ -2,8 +2,8 @@
 
 A bucket holds ``burst`` tokens, gains one each interval, and every request takes one. It is kept in Redis as one
 number, the instant at which it will be full again, and taken from in one Lua call by Redis's own clock, so the clocks
-of the machines that share it do not matter. While Redis is away each process has buckets of its own, a bounded number
-of them.
+of the machines that share it do not matter. While Redis is away, or has no memory, each process has buckets of its own,
+a bounded number of them.
 """
 
 import math
@@ -121,13 +121,16 @@ class TokenBucket(RateLimiter):
         if storage.circuit.allows():
             command = TAKE.call([key], item.interval_us, item.burst, "look" if look else "take")
             try:
-                (allowed, *rest), *replies = storage.line.ask(command, *riders)
+                said, *replies = storage.line.ask(command, *riders)
             except redis.RedisError as error:
                 storage.circuit.failed()
                 _log.warning("redis does not answer, limits hold per process", cause=type(error).__name__)
             else:
                 storage.circuit.succeeded()
-                return Taken(bool(allowed), *rest), replies
+                if said:
+                    return Taken(bool(said[0]), *said[1:]), replies
+                # It answers, and takes nothing: full, or a replica.
+                return storage.local.take(key, item, look=look), replies
         return storage.local.take(key, item, look=look), None
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:

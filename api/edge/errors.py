@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("api")
 
 RETRY_AFTER_S = 1
+# Where the environment of a request says which transfer of it stands in the books.
+_PLACED = "wallet.placed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +106,36 @@ def problem_response(code: str, detail: str, *, headers: dict[str, str] | None =
     return Response(orjson.dumps(body), problem.status, headers=headers or {}, mimetype="application/problem+json")
 
 
+def note_placed(environ: dict[str, Any], transfer_id: int) -> None:
+    """Note that the books have this request's transfer: whatever goes wrong from here on, it stands."""
+    environ[_PLACED] = transfer_id
+
+
 def _outcome_unknown(error: OutcomeUnknown) -> Response:
     _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
+    return _unknown(error.transfer_id)
+
+
+def _unknown(transfer_id: int) -> Response:
     return problem_response(
         "outcome_unknown",
-        "The reply to the commit was lost. Ask the jobs endpoint, or repeat with the same Idempotency-Key.",
+        "The answer was lost on its way. Ask the jobs endpoint, or repeat with the same Idempotency-Key.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
-        transfer_id=str(error.transfer_id),
+        transfer_id=str(transfer_id),
     )
 
 
 def _unavailable(error: WalletServiceError | DBAPIError | PoolTimeoutError) -> Response:
     _log.error("unavailable", cause=first_line(error))
-    return problem_response(
-        "unavailable",
-        "The service cannot reach its database, or is too busy. Nothing moved.",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    return _failed("The service cannot reach its database, or is too busy.")
+
+
+def _failed(why: str) -> Response:
+    """Answer that nothing moved, unless this request's transfer stands in the books already."""
+    placed = request.environ.get(_PLACED)
+    if placed is not None:
+        return _unknown(placed)
+    return problem_response("unavailable", f"{why} Nothing moved.", headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _http(error: HTTPException) -> Response:
@@ -141,10 +156,6 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    """Answer a defect of ours. Whatever it was came before a commit, or it would be an OutcomeUnknown."""
+    """Answer a defect of ours. In the placing of an order it would be an OutcomeUnknown, if anything was sent."""
     _log.critical("unexpected error", exc_info=error)
-    return problem_response(
-        "unavailable",
-        "The service met an unexpected error, which has been logged. Nothing moved.",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    return _failed("The service met an unexpected error, which has been logged.")

@@ -10,7 +10,7 @@ from api.contract.validation import read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
 from api.edge import tracing
 from api.edge.edge import add_header, mark_replayed
-from api.edge.errors import RETRY_AFTER_S
+from api.edge.errors import RETRY_AFTER_S, note_placed
 from api.services import Services
 from models.ledger.transfer import Kind, Order
 from observe import logs
@@ -23,6 +23,7 @@ blueprint = Blueprint("transfers", __name__)
 def transfer_now(services: Services, environ: dict[str, Any]) -> Answer:
     """Move money before answering."""
     receipt = services.orders.execute(_read_order(services, environ, "transfer/v1"))
+    note_placed(environ, receipt.transfer_id)
     if receipt.replayed:
         mark_replayed(environ)
     return Answer.of(TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id))
@@ -34,6 +35,7 @@ def transfer_later(services: Services, environ: dict[str, Any]) -> Answer:
     """Record the transfer, put its job on the queue, and answer with where to follow it."""
     order = _read_order(services, environ, "transfer/v2")
     acceptance = services.orders.accept(order)
+    note_placed(environ, acceptance.transfer_id)
     logs.bind(job_id=str(acceptance.transfer_id))
     if acceptance.replayed:
         mark_replayed(environ)

@@ -17,6 +17,7 @@ from api.contract.validation import read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
 from api.edge import tracing
 from api.edge.edge import mark_replayed
+from api.edge.errors import note_placed
 from api.services import Services
 from api.views.reads import CachedRead, Snapshot
 from models.ledger.settlement import EntryType
@@ -107,6 +108,7 @@ def _move(services: Services, environ: dict[str, Any], call: str, kind: Kind, us
             trace=tracing.of(environ).traceparent,
         )
     )
+    note_placed(environ, receipt.transfer_id)
     if receipt.replayed:
         mark_replayed(environ)
     return Answer.of(MoneyOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id))

@@ -131,7 +131,8 @@ class QueueCheck:
 
     def _confirm(self, place: _Place) -> list[Finding]:
         found = []
-        if ids := [int(each) for each in place.suspects.get(_PENDING, [])]:
+        # What finds no room on the queue waits in PostgreSQL, and nobody is to have it.
+        if (ids := [int(each) for each in place.suspects.get(_PENDING, [])]) and not self._keys.may_be_full():
             lost = self._keys.find_lost(ids)
             # Last, for what was settled meanwhile is lost and pending no longer.
             still = [str(each.id) for each in attempts.find_due(self._engine, lost)]

@@ -3,7 +3,7 @@
 import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
-from rq.suspension import is_suspended
+from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import get_keys
 
 from jobs.rq.keys import QUEUE_NAME
@@ -22,4 +22,4 @@ def count_workers(connection: redis.Redis) -> int:
 
 def are_suspended(connection: redis.Redis) -> bool:
     """Whether ``rq suspend`` holds for all workers."""
-    return bool(is_suspended(connection))
+    return bool(connection.exists(WORKERS_SUSPENDED))  # RQ's own look is a transaction, which a full Redis refuses

@@ -13,6 +13,7 @@ our own in a job's hash, which RQ ignores:
 
 import base64
 import re
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from models.ledger.transfer import MAX_ID
 from models.redis_line import line
@@ -58,6 +60,23 @@ REST_MS_PER_JOB = 5
 # How much longer the others wait than the one whose turn it was.
 STANDBY_MS = 20
 
+# Jobs that may wait in Redis, some 100 MB: a backlog of more waits in PostgreSQL, which has it anyway, and the relay
+# feeds it in. The longer the list, the longer the walks along it.
+MOST_WAITING = 200_000
+# No more than fit into this share of maxmemory, together with all else that is there (the cache stops before, see
+# models/cache/pulse.py); but always as many as these, some 5 MB: whatever fills Redis, settling goes on.
+MEMORY_SHARE = 0.8
+FEWEST_WAITING = 10_000
+# What a waiting job takes: 486 bytes in Valkey 9.
+JOB_BYTES = 500
+# Of all these, so many are only for those that have waited in PostgreSQL: who has just been accepted must not overtake
+# them. More than workers take between two passes of the relay.
+RESERVED_WAITING = 5_000
+# How many may wait by the memory that there is, as long as that is fresh (lua/room.lua). Not one of RQ's keys.
+MOST = "wallet:queue:most"
+# How soon a worker looks again whom a full Redis does not let wait for a job.
+FULL_PAUSE_S = 0.05
+
 QUEUE = f"rq:queue:{QUEUE_NAME}"
 QUEUES = "rq:queues"
 STARTED = f"rq:wip:{QUEUE_NAME}"
@@ -87,12 +106,26 @@ class Claim(NamedTuple):
     wait_s: float = 0.0
 
 
+class Enqueued(NamedTuple):
+    """How many jobs were put on the queue, and for how many there was no room."""
+
+    pushed: int
+    refused: int
+
+
 class NewJob(NamedTuple):
     """A job to put on the queue."""
 
     id: int
     trace: str | None
     lost: int = 0
+
+
+class Memory(NamedTuple):
+    """What Redis holds, and what it may hold; 0: there is no limit."""
+
+    used_bytes: int
+    limit_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +144,29 @@ class RqKeys:
         self._enqueue: Script = connection.register_script(ENQUEUE.text)
         self._claim: Script = connection.register_script(_script("claim"))
         self._renew: Script = connection.register_script(_script("renew"))
-        self._finish: Script = connection.register_script(_script("finish"))
+        self._finish: Script = connection.register_script(_script("room", "finish"))
         self._hand_back: Script = connection.register_script(_script("hand_back"))
         self._postpone: Script = connection.register_script(_script("postpone"))
         self._bury: Script = connection.register_script(_script("bury"))
         self._reap: Script = connection.register_script(_script("reap"))
         self._spare: Script = connection.register_script(_script("spare"))
-        self._examine: Script = connection.register_script(_script("examine"))
+        self._examine: Script = connection.register_script((_LUA / "examine.lua").read_text())
         self._requeue: Script = connection.register_script(_script("requeue"))
+        self._register: Script = connection.register_script(_script("register"))
 
     def enqueue(self, jobs: Iterable[NewJob], *, lost: bool = False) -> int:
-        """Put jobs on the queue and return how many were not there.
+        """Put jobs on the queue, as long as there is room, and return how many were not there.
 
         Args:
             jobs: what to enqueue.
             lost: False leaves a job alone that has a hash, as RQ's ``unique`` does. True looks closer, whether it
                 stands in the list or is held under a lease, and begins anew with one that does not.
         """
-        return int(self._enqueue(keys=_ENQUEUE_KEYS, args=_enqueue_arguments(jobs, lost=lost)))
+        return self.feed(jobs, lost=lost).pushed
+
+    def feed(self, jobs: Iterable[NewJob], *, lost: bool = True) -> Enqueued:
+        """Put jobs on the queue, see :meth:`enqueue`; tell also how many found no room."""
+        return Enqueued(*self._enqueue(keys=_ENQUEUE_KEYS, args=_enqueue_arguments(jobs, lost=lost)))
 
     def claim(  # noqa: PLR0913 - each is a word of its own
         self, *, worker_key: str, worker_name: str, lease: str, limit: int, lease_s: float, in_turn: bool = False
@@ -156,7 +194,8 @@ class RqKeys:
 
     def finish(self, lease: str, ids: Sequence[int]) -> None:
         """Book jobs whose transfers are final and are no dead letters, whoever holds them by now."""
-        self._finish(keys=[STARTED, FINISHED, FAILED, SCHEDULED], args=[_now(), RESULT_TTL_S, lease, *ids])
+        keys = [STARTED, FINISHED, FAILED, SCHEDULED, QUEUE, MOST]
+        self._finish(keys=keys, args=[_now(), RESULT_TTL_S, lease, MEMORY_SHARE, JOB_BYTES, *ids])
 
     def hand_back(self, lease: str, ids: Sequence[int]) -> int:
         """Put jobs back where they were taken from, those that the lease still holds; return how many."""
@@ -235,9 +274,22 @@ class RqKeys:
             counts: list[int] = pipeline.execute()
         return dict(zip(("queued", *_REGISTRIES), counts, strict=True))
 
+    def find_memory(self) -> Memory:
+        """Return how much Redis holds."""
+        facts = self.connection.info("memory")
+        return Memory(int(facts["used_memory"]), int(facts.get("maxmemory") or 0))
+
     def queue_length(self) -> int:
         """Return how many jobs wait."""
         return int(self.connection.llen(QUEUE))
+
+    def may_be_full(self) -> bool:
+        """Whether so many jobs wait that others may have found no room: as enqueue.lua has it."""
+        length, memory, most = self.queue_length(), self.find_memory(), MOST_WAITING
+        if memory.limit_bytes:
+            left = (memory.limit_bytes * MEMORY_SHARE - memory.used_bytes) / JOB_BYTES
+            most = min(most, length + int(left))
+        return length >= max(most, FEWEST_WAITING) - RESERVED_WAITING
 
     def queued_ids(self) -> set[int]:
         """Return the ids of all the jobs that wait."""
@@ -263,27 +315,37 @@ class RqKeys:
 
     def find_lost(self, ids: Sequence[int]) -> list[int]:
         """Return those of the jobs that neither the list nor a worker has: few, for each is a walk along the list."""
-        with self.connection.pipeline(transaction=True) as moment:
-            self._examine(keys=[STARTED], args=list(ids), client=moment)
-            for each in ids:
-                moment.lpos(QUEUE, str(each))
-            (gone, queued), *places = moment.execute()
-        unheld = {int(each) for each in (*gone, *queued)}
-        return [each for each, place in zip(ids, places, strict=True) if each in unheld and place is None]
+        gone, _ = self._examine(keys=[STARTED, QUEUE], args=list(ids))
+        return [int(each) for each in gone]
 
     def wait_for_jobs(self, timeout_s: int) -> None:
         """Return when a job waits, or when the time is over. Takes nothing: it moves the first to where it is."""
-        self.connection.blmove(QUEUE, QUEUE, timeout_s, "LEFT", "LEFT")
+        try:
+            self.connection.blmove(QUEUE, QUEUE, timeout_s, "LEFT", "LEFT")
+        except OutOfMemoryError:  # to move a job is to add one
+            time.sleep(FULL_PAUSE_S)
+
+    def register(self, worker_key: str, fields: Mapping[str, Any], *, groups: Sequence[str], ttl_s: int) -> None:
+        """Show that a worker lives, whether Redis knows it already or not.
+
+        Args:
+            worker_key: of the worker, in Redis.
+            fields: what is shown of it.
+            groups: the keys of the sets of workers that it belongs to.
+            ttl_s: seconds until it counts as dead, unless it is shown again.
+        """
+        pairs = [part for field in fields.items() for part in field]
+        self._register(keys=[worker_key, f"{worker_key}:executions", *groups], args=[ttl_s, *pairs])
 
 
-def _script(name: str) -> str:
-    """Read ``lua/<name>.lua``, with what all of them share before it."""
-    return "".join((_LUA / f"{part}.lua").read_text() for part in ("shared", name))
+def _script(*names: str) -> str:
+    """Read ``lua/<name>.lua`` one after the other, with what all of them share before it."""
+    return "".join((_LUA / f"{part}.lua").read_text() for part in ("shared", *names))
 
 
 # One script for the ways of a request, which has it called by a RedisLine.
-ENQUEUE = line.Script(_script("enqueue"))
-_ENQUEUE_KEYS = [QUEUE, QUEUES, SCHEDULED, FAILED, FINISHED, STARTED]
+ENQUEUE = line.Script(_script("room", "enqueue"))
+_ENQUEUE_KEYS = [QUEUE, QUEUES, SCHEDULED, FAILED, FINISHED, STARTED, MOST]
 
 
 def enqueueing(jobs: Iterable[NewJob], *, lost: bool = False) -> line.Command:
@@ -294,6 +356,7 @@ def enqueueing(jobs: Iterable[NewJob], *, lost: bool = False) -> line.Command:
 def _enqueue_arguments(jobs: Iterable[NewJob], *, lost: bool) -> list[Any]:
     arguments: list[Any] = [
         _now(), JOB_TIMEOUT_S, RESULT_TTL_S, FAILURE_TTL_S, JOB_DESCRIPTION, "lost" if lost else "new",
+        MOST_WAITING, FEWEST_WAITING, 0 if lost else RESERVED_WAITING, MEMORY_SHARE, JOB_BYTES,
     ]  # fmt: skip
     for job in jobs:
         arguments += [job.id, _data(job.id), _meta(job.trace), job.lost]

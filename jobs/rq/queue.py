@@ -17,6 +17,7 @@ from jobs.rq.keys import ENQUEUE, NewJob, enqueueing
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.line import RedisLine
+from observe import background
 
 # Accepted transfers that wait in memory to be put on the queue. Beyond it, which only a silent Redis can cause, the
 # relay finds them.
@@ -27,6 +28,9 @@ MOST_AT_ONCE = 200
 PACE_S = 0.003
 # What an ending process waits for its last ones.
 CLOSE_TIMEOUT_S = 2.0
+
+# Refused wherever writing is.
+_WRITES_NOTHING = ("LPUSHX", "wallet:nothing", "")
 
 _log = structlog.get_logger("queue")
 
@@ -40,6 +44,7 @@ class TransferQueue:
         self._circuit = Circuit()
         self._accepted: SimpleQueue[NewJob | None] = SimpleQueue()
         self._feeder: threading.Thread | None = None
+        self._is_over = False
         self._lock = threading.Lock()
 
     def enqueue_soon(self, transfer_id: int, *, trace: str | None) -> None:
@@ -76,13 +81,13 @@ class TransferQueue:
         if not self._circuit.allows():
             return False
         try:
-            self._line.ask(enqueueing(jobs, lost=lost))
+            ((_, refused),) = self._line.ask(enqueueing(jobs, lost=lost))
         except redis.RedisError as error:
             self._circuit.failed()
             _log.warning("not enqueued", job_ids=[str(job.id) for job in jobs[:10]], cause=type(error).__name__)
             return False
         self._circuit.succeeded()
-        return True
+        return not refused  # for want of room: PostgreSQL has them, and the relay feeds them in
 
     def close(self) -> None:
         """Put what was accepted on the queue, and hang up."""
@@ -96,13 +101,12 @@ class TransferQueue:
     def _start_feeder(self) -> None:
         with self._lock:
             if self._feeder is None:
-                self._feeder = threading.Thread(target=self._feed, name="queue feeder", daemon=True)
-                self._feeder.start()
+                self._feeder = background.start("queue_feeder", self._feed)
 
     def _feed(self) -> None:
         """Put jobs on the queue, as many at once as there are, until told to end."""
-        is_over, next_at = False, 0.0
-        while not is_over:
+        next_at = 0.0
+        while not self._is_over:
             jobs = [self._accepted.get()]
             if jobs[0] is not None and (pause_s := next_at - time.monotonic()) > 0:
                 time.sleep(pause_s)
@@ -110,13 +114,14 @@ class TransferQueue:
             with suppress(Empty):
                 while len(jobs) < MOST_AT_ONCE:
                     jobs.append(self._accepted.get_nowait())
-            is_over = None in jobs
+            self._is_over = None in jobs
             if new := [job for job in jobs if job is not None]:
                 self._push(new, lost=False)
 
     def ping(self) -> bool:
-        """Whether Redis answers."""
+        """Whether Redis answers, and takes what is written: neither a full one does, nor a replica."""
         try:
-            return bool(self._line.ask(("PING",)))
+            self._line.ask(_WRITES_NOTHING)
         except redis.RedisError:
             return False
+        return True

@@ -18,17 +18,18 @@ import structlog
 from rq import SimpleWorker
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
 from rq.worker import WorkerStatus
-from rq.worker_registration import register
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, unregister
 
-from jobs.rq.crew import transfers_queue
+from jobs.rq.crew import are_suspended, transfers_queue
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
 from jobs.settler import Settled, Settler
 from models.database.engine import while_waiting
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
 from models.ledger.transfer import Status
-from observe import logs, metrics
+from observe import background, logs, metrics
 
 # Seconds of Redis's clock: how long the batch of a worker lies still that was killed, or hangs. It is renewed between
 # the steps of a batch, and while one of them waits for PostgreSQL, which it does for a bounded time: however slow that
@@ -124,36 +125,63 @@ class BatchWorker(SimpleWorker):
         self._state = WorkerStatus.IDLE
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Tell RQ that this worker lives, and register again if Redis has forgotten it.
+        """Tell RQ that this worker lives, whether Redis knew it already or not, and has memory for it or not.
 
         A Redis that is away is no reason to end here: the next claim finds it out, and waits.
         """
-        if pipeline is not None:
-            super().heartbeat(timeout, pipeline=pipeline)
-        elif time.monotonic() >= self._next_heartbeat:
+        del pipeline
+        if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+            self.last_heartbeat = now()
             with suppress(redis.RedisError):
-                self._show(timeout)
+                self._keys.register(
+                    self.key,
+                    self.serialize() | {"state": self._state},
+                    groups=[self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())],
+                    ttl_s=timeout or self.worker_ttl + 60,
+                )
 
-    def _show(self, timeout: int | None) -> None:
-        with self.connection.pipeline() as both:
-            super().heartbeat(timeout, pipeline=both)
-            both.hset(self.key, "state", self._state)
-            both.hexists(self.key, "birth")
-            *_, is_registered = both.execute()
-        if not is_registered:
-            with self.connection.pipeline() as again:
-                again.hset(self.key, mapping=self.serialize() | {"state": self._state})
-                register(self, again)
-                again.expire(self.key, self.worker_ttl + 60)
-                again.execute()
+    def register_birth(self) -> None:
+        """Register; RQ's own way would end here if Redis is full."""
+        self.birth_date = now()
+        self.heartbeat()
+
+    def register_death(self) -> None:
+        """Sign off. Step by step, for a full Redis refuses the last one."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            unregister(self, pipeline)
+            pipeline.expire(self.key, 60)
+            pipeline.delete(self.executions_key)
+            pipeline.hset(self.key, "death", utcformat(now()))
+            pipeline.execute(raise_on_error=False)
+
+    def set_state(self, state: str, pipeline: Any = None) -> None:
+        """Note it; the next heartbeat shows it."""
+        del pipeline
+        self._state = state
 
     def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001 - RQ calls it so
         """Look for ``rq suspend`` now and then, and wait while it holds."""
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + HEARTBEAT_S
-            with suppress(redis.RedisError):
-                super().check_for_suspension(burst)
+        if time.monotonic() < self._next_look:
+            return
+        state = self._state
+        while self._is_suspended():
+            if burst:
+                raise StopRequested
+            if self._state != WorkerStatus.SUSPENDED:
+                _log.info("suspended until it is resumed (rq resume)")
+                self._state = WorkerStatus.SUSPENDED
+            self.heartbeat()
+            if self._stopping.wait(HEARTBEAT_S):
+                break
+        self._state = state
+
+    def _is_suspended(self) -> bool:
+        self._next_look = time.monotonic() + HEARTBEAT_S
+        try:
+            return are_suspended(self.connection)
+        except redis.RedisError:
+            return False
 
     @property
     def should_run_maintenance_tasks(self) -> bool:
@@ -174,6 +202,13 @@ class BatchWorker(SimpleWorker):
         """Sign off, if there is a Redis to sign off from."""
         with suppress(redis.RedisError):
             super().teardown()  # type: ignore[no-untyped-call]
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
+        """Go on listening to commands, whatever has come between: RQ's own way ends at a Redis that hangs."""
+        del pubsub, pubsub_thread
+        if not isinstance(exc, redis.RedisError):
+            background.report("rq_commands", exc)
+        self._stopping.wait(LONGEST_PAUSE_S)
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """Keep the client's patience: RQ would raise it far beyond a lease."""
@@ -232,8 +267,8 @@ class BatchWorker(SimpleWorker):
         self._keys.bury(job_id, generation=generation, error=error, lease=claim.lease, worker_name=self.name)
 
     def _count(self, claim: Claim, settled: Settled, duration_s: float) -> None:
-        """Keep RQ's own figures of this worker, and let what comes next gather."""
-        with self.connection.pipeline() as pipeline:
+        """Keep RQ's own figures of this worker, and let what comes next gather. A full Redis has no room for either."""
+        with suppress(redis.RedisError), self.connection.pipeline() as pipeline:
             if len(claim.ids) < self._batch_size:
                 self._keys.rest(pipeline, self.name, jobs=len(claim.ids))
             pipeline.hincrby(self.key, "successful_job_count", len(settled.outcomes))

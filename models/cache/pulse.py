@@ -36,6 +36,7 @@ import structlog
 
 from models.errors import Unavailable
 from models.redis_line.line import RedisLine, Script
+from observe import background
 
 EVICTION_TIMEOUT_S = 1.0
 LONGEST_GAP_S = 0.75
@@ -197,18 +198,15 @@ class Pulse:
                 return
             self._run()
         # The first one who asks waits for the answer, so that the very first read is served as the others will be.
-        self.run_once()
+        with background.guarded("cache_pulse"):
+            self.run_once()
 
     def _run(self) -> None:
-        self._thread = threading.Thread(target=self._beat, name="cache pulse", daemon=True)
-        self._thread.start()
+        self._thread = background.start("cache_pulse", self._beat)
 
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_S):
-            try:
-                self.run_once()
-            except Exception:  # noqa: BLE001 - without a pulse the cache would stay as it is, for better or worse
-                _log.exception("beat broken off")
+            self.run_once()
 
     def _meet(self, info: bytes) -> None:
         """Be told who answers on a new connection."""

@@ -201,8 +201,14 @@ class WalletCache:
 
     def evict_again(self, eviction: Eviction) -> None:
         """Make sure after the commit that what was cached is gone; what cannot be dropped now is kept."""
-        if not eviction.is_kept and not self._still_knows(eviction) and (missed := self.evict(eviction.versions).kept):
-            self._kept.keep(missed)
+        if eviction.is_kept:
+            return
+        missed = eviction.versions
+        try:
+            missed = {} if self._still_knows(eviction) else self.evict(eviction.versions).kept
+        finally:  # also when something unforeseen comes between
+            if missed:
+                self._kept.keep(missed)
 
     def _still_knows(self, eviction: Eviction) -> bool:
         """Whether Redis has lost nothing since: it is in the same epoch, and was not restarted."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine, Row, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -32,6 +33,7 @@ from models.errors import (
     SelfTransferInvalid,
     Unavailable,
     WalletNotFound,
+    WalletServiceError,
 )
 from models.ledger.groups import Groups, NotTakenError
 from models.ledger.placement import Fate, Placement, Poster, record_together
@@ -49,6 +51,8 @@ GROUP_PATIENCE_MS = 250
 PATIENCE_S = 2.0
 # Orders that are tried alone at a time. Each may hold a connection until its lock timeout.
 ALONE_AT_ONCE = 2
+
+_log = structlog.get_logger("ledger")
 
 _Answer = TypeVar("_Answer", Receipt, Acceptance)
 _Found = TypeVar("_Found")
@@ -92,7 +96,8 @@ class Orders:
         Raises:
             Refused: a business no; nothing moved, and the idempotency key stays free.
             Unavailable: nothing moved.
-            OutcomeUnknown: the reply to the commit was lost, and so was every attempt to find out.
+            OutcomeUnknown: the reply to the commit was lost, or something unforeseen came after it, and so did every
+                attempt to find out.
         """
         return self._persist(order, self._execute)
 
@@ -102,7 +107,7 @@ class Orders:
         Raises:
             Refused: what can be seen at once: a transfer to oneself, no such wallet, a balance below the amount.
             Unavailable: nothing was recorded.
-            OutcomeUnknown: the reply was lost, and so was every attempt to find out.
+            OutcomeUnknown: as for :meth:`execute`.
         """
         return self._persist(order, self._accept)
 
@@ -119,6 +124,12 @@ class Orders:
             except DBAPIError as error:
                 if not is_connection_lost(error) and not is_conflict(error):
                     raise _unfinished(current) from error
+            except WalletServiceError:
+                raise
+            except Exception as error:
+                # A defect of ours, in what comes after the placing.
+                _log.critical("unexpected error", transfer_id=str(current.transfer_id), exc_info=True)
+                raise _unfinished(current) from error
         raise _unfinished(current)
 
     def _execute(self, current: Placement, is_first: bool) -> Receipt:  # noqa: FBT001 - as _persist calls it
@@ -197,7 +208,8 @@ class _Vanished(Exception):
 
 
 def _unfinished(current: Placement) -> OutcomeUnknown | Unavailable:
-    return OutcomeUnknown(current.transfer_id) if current.in_doubt else Unavailable()
+    is_placed = current.in_doubt or current.fate is Fate.DONE
+    return OutcomeUnknown(current.transfer_id) if is_placed else Unavailable()
 
 
 def _accepted(connection: Connection, current: Placement) -> Row[Any]:

@@ -4,21 +4,22 @@ A group waits for a wallet that somebody holds, for a moment and once; then thos
 the others go on. Of a group that fails for any other reason each order is to be tried alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 
+import structlog
 from psycopg2.errors import LockNotAvailable, UniqueViolation
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models.cache.wallet_cache import Evictor
+from models.cache.wallet_cache import Eviction, Evictor
 from models.database.faults import is_connection_lost
 from models.database.session import Session, Statement
 from models.errors import REFUSALS, Refused
-from models.ledger.groups import Groups
+from models.ledger.groups import Groups, NotTakenError
 from models.ledger.posting import (
     OPEN_WALLETS,
     ROW,
@@ -71,6 +72,8 @@ ON CONFLICT DO NOTHING RETURNING id
 """,
 )
 
+_log = structlog.get_logger("ledger")
+
 
 class Fate(Enum):
     """What has come of an order so far."""
@@ -116,23 +119,27 @@ class Placement:
     def place(self, groups: Groups["Placement"]) -> None:
         """Have it placed with others.
 
+        Should its leader meet with a defect of ours, that is logged, and is nothing to go by: what its members have
+        been told is true, and who has not been told anything is looked for in the books, the leader like the others.
+
         Raises:
             NotTakenError: its group did not begin in time.
         """
         self.end(Fate.OPEN)
-        groups.join(self)
-        # Whoever has led its group may have been cancelled before he could tell.
-        self.in_doubt |= self.sent
+        try:
+            groups.join(self)
+        except NotTakenError:
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            _log.critical("unexpected error", transfer_id=str(self.transfer_id), fate=self.fate.name, exc_info=True)
+        finally:
+            # Whoever has led its group may also have been cancelled before he could tell.
+            self.in_doubt |= self.sent
 
     def check(self) -> None:
         """Raise why it was refused, or failed."""
         if self.error is not None:
             raise self.error
-
-    def sending(self) -> NewTransfer:
-        """The same, for the last time before its commit is on its way."""
-        self.sent = True
-        return self.new
 
     @property
     def new(self) -> NewTransfer:
@@ -200,7 +207,7 @@ class Poster:
                     each.end(Fate.FAILED, locked_out)
                 else:
                     each.block(blocked & each.parties)
-            posting = post_new(session, [each.sending() for each in ready], wallets, evict=self.cache.evict)
+            posting = post_new(session, [each.new for each in ready], wallets, evict=partial(self._evict, ready))
         for each in ready:
             if (reason := posting.outcomes[each.transfer_id].reason) is not None:
                 each.end(Fate.REFUSED, REFUSALS[reason]())
@@ -208,6 +215,13 @@ class Poster:
                 each.balance_cents = posting.balances[each.transfer_id]
                 each.end(Fate.DONE)
         return partial(self.cache.evict_again, posting.eviction)
+
+    def _evict(self, ready: Sequence[Placement], versions: Mapping[int, int]) -> Eviction:
+        """Evict what a group changes, which is the last thing before its commit is on its way."""
+        eviction = self.cache.evict(versions)
+        for each in ready:
+            each.sent = True
+        return eviction
 
 
 def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: int | None = None) -> None:
@@ -218,8 +232,10 @@ def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: 
         with Session(engine) as session:
             if patience_ms is not None:
                 session.bound_locks(patience_ms)
-            rows = [each.sending().row for each in group]
-            recorded = {row[0] for row in session.rows(_RECORD, *columns(rows, ROW), doubts)}
+            rows = columns([each.new.row for each in group], ROW)
+            for each in group:
+                each.sent = True
+            recorded = {row[0] for row in session.rows(_RECORD, *rows, doubts)}
     except (DBAPIError, PoolTimeoutError) as error:
         _tell(group, error, is_impatient=patience_ms is not None)
         return

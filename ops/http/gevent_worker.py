@@ -23,6 +23,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
+from observe import background
 from ops.http import refusals
 from ops.http.door import Connection, Door
 from ops.http.response import Response
@@ -104,7 +105,8 @@ class Worker(GeventWorker):
         self.report()
         self.notify()  # or gunicorn would take it for young for ever
         while not self._told.wait(1.0):
-            self.notify()
+            with background.guarded("http_connections"):
+                self.notify()
         while self.alive and self.siblings.is_retired(self.age) and not self.siblings.is_relieved(self.cfg.workers):
             self.notify()
             sleep(_TICK_S)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api.readings import FRESH_S, Reader, Reading, Unreadable
-from observe import metrics
+from observe import background, metrics
 
 LONG_S = 60.0
 
@@ -85,3 +85,12 @@ def test_a_defect_is_logged_and_told_as_absent(capsys: pytest.CaptureFixture[str
     reader.begin()
     assert reader.find(time.monotonic() + LONG_S) is None
     assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_what_could_not_be_read_for_want_of_a_thread_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    dependency = Dependency()
+    with monkeypatch.context() as scarce:
+        scarce.setattr(background, "start", lambda *_: None)
+        assert dependency.ask() is None
+    dependency.now_s += FRESH_S
+    assert dependency.ask() is not None

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from api.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
 from models.errors import TransferNotFound, Unavailable
 from models.ledger.transfer import Kind, Status, Transfer
+from observe import background
 from tests.api.waiters import wait_for
 
 # Of those who look together, here: longer than anything that is measured.
@@ -189,4 +191,32 @@ def test_until_a_room_is_closed_what_ends_in_time_is_waited_for(books: Books) ->
     room.close(within_s=20)
     with waiting(room, books, [1]) as found:
         books.ended[1] = Status.POSTED
+    assert found == [Status.POSTED]
+
+
+def test_who_looks_for_all_goes_on_after_whatever_happens(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_S", 0.0)
+    look, failures = WaitingRoom._look, [ZeroDivisionError(), MemoryError()]
+
+    def fail_first(room: WaitingRoom, due: list[Any]) -> None:
+        if failures:
+            raise failures.pop()
+        look(room, due)
+
+    monkeypatch.setattr(WaitingRoom, "_look", fail_first)
+    with waiting(WaitingRoom(books.find_ended), books, [1, 2]) as found:
+        wait_for(lambda: not failures)
+        books.ended |= {1: Status.POSTED, 2: Status.POSTED}
+    assert found == [Status.POSTED, Status.POSTED]
+
+
+def test_without_a_thread_to_look_they_wait_for_nothing_and_the_next_one_tries_again(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = WaitingRoom(books.find_ended)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(background, "start", lambda *_: None)
+        assert room.wait_until_final(books.look(1), 0.05).status is Status.PENDING
+    with waiting(room, books, [2]) as found:
+        books.ended[2] = Status.POSTED
     assert found == [Status.POSTED]

@@ -71,7 +71,7 @@ def work(engine: Engine, redis_client: redis.Redis, settings: Settings) -> Calla
     """Let a worker run whatever waits."""
     settler = Settler(engine, RetryPolicy((60.0,)), make_cache(settings, engine))
     worker = BatchWorker(redis_client, settler, batch_size=10)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.register_birth()
 
     def work() -> None:
         assert drain(worker)

@@ -76,7 +76,7 @@ def make_worker(
         clients.append(connect_worker_redis(url or redis_url))
         own = settler if engine is None else Settler(engine, policy)
         worker = BatchWorker(clients[-1], own, batch_size=batch_size)
-        worker.register_birth()  # type: ignore[no-untyped-call]
+        worker.register_birth()
         return worker
 
     yield make

@@ -254,7 +254,7 @@ def test_a_defect_of_its_own_is_logged_and_no_more(books: Engine, auditor: Audit
         clock.now += 60.0
         auditor.run_once()
         auditor.run_once()  # not at once
-    assert [(line["event"], line["log_level"]) for line in logged] == [("slice broken off", "error")]
+    assert [(line["event"], line["log_level"]) for line in logged] == [("background task fails", "error")]
     del books
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from observe import metrics_server
+from observe import background, metrics_server
 from observe.metrics_server import MetricsServer
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, assert_posted_once, backlog, statuses
@@ -145,3 +146,18 @@ def test_a_silent_client_holds_up_the_next_one_for_a_bounded_time(port: int, mon
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             server.handle_request()
             assert client.recv(64).startswith(b"HTTP/1.0 200 ")
+
+
+def test_the_server_goes_on_after_whatever_happens_to_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_S", 0.0)
+    failed = threading.Event()
+
+    def fail_once(_server: MetricsServer) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(MetricsServer, "service_actions", fail_once)  # called between two requests
+    metrics_server.serve_metrics("127.0.0.1", port)
+    assert failed.wait(PATIENCE_S)
+    assert wait_for(lambda: answers(port), PATIENCE_S)

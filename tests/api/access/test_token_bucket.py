@@ -285,11 +285,13 @@ def test_a_redis_that_refuses_to_write_throttles_nobody_wrongly(
     else:
         redis_client.config_set("maxmemory", "1")
     try:
-        taken, replies = strategy.take(HOUR, "1")
+        taken = [strategy.take(HOUR, "1", riders=[("PING",)]) for _ in range(4)]
     finally:
         redis_client.replicaof("no", "one")
         redis_client.config_set("maxmemory", "0")
-    assert (taken.allowed, taken.left, replies) == (True, 2, None)
+    # By this process alone, and what rides along is answered.
+    assert [(each.allowed, each.left) for each, _ in taken] == [(True, 2), (True, 1), (True, 0), (False, 0)]
+    assert [replies for _, replies in taken] == [[b"PONG"]] * 4
 
 
 def test_a_process_keeps_a_bounded_number_of_buckets() -> None:

@@ -30,7 +30,7 @@ def worker(engine: Engine, redis_client: redis.Redis, redis_url: str) -> Iterato
     del redis_client  # asked for to be emptied
     with connect_worker_redis(redis_url) as client:
         worker = BatchWorker(client, Settler(engine, RetryPolicy((1.0,))), batch_size=1)
-        worker.register_birth()  # type: ignore[no-untyped-call]
+        worker.register_birth()
         yield worker
 
 

@@ -103,7 +103,7 @@ def work(app: Flask, engine: Engine, redis_client: redis.Redis) -> Callable[[], 
     """Let a worker run whatever waits."""
     settler = Settler(engine, RetryPolicy((60.0,)), app.extensions["wallet"].cache)
     worker = BatchWorker(redis_client, settler, batch_size=10)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.register_birth()
 
     def work() -> None:
         assert drain(worker)

@@ -8,8 +8,10 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
+from api.direct import Answer
 from api.edge.errors import PROBLEMS
 from models.ledger.history import History
+from observe import metrics
 from tests.api.calls import (
     BALANCE,
     DEPOSIT,
@@ -193,3 +195,70 @@ def test_a_fault_tells_nothing_of_the_database(cut_client: FlaskClient, postgres
     postgres_proxy.refuse()
     said = get(cut_client, BALANCE).data.decode()
     assert not re.search(r"postgres|psycopg|sqlalchemy|SELECT|127\.0\.0\.1", said)
+
+
+def breaks(*_: object, **__: object) -> Any:
+    raise ZeroDivisionError("told to")
+
+
+def assert_unknown_and_done_once(client: FlaskClient, path: str, first: Any) -> None:
+    """The answer is that the outcome is not known, it can be looked up, and repeating it moves nothing more."""
+    transfer_id = decode(first.data)["transfer_id"]
+    problem(first, "outcome_unknown", transfer_id=transfer_id)
+    status = "pending" if path == TRANSFER_LATER else "posted"
+    assert answer(get(client, f"{JOBS}/{transfer_id}"))["status"] == status
+    again = answer(post(client, path, MOVES[path], key="k"), 202 if path == TRANSFER_LATER else 200)
+    assert transfer_id in {again.get("transfer_id"), again.get("job_id")}
+    assert balance_of(client, 1) == BALANCE_AFTER.get(path, 9_933)
+
+
+@EVERY_MOVE
+def test_a_defect_in_counting_a_transfer_is_no_reason_to_say_that_nothing_moved(
+    funded: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(metrics, "transfers", {})
+        first = post(funded, path, MOVES[path], key="k")
+    assert_unknown_and_done_once(funded, path, first)
+
+
+@EVERY_MOVE
+def test_a_defect_in_writing_the_answer_is_no_reason_to_say_that_nothing_moved(
+    funded: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Answer, "of", breaks)
+        first = post(funded, path, MOVES[path], key="k")
+    assert_unknown_and_done_once(funded, path, first)
+
+
+@EVERY_MOVE
+def test_a_defect_in_what_is_done_to_every_response_is_no_reason_to_say_that_nothing_moved(
+    funded: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    failures = [1]
+
+    def fail_once(response: Any) -> Any:
+        return breaks() if failures and failures.pop() else response
+
+    hooks = funded.application.after_request_funcs
+    with monkeypatch.context() as broken:
+        broken.setitem(hooks, None, [*hooks.get(None, []), fail_once])
+        # What is asked for by a page of another site is answered by way of Flask.
+        first = post(funded, path, MOVES[path], key="k", headers={"Origin": "http://127.0.0.1:8080"})
+    assert failures == []
+    assert_unknown_and_done_once(funded, path, first)
+
+
+@EVERY_MOVE
+def test_a_defect_before_the_order_means_that_nothing_moved(
+    funded: FlaskClient, monkeypatch: pytest.MonkeyPatch, books: Callable[[], Books], path: str
+) -> None:
+    before = books()
+    with monkeypatch.context() as broken:
+        broken.setattr("api.views.transfers.read_query", breaks)
+        broken.setattr("api.views.wallets.read_query", breaks)
+        response = post(funded, path, MOVES[path], key="k")
+    problem(response, "unavailable")
+    assert "Nothing moved" in decode(response.data)["detail"]
+    assert books() == before

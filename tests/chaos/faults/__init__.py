@@ -7,6 +7,7 @@ from typing import NamedTuple
 from tests.chaos.faults.database import freeze_postgres, lock_table, slow_down
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
+from tests.chaos.faults.memory import fill_redis
 from tests.chaos.stack import Stack
 
 
@@ -26,4 +27,5 @@ FAULTS: Mapping[str, Fault] = {
     "table lock": Fault(lock_table, 1),
     "slow postgres": Fault(slow_down, 1),
     "frozen postgres": Fault(freeze_postgres, 1),
+    "memory": Fault(fill_redis, 1),
 }

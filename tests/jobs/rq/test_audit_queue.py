@@ -7,6 +7,7 @@ import redis
 from sqlalchemy import Engine
 
 from jobs.relay import Relay
+from jobs.rq import keys as keys_module
 from jobs.rq.audit_queue import MAX_LISTED, MAX_SUSPECTS, QueueCheck
 from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
 from models.audit.audit import MAX_IDS, Progress, run_slice
@@ -82,6 +83,19 @@ def test_pending_transfers_that_nobody_has_are_named(
     backlog(books, redis_client, 5)
     lost = accept(books, 3, first_id=5_000)
     assert audits.run(limit=limit) == {"pending_has_job": names(lost)}
+
+
+def test_what_finds_no_room_on_the_queue_waits_in_postgresql_and_is_not_named(
+    books: Engine, redis_client: redis.Redis, audits: Audits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "MOST_WAITING", 10)
+    monkeypatch.setattr(keys_module, "FEWEST_WAITING", 10)
+    monkeypatch.setattr(keys_module, "RESERVED_WAITING", 5)
+    ids = backlog(books, redis_client, 20)
+    assert queued(redis_client) == [str(each) for each in ids[:5]]
+    assert audits.run() == {}
+    redis_client.lpop(QUEUE, 5)
+    assert audits.run() == {"pending_has_job": names(ids)}  # with room it would have to be there
 
 
 def test_what_says_it_is_queued_and_stands_in_no_list_is_named(

@@ -1,5 +1,6 @@
 """The way onto the queue from a request: it never raises, costs a silent Redis one timeout, and loses nothing."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
 from models.redis_line.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, connect_redis
 from models.redis_line.line import Command
+from observe import background
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
@@ -47,7 +49,7 @@ def attempts(queue: TransferQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]
     ask = queue._line.ask
 
     def counted(*commands: Command) -> list[Any]:
-        sent.extend(int(command[3 + 6 + 6]) for command in commands)  # after the script, its keys, what jobs share
+        sent.extend(int(command[3 + 7 + 11]) for command in commands)  # after the script, its keys, what jobs share
         return ask(*commands)
 
     monkeypatch.setattr(queue._line, "ask", counted)
@@ -213,3 +215,36 @@ def test_while_redis_hangs_no_more_is_kept_in_memory_than_the_bound(
     # Beside what the feeder took before it met the silence.
     assert queue._accepted.qsize() <= 5
     redis_proxy.resume()
+
+
+def test_the_feeder_goes_on_after_whatever_happens_to_it(
+    queue: TransferQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "PAUSE_S", 0.0)
+    ask = queue._line.ask
+    failed = threading.Event()
+
+    def fail_once(*commands: Command) -> list[Any]:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError
+        return ask(*commands)
+
+    monkeypatch.setattr(queue._line, "ask", fail_once)
+    queue.enqueue_soon(1, trace=None)  # lost to the queue: the relay will find it
+    assert failed.wait(PATIENCE_S)
+    queue.enqueue_soon(2, trace=None)
+    assert wait_for(lambda: queued(redis_client) == ["2"], PATIENCE_S)
+
+
+def test_a_feeder_that_could_not_be_started_is_started_the_next_time(
+    queue: TransferQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", none_left)
+        queue.enqueue_soon(1, trace=None)
+    queue.enqueue_soon(2, trace=None)
+    assert wait_for(lambda: queued(redis_client) == ["1", "2"], PATIENCE_S)

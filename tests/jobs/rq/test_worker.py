@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from redis.commands.core import Script
 from rq import Queue, SimpleWorker, Worker
 from rq.cli.cli import main as rq_command
+from rq.command import send_shutdown_command
 from rq.exceptions import StopRequested
 from rq.job import requeue_job
 from rq.registry import StartedJobRegistry
@@ -678,3 +679,23 @@ def test_books_balance_with_two_workers_at_the_same_queue(
     assert statuses(books, ids) == {"posted"}
     assert balance_of(books, 1) == balance_of(books, 2) == OPENING_CENTS
     check_books(books)
+
+
+def test_commands_reach_a_worker_also_after_a_redis_that_hung(
+    redis_client: redis.Redis, redis_proxy: TcpProxy, start_worker: WorkerStarter
+) -> None:
+    process = start_worker(answer_s=1.5, REDIS_URL=redis_proxy.url)
+    wait_until(lambda: is_idle(redis_client))
+    name = only_worker(redis_client).name
+    # Its connections break, and the next ones find nobody who answers.
+    redis_proxy.hold()
+    redis_proxy.break_all()
+    wait_until(lambda: process.log.read_text().count('"TimeoutError"') > 3, process.log.read_text)
+    redis_proxy.resume()
+
+    def stops() -> bool:
+        send_shutdown_command(redis_client, name)
+        return not process.is_running
+
+    wait_until(stops, process.log.read_text)
+    assert process.wait() == 0, process.log.read_text()

@@ -17,7 +17,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from models.cache.pulse import EPOCH, EVICTION_TIMEOUT_S, MOST_MEMORY
+from models.cache.pulse import EPOCH, EVICTION_TIMEOUT_S, MOST_MEMORY, SERVER
 from models.cache.wallet_cache import (
     ENTRIES,
     FENCE,
@@ -244,6 +244,22 @@ def test_a_cache_without_memory_and_without_an_epoch_misses(
         small_client.config_set("maxmemory", "100mb")
         assert not cache.fill(WALLET, FIELD, noted, 1, b"{}")
         assert put(cache, WALLET, 1)
+
+
+def test_a_full_redis_that_is_met_for_the_first_time_is_believed_and_evicts(
+    small_redis: RedisServer, small_client: redis.Redis, engine: Engine
+) -> None:
+    """Having been restarted it may have gone back to older data, so its epoch has to be replaced, memory or not."""
+    with cache_at(small_redis.url, engine) as cache:
+        assert put(cache, WALLET, 1)
+        epoch = small_client.get(EPOCH)
+    small_client.set(SERVER, "the one of before")
+    fill_memory(small_client)
+    with cache_at(small_redis.url, engine) as cache:
+        missed(cache, WALLET)
+        assert small_client.get(EPOCH) not in (None, epoch)
+        assert not cache.evict({WALLET: 2}).is_kept
+        assert kept(engine) == {}
 
 
 def test_above_a_share_of_the_memory_nothing_is_filled_so_that_the_queue_finds_room(
