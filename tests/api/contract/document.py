@@ -77,8 +77,15 @@ class DocumentedClient(FlaskClient):
 
 
 def lowered(headers: Mapping[str, str] | Headers) -> dict[str, str]:
-    """Return headers with their names in lower case, whatever is in them."""
-    return {name.lower(): value for name, value in headers.items()}
+    """Return headers with their names in lower case, and as the characters that they spell."""
+    return {name.lower(): _characters(value) for name, value in headers.items()}
+
+
+def _characters(value: str) -> str:
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def check(exchange: Exchange) -> None:

@@ -82,9 +82,10 @@ def test_what_can_be_read_in_two_ways_is_answered_once_and_at_once(
     assert books() == before
 
 
-def test_a_header_that_was_sent_twice_is_named(server: Gunicorn) -> None:
+def test_a_key_that_was_sent_twice_is_named_and_moves_nothing(server: Gunicorn, books: Callable[[], Books]) -> None:
     (answer,) = answers_to(server, LENGTH + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n" + BODY)
     assert answer.json["detail"] == "Idempotency-Key must be sent once."
+    assert books().transfers == []
 
 
 @pytest.mark.parametrize(
