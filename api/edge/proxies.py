@@ -78,8 +78,9 @@ class Proxies:
         if not self._are_in_front(environ):
             self._tell_once(_NOT_TRUSTED, peer)
             return ""
-        prefix = "".join(part.strip().removesuffix("/") for part in said.split(","))
-        if len(prefix) <= MAX_PREFIX_LENGTH and _PREFIX.fullmatch(prefix):
+        parts = [part.strip().removesuffix("/") for part in said.split(",")]
+        prefix = "".join(parts)
+        if len(prefix) <= MAX_PREFIX_LENGTH and all(map(_PREFIX.fullmatch, parts)):
             return prefix
         self._tell_once(_NO_PREFIX, peer)
         return ""
