@@ -50,21 +50,21 @@ def check(request: Any) -> None:
         UnreadableError: it can.
     """
     headers = dict(request.headers)
-    if len(headers) < len(request.headers):
+    if is_repeating := len(headers) < len(request.headers):
         names = [name for name, _ in request.headers]
         if repeated := next((name for name in ONCE if names.count(name) > 1), None):
             raise RepeatedHeaderError(repeated)
     # gunicorn takes codings that it does not undo; nobody knows what HTTP/1.9 is; and where a target has a fragment,
     # some compare the path with it, and some without.
     if (
-        headers.get("TRANSFER-ENCODING", "chunked").lower() != "chunked"
+        ("TRANSFER-ENCODING" in headers and headers["TRANSFER-ENCODING"].lower() != "chunked")
         or request.version > (1, 1)
         or "#" in request.uri
         or not _has_host(headers.get("HOST"), request.version)
     ):
         raise UnreadableError
-    # gunicorn looks at the first of these headers alone, and for nothing but this word.
-    if "CONNECTION" in headers and "close" in _options(request.headers):
+    # Of a list gunicorn sees nothing, and of several of these headers the first.
+    if (is_repeating or "," in headers.get("CONNECTION", "")) and "close" in _options(request.headers):
         request.force_close()
 
 
