@@ -131,7 +131,7 @@ cache_kept_evictions = Gauge(
 
 # --- refusals
 
-throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication"))
+throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication", "password"))
 # ``requests``: answered 503 without being tried; ``waiting``: a long poll answered at once, as too many waited.
 shed = _counters("wallet_shed", "What was turned away under load.", "where", ("requests", "waiting"))
 

@@ -120,7 +120,7 @@ class TcpProxy:
                         return
                     if source is client:
                         cutting = self._is_marked(data) or cutting
-                        server.sendall(data)
+                        server.sendall(self._translate(data))
                     elif cutting:
                         self.cuts += 1
                         return
@@ -130,6 +130,10 @@ class TcpProxy:
             return
         finally:
             _close(client, server)
+
+    def _translate(self, data: bytes) -> bytes:
+        """Return what the server is sent for this."""
+        return data
 
     def _is_marked(self, data: bytes) -> bool:
         with self._lock:

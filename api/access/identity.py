@@ -148,21 +148,23 @@ class Identity:
         Every password that is tried, of whatever route, is tried here.
 
         Raises:
-            ApiError: ``rate_limited``: too many were, from this address.
+            ApiError: ``unauthorized``: it is wrong; ``rate_limited``: too many were, from this address.
         """
         scheme, _, encoded = header.partition(" ")
         if scheme.lower() != "basic" or not self._admin_password:
             return False
-        # Asked before the password is looked at: who guesses must not even be told when he guessed right.
-        self._limits.check_address(environ, self._proxies.client_address(environ))
         try:
             given = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
-            return False
-        return hmac.compare_digest(given, f"{self._admin_user}:{self._admin_password}".encode())
+            given = b""
+        is_right = hmac.compare_digest(given, f"{self._admin_user}:{self._admin_password}".encode())
+        self._limits.count_password(environ, self._proxies.client_address(environ), is_right=is_right)
+        if not is_right:
+            raise ApiError("unauthorized", "Name or password is wrong.", {"WWW-Authenticate": _ADMIN_CHALLENGE})
+        return True
 
     def _reject(self, environ: dict[str, Any], detail: str, challenge: str) -> NoReturn:
-        """Refuse. Every authentication that fails, of users and of administrators, ends here.
+        """Refuse whoever shows no credentials of a user, or bad ones. All of these end here.
 
         Raises:
             ApiError: ``unauthorized``, or ``rate_limited`` when an address goes on and on.

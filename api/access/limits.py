@@ -1,4 +1,8 @@
-"""Who asks too often is told to wait: a bucket per user for everything, one per address for bad credentials."""
+"""Who asks too often is told to wait.
+
+A user has a bucket for everything. An address has one for bad credentials of users, and one for wrong passwords of
+administrators: what is guessed at by many is no reason to doubt the few.
+"""
 
 import ipaddress
 import math
@@ -17,8 +21,9 @@ from models.redis_line.line import Command, RedisLine
 from observe import metrics
 
 _IPV6_PREFIX = 64
-# Bad credentials from one address: a password may be mistyped, and cannot be guessed.
+# From one address: credentials may be wrong and a password mistyped, and neither can be guessed.
 AUTHENTICATION = Bucket("authentication", 10, 60, burst=20)
+PASSWORDS = Bucket("password", 10, 60, burst=20)
 
 
 class Limits:
@@ -57,30 +62,32 @@ class Limits:
             _refuse("You ask too often.", taken)
         return (replies[0], sent_at) if replies else None
 
-    def check_address(self, environ: dict[str, Any], address: str) -> None:
-        """Refuse to look at the credentials of an address that has sent too many bad ones.
-
-        Raises:
-            ApiError: ``rate_limited``.
-        """
-        self._authenticate(environ, address, look=True)
-
     def count_bad_credentials(self, environ: dict[str, Any], address: str) -> None:
-        """Count bad credentials of an address.
+        """Count bad credentials of a user, who comes from this address.
 
         Raises:
             ApiError: ``rate_limited``: they were too many.
         """
-        self._authenticate(environ, address, look=False)
-
-    def _authenticate(self, environ: dict[str, Any], address: str, *, look: bool) -> None:
         if self._strategy is not None:
-            taken, _ = self._strategy.take(AUTHENTICATION, _source(address), look=look)
-            if not (look and taken.allowed):
-                _tell(environ, AUTHENTICATION, taken)
-            if not taken.allowed:
-                metrics.throttled["authentication"].inc()
-                _refuse("There were too many bad credentials from your address.", taken)
+            taken, _ = self._strategy.take(AUTHENTICATION, _source(address))
+            _tell(environ, AUTHENTICATION, taken)
+            _refuse_guess(AUTHENTICATION, "There were too many bad credentials from your address.", taken)
+
+    def count_password(self, environ: dict[str, Any], address: str, *, is_right: bool) -> None:
+        """Count an administrator's password that was tried from this address, if it is wrong.
+
+        Where there were too many, one that is right is refused as well, and in the same words: who guesses must not be
+        told that he has guessed right. It is compared before anything is counted, and then asked for or counted in one
+        step: of guesses that are tried at the same time no more are answered than there are tokens.
+
+        Raises:
+            ApiError: ``rate_limited``: there were too many wrong ones.
+        """
+        if self._strategy is not None:
+            taken, _ = self._strategy.take(PASSWORDS, _source(address), look=is_right)
+            if not (is_right and taken.allowed):
+                _tell(environ, PASSWORDS, taken)
+            _refuse_guess(PASSWORDS, "There were too many wrong passwords from your address.", taken)
 
 
 def install(app: Flask, settings: Settings, line: RedisLine) -> Limits:
@@ -123,6 +130,12 @@ def _tell(environ: dict[str, Any], bucket: Bucket, taken: Taken) -> None:
     add_header(environ, "RateLimit-Policy", bucket.policy)
     until_more_s = -(-taken.wait_us // 1_000_000)
     add_header(environ, "RateLimit", f'"{bucket.name}";r={taken.left};t={until_more_s}')
+
+
+def _refuse_guess(bucket: Bucket, detail: str, taken: Taken) -> None:
+    if not taken.allowed:
+        metrics.throttled[bucket.name].inc()
+        _refuse(detail, taken)
 
 
 def _refuse(detail: str, taken: Taken) -> NoReturn:

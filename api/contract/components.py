@@ -66,8 +66,14 @@ HEADERS_OF_STATUS = {
 # Without examples, which Swagger UI would send along: one's second try would be a replay of the first.
 REQUEST_HEADERS: dict[str, Json] = {
     "Idempotency-Key": {
-        "description": "The same key, call and body give the first answer again, and move nothing. Keys never expire.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+        "description": "The same key, call and body give the first answer again, and move nothing. Keys never expire. "
+        "UTF-8, without control characters; sent once.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_KEY_LENGTH,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+        },
     },
     "X-Request-ID": {
         "description": "Taken over if it has 1 to 128 of the characters `A-Z a-z 0-9 . _ : / + = @ -`.",

@@ -35,8 +35,10 @@ _POLICY = (
 @blueprint.get("/")
 def page() -> Response:
     """Show the page, under both of its names: a redirect would be one more thing to go wrong behind a proxy."""
+    # What it refers to is below whatever a proxy in front has taken off the path.
+    text = (_PAGE / "index.html").read_bytes().replace(b'="/', f'="{request.root_path}/'.encode())
     # It names no version of its assets, so whoever opens it again asks whether it is still the same.
-    response = _file(_PAGE / "index.html", "no-cache")
+    response = _answer(text, "text/html", "no-cache")
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
     return response
@@ -47,12 +49,13 @@ def asset(name: str) -> Response:
     """Send one of the page's files."""
     if name not in _ASSETS:
         abort(404)
-    return _file(_ASSETS[name], f"public, max-age={_MAX_AGE_S}")
+    path = _ASSETS[name]
+    return _answer(path.read_bytes(), guess_type(name)[0], f"public, max-age={_MAX_AGE_S}")
 
 
-def _file(path: Path, cache_control: str) -> Response:
-    """Send a file, or 304 to whoever has it. It is read whole: people ask for it, now and then."""
-    response = Response(path.read_bytes(), mimetype=guess_type(path.name)[0])
+def _answer(content: bytes, mimetype: str | None, cache_control: str) -> Response:
+    """Send a file's content, or 304 to whoever has it. It is read whole: people ask for it, now and then."""
+    response = Response(content, mimetype=mimetype)
     response.headers["Cache-Control"] = cache_control
     response.add_etag()
     response.make_conditional(request)

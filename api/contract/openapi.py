@@ -64,11 +64,14 @@ class _Served:
         self._lock = threading.Lock()
         self._body: bytes | None = None
 
-    def body(self, app: Flask) -> bytes:
+    def body(self, app: Flask, prefix: str) -> bytes:
+        """Return it for clients who say this before each path, since a proxy in front takes it off."""
         with self._lock:
             if self._body is None:
                 self._body = orjson.dumps(make_document(app))
+        if not prefix:
             return self._body
+        return orjson.dumps(orjson.loads(self._body) | {"servers": [{"url": prefix}]})
 
 
 def install(app: Flask) -> None:
@@ -81,7 +84,8 @@ def install(app: Flask) -> None:
 def openapi() -> Response:
     """Return this document."""
     read_query(request.environ, NoQuery)
-    return Response(current_app.extensions[_EXTENSION].body(current_app), mimetype="application/json")
+    body = current_app.extensions[_EXTENSION].body(current_app, request.root_path)
+    return Response(body, mimetype="application/json")
 
 
 def make_document(app: Flask) -> Json:

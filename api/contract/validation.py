@@ -2,8 +2,8 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,6 +17,8 @@ from api.edge.errors import ApiError
 
 MAX_KEY_LENGTH = 255
 _JSON = "application/json"
+# What no text has in it, and what is a header's no longer when somebody writes it on.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # The least number of characters that an integer beyond 64 bits can have.
 _TOO_LONG_FOR_INT64 = 20
 
@@ -51,6 +53,8 @@ def read_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) ->
     kind = environ.get("CONTENT_TYPE", "")
     if kind != _JSON and parse_options_header(kind)[0].lower() != _JSON:
         raise ApiError("unsupported_media_type", "Send the body as application/json.")
+    if (coding := environ.get("HTTP_CONTENT_ENCODING")) and coding.lower() != "identity":
+        raise ApiError("unsupported_media_type", "Send the body as it is, without a Content-Encoding.")
     try:
         given = _parse(_read_raw(environ, most_bytes))
     except ValueError:
@@ -78,27 +82,37 @@ def _read_query(model: type[BaseModel], text: str) -> BaseModel:
     )
     given = dict(pairs)
     if len(given) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ApiError("bad_input", f"query: {repeated}: must be given once")
+        raise ApiError("bad_input", f"query: {_repeated(pairs)[:64]}: must be given once")
     return _validate(model, given, what="query")
 
 
 def read_idempotency_key(environ: Mapping[str, Any]) -> str | None:
-    """Read the Idempotency-Key header, if there is one.
+    """Read the Idempotency-Key header, if there is one. That it was sent once, the server has seen to.
 
     Raises:
-        ApiError: ``bad_input``: it is empty, or longer than 255 characters.
+        ApiError: ``bad_input``: it is empty, longer than 255 characters, or one of them is a control character.
     """
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is not None and len(key) > MAX_KEY_LENGTH:
-        # WSGI has a character for each byte. A key that fits is taken like that, as it always was: another reading of
-        # it would be another key. One of more bytes may have no more characters than it may.
-        with suppress(UnicodeDecodeError):
-            key = key.encode("latin-1").decode()
-    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
+    if key is None:
+        return None
+    if not key.isascii():
+        key = _decode(key)
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise ApiError("bad_input", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters.")
+    if _CONTROLS.search(key):
+        raise ApiError("bad_input", "Idempotency-Key must have no control characters.")
     return key
+
+
+def _decode(value: str) -> str:
+    """Read a header's text, which WSGI gives as one character a byte: UTF-8 as most write it.
+
+    What is no UTF-8 is ISO 8859-1, as HTTP had it for long and Python's clients still write it.
+    """
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _read_raw(environ: Mapping[str, Any], most_bytes: int) -> bytes:
@@ -127,25 +141,47 @@ def _parse(raw: bytes) -> object:
 
     Raises:
         ValueError: it is not JSON, or nested too deeply.
+        ApiError: ``bad_input``: an object has the same name twice.
     """
     try:
-        return orjson.loads(raw)
+        given = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if "infinity" not in str(error):
             raise
-        return _parse_huge_numbers(raw)
+        # A number beyond a double (1e400), which orjson refuses though it is well-formed. It becomes null, so that the
+        # field that holds it is found to be wrong, and not the whole body.
+        return _parse_strictly(raw)
+    # Of a name that stands there twice orjson takes the last, silently. Each has a colon behind it, so where there are
+    # no more of these than names, there is none; else, as with an object within another, it is looked for.
+    if isinstance(given, dict) and raw.count(b":") > len(given):
+        _parse_strictly(raw)
+    return given
 
 
-def _parse_huge_numbers(raw: bytes) -> object:
-    """Read JSON with a number beyond a double (1e400) in it, which orjson refuses though it is well-formed.
+def _parse_strictly(raw: bytes) -> object:
+    """Read well-formed JSON more slowly: numbers beyond 64 bits are null, and a name stands once in each object.
 
-    Such a number becomes null, so that the field that holds it is found to be wrong, and not the whole body.
+    Raises:
+        ValueError: it is nested too deeply, or not JSON after all.
+        ApiError: ``bad_input``: an object has the same name twice.
     """
     try:
-        lenient = json.loads(raw.decode(), parse_int=_int64_or_none, parse_constant=_refuse_constant)
-        return orjson.loads(orjson.dumps(lenient))
+        return orjson.loads(orjson.dumps(_strict.decode(raw.decode())))
     except (RecursionError, orjson.JSONEncodeError) as error:
         raise ValueError("nested too deeply, or half of a surrogate pair") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise ApiError("bad_input", f"body: {_repeated(pairs)[:64]}: must be given once")
+    return given
+
+
+def _repeated(pairs: Sequence[tuple[str, Any]]) -> str:
+    """Return the first name that stands there more than once."""
+    names = [name for name, _ in pairs]
+    return next(name for name in names if names.count(name) > 1)
 
 
 def _int64_or_none(digits: str) -> int | None:
@@ -154,6 +190,9 @@ def _int64_or_none(digits: str) -> int | None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_strict = json.JSONDecoder(object_pairs_hook=_once, parse_int=_int64_or_none, parse_constant=_refuse_constant)
 
 
 def _validate(model: type[M], given: dict[str, Any], *, what: str) -> M:

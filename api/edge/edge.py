@@ -39,6 +39,9 @@ class Edge:
         """Serve a request."""
         started_at = time.perf_counter()
         trace = tracing.begin(environ)
+        if "HTTP_X_FORWARDED_PREFIX" in environ:
+            # Where WSGI has it: whatever spells a path, in Flask or not, puts this before it.
+            environ["SCRIPT_NAME"] = self._proxies.prefix(environ)
 
         def respond(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             names = {name for name, _ in headers}

@@ -148,7 +148,7 @@ def _http(error: HTTPException) -> Response:
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["Allow"] = ", ".join(sorted(error.valid_methods))
     details = {
-        "not_found": f"There is nothing at {request.path}.",
+        "not_found": f"There is nothing at {request.root_path}{request.path}.",
         "method_not_allowed": f"{request.method} is not possible here.",
         "payload_too_large": f"The body may have {current_app.config['MAX_CONTENT_LENGTH']} bytes.",
     }

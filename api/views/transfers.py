@@ -42,7 +42,7 @@ def transfer_later(services: Services, environ: dict[str, Any]) -> Answer:
     else:
         # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
         services.queue.enqueue_soon(acceptance.transfer_id, trace=order.trace)
-    url = f"/api/jobs/v1/{acceptance.transfer_id}"
+    url = f"{environ['SCRIPT_NAME']}/api/jobs/v1/{acceptance.transfer_id}"
     add_header(environ, "Location", url)
     add_header(environ, "Retry-After", str(RETRY_AFTER_S))
     return Answer.of(AcceptedOut(job_id=acceptance.transfer_id, status_url=url), HTTPStatus.ACCEPTED)

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 import structlog
-from gevent import get_hub
+from gevent import get_hub, sleep
 from gevent.server import StreamServer
+
+from ops.http.framing import TooSlowError, UnreadableError
 
 # How long a process that has more connections than another one leaves a new one to that.
 YIELD_S = 0.01
@@ -21,11 +23,32 @@ _log = structlog.get_logger("gunicorn")
 class Connection:
     """A client's connection, and until when its client is waited for."""
 
-    __slots__ = ("client", "deadline", "since")
+    __slots__ = ("client", "deadline", "left", "since")
 
     def __init__(self, client: Any) -> None:
         self.client = client
+        # How many bytes more are taken in.
+        self.left = math.inf
         self.proceed()
+
+    def recv(self, size: int) -> bytes:
+        """Receive what gunicorn's parser asks for.
+
+        Others come first: while there is always something to receive, this greenlet would never wait, and the deadline
+        find nobody to end.
+
+        Raises:
+            TooSlowError: the time is over.
+            UnreadableError: it was too much.
+        """
+        sleep(0)
+        if time.monotonic() >= self.deadline:
+            raise TooSlowError
+        piece: bytes = self.client.recv(size)
+        self.left -= len(piece)
+        if self.left < 0:
+            raise UnreadableError
+        return piece
 
     def wait(self, seconds: float) -> None:
         """Say that its client has to do something, and how soon."""

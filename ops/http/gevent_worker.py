@@ -24,8 +24,9 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from observe import background
-from ops.http import refusals
+from ops.http import framing, refusals
 from ops.http.door import Connection, Door
+from ops.http.framing import TooSlowError, UnreadableError
 from ops.http.response import Response
 from ops.http.siblings import Siblings
 
@@ -35,6 +36,8 @@ READ_S = 5.0
 WRITE_S = 5.0
 # A body of up to so many bytes is read before its request counts as in hand; of larger ones, so many at a time.
 MOST_HELD_BYTES = 65_536
+# With the sizes and extensions of its chunks it may be so long.
+MOST_FRAMED_BYTES = 4 * MOST_HELD_BYTES
 MOST_LARGE = 8
 # Of probes and scrapes, so many are let in beyond the bound: a service that sheds load is not dead.
 MOST_PROBES = 8
@@ -50,10 +53,6 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TICK_S = 0.02
 
 _log = structlog.get_logger("gunicorn")
-
-
-class TooSlowError(ParseException):
-    """The rest of a request did not come in time."""
 
 
 class Worker(GeventWorker):
@@ -157,10 +156,10 @@ class Worker(GeventWorker):
             client: the connection.
             addr: the client's address.
         """
-        connection = Connection(client)
+        connection: Any = Connection(client)
         self.connections[connection] = None
         try:
-            self._converse(connection, RequestParser(self._fixed, client, addr), listener)
+            self._converse(connection, RequestParser(self._fixed, connection, addr), listener)
         except OSError as error:
             _log.debug("the client has gone", cause=str(error))
         except Exception:  # noqa: BLE001 - a defect of ours costs one connection
@@ -175,8 +174,7 @@ class Worker(GeventWorker):
             try:
                 request = self._read(connection, parser)
             except (ParseException, NoMoreData, StopIteration) as error:
-                what = "came too slowly" if isinstance(error, TooSlowError) else "cannot be read as HTTP"
-                refusal = refusals.unreadable(f"The request {what}.")
+                refusal = refusals.unreadable(getattr(error, "detail", UnreadableError.detail))
                 _log.warning("unreadable request", cause=type(error).__name__, trace_id=refusal.trace_id)
                 self._refuse(connection, refusal.answer)
                 return
@@ -206,18 +204,20 @@ class Worker(GeventWorker):
         """
         parser.mesg = None  # done with; nothing of it is unread
         request: Any = next(parser)
-        # gunicorn takes codings that it cannot decode, and marks the request; and what HTTP/1.9 is nobody knows.
-        if request.must_close or request.version > (1, 1):
-            raise ParseException
+        framing.check(request)
         body, reader = request.body, request.body.reader
-        # Chunks have no length that is known.
-        length = getattr(reader, "length", MOST_HELD_BYTES)
-        if 0 < length <= MOST_HELD_BYTES:
-            if request._expected_100_continue:  # noqa: SLF001 - gunicorn sends it when the application begins
+        length = getattr(reader, "length", None)  # of chunks it is not known
+        is_wanted = length is None or 0 < length <= self._services.max_body_bytes
+        # gunicorn asks for any that is offered, when the application begins: also for one that will be refused.
+        is_asked_for = request._expected_100_continue = request._expected_100_continue and is_wanted  # noqa: SLF001
+        if is_wanted and (length is None or length <= MOST_HELD_BYTES):
+            if is_asked_for:
                 request._expected_100_continue = False  # noqa: SLF001
                 connection.client.sendall(_CONTINUE)
-            piece = body.read(length)
-            if hasattr(reader, "length") and len(piece) < length:
+            connection.left = MOST_FRAMED_BYTES
+            piece = body.read(length or MOST_HELD_BYTES)
+            connection.left = math.inf
+            if len(piece) < (length or 0):
                 raise NoMoreData
             body.buf.write(piece)  # where the application finds it
         return request

@@ -182,5 +182,7 @@ forwarded_allow_ips = ""
 proxy_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
+# Nor is a prefix of all paths, which gunicorn would take from here, and then answer no other path at all.
+os.environ.pop("SCRIPT_NAME", None)
 # On by default: a socket that lets others on this machine steer the server.
 control_socket_disable = True

@@ -1,4 +1,4 @@
-"""Throttling over HTTP: a bucket per user for everything, one per address for bad credentials, and its headers."""
+"""Throttling over HTTP: a bucket per user for everything, two per address for what is guessed at, and their headers."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine
 from werkzeug.test import TestResponse
 
-from api.access.limits import AUTHENTICATION
+from api.access.limits import AUTHENTICATION, PASSWORDS
 from api.access.token_bucket import BucketStorage, TokenBucket
 from config import ConfigurationError, Rate, Settings, load
 from tests.api.access.provider import SECRET, bearer, signed
@@ -35,7 +35,7 @@ from tests.api.conftest import AppMaker
 from tests.api.server import gunicorn
 from tests.api.waiters import wait_for
 from tests.conftest import Books
-from tests.proxy import TcpProxy
+from tests.proxy import CountingProxy, TcpProxy
 
 # Slow enough that no token comes back within a test.
 BURST = 5
@@ -43,6 +43,7 @@ SLOW = f"1/hour;burst={BURST}"
 OPEN_TO_ALL = ["/healthz", "/readyz", "/metrics", "/docs/", "/openapi.json"]
 DEAD_LETTERS = "/api/dead-letters/v1"
 GUESSES = AUTHENTICATION.burst
+assert PASSWORDS.burst == GUESSES
 WRONG = basic("admin", "wrong")
 
 
@@ -66,8 +67,10 @@ def test_flask_limiter_has_our_strategy_and_storage_and_costs_no_request_anythin
 
 def left(response: TestResponse) -> int:
     """Return what the headers say is left, after checking how they are spelled (RFC 9651 lists of items)."""
-    found = re.fullmatch(r'"(user|authentication)";r=([0-9]{1,15});t=([0-9]{1,15})', response.headers["RateLimit"])
-    policy = re.fullmatch(r'"(user|authentication)";q=([0-9]{1,15});w=([1-9][0-9]{0,14})', _policy(response))
+    found = re.fullmatch(
+        r'"(user|authentication|password)";r=([0-9]{1,15});t=([0-9]{1,15})', response.headers["RateLimit"]
+    )
+    policy = re.fullmatch(r'"(user|authentication|password)";q=([0-9]{1,15});w=([1-9][0-9]{0,14})', _policy(response))
     assert found is not None
     assert policy is not None
     assert found[1] == policy[1]
@@ -196,7 +199,35 @@ def test_who_guesses_from_one_address_is_told_to_stop(slow: FlaskClient) -> None
     assert get(slow, BALANCE).status_code == 404
 
 
-@pytest.mark.parametrize("credentials", ["0", "abc", "Bearer x", WRONG, "9" * 30, ""])
+def test_wrong_passwords_are_counted_whatever_they_are_for(slow: FlaskClient) -> None:
+    for path in [f"{JOBS}/1", DEAD_LETTERS, "/rq/", "/api/audit/v1"] * (GUESSES // 4):
+        response = get(slow, path, user=WRONG)
+        problem(response, "unauthorized")
+        assert response.headers["WWW-Authenticate"].startswith("Basic ")
+    problem(get(slow, "/rq/", user=basic("somebody", "else")), "rate_limited")
+    problem(get(slow, "/rq/", user="Basic !"), "rate_limited")
+
+
+def test_who_guesses_as_a_user_does_not_lock_out_the_administrator_of_his_address(slow: FlaskClient) -> None:
+    while get(slow, BALANCE, user="abc").status_code != HTTPStatus.TOO_MANY_REQUESTS:
+        pass
+    assert get(slow, DEAD_LETTERS, user=ADMIN).status_code == 200
+    # A mistyped password is not held against him at once, either.
+    assert left(get(slow, DEAD_LETTERS, user=WRONG)) == GUESSES - 1
+
+
+def test_a_password_is_tried_and_counted_in_one_step(
+    make_app: AppMaker, redis_url: str, redis_client: redis.Redis
+) -> None:
+    """Between two, others would try theirs: as many as come at the same time, for each that is to be answered."""
+    del redis_client  # asked for to be emptied
+    with CountingProxy.before(redis_url) as proxy:
+        client = make_app(rate_limit=SLOW, redis_url=proxy.url).test_client()
+        problem(get(client, DEAD_LETTERS, user=WRONG), "unauthorized")
+        assert proxy.questions() == [1]
+
+
+@pytest.mark.parametrize("credentials", ["0", "abc", "Bearer x", "9" * 30, ""])
 def test_malformed_credentials_are_counted(slow: FlaskClient, credentials: str) -> None:
     for path in [BALANCE, f"{JOBS}/1", DEAD_LETTERS, DEPOSIT, "/rq/"] * (GUESSES // 5):
         problem(ask(slow, "POST" if path == DEPOSIT else "GET", path, user=credentials), "unauthorized")

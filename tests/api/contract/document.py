@@ -77,8 +77,15 @@ class DocumentedClient(FlaskClient):
 
 
 def lowered(headers: Mapping[str, str] | Headers) -> dict[str, str]:
-    """Return headers with their names in lower case, whatever is in them."""
-    return {name.lower(): value for name, value in headers.items()}
+    """Return headers with their names in lower case, and as the characters that they spell."""
+    return {name.lower(): _characters(value) for name, value in headers.items()}
+
+
+def _characters(value: str) -> str:
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def check(exchange: Exchange) -> None:
@@ -141,7 +148,7 @@ class _Operation:
             yield "query: a parameter is repeated"
         given += [("query", name, value) for name, value in query]
         given += [
-            (kind, name, _characters(exchange.sent[name.lower()]))
+            (kind, name, exchange.sent[name.lower()])
             for kind, name in self._parameters
             if kind == "header" and name.lower() in exchange.sent
         ]
@@ -164,14 +171,6 @@ class _Operation:
             yield "the body is not JSON"
         else:
             yield from (f"body: {error.message}" for error in validator.iter_errors(body))
-
-
-def _characters(header: str) -> str:
-    """What a client has sent, if that was UTF-8."""
-    try:
-        return header.encode("latin-1").decode()
-    except UnicodeError:
-        return header
 
 
 def _read(value: str, kind: str | None) -> object:

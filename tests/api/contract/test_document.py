@@ -88,6 +88,7 @@ WRONG = {
     "a repeated parameter was accepted": replace(READ, path=HISTORY, query="page=1&page=1"),
     "a wrong path was accepted": replace(READ, path=f"{JOBS}/x"),
     "a key that is too long was accepted": replace(GOOD, sent=lowered(SENT | {"Idempotency-Key": "k" * 256})),
+    "a key that is no text was accepted": replace(GOOD, sent=lowered(SENT | {"Idempotency-Key": "a\tb"})),
     "a wrong body was a fault": exchange({"amount": 0}, problem("unavailable", 503), 503, Retry_After="1"),
     "nobody was served": replace(READ, sent={}),
     "a status of another call": exchange({"amount": 67}, DEPOSITED, 202),
