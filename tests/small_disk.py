@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FILLER = "filler"
+REFILL_S = 0.01
 
 
 def is_possible(folder: Path) -> bool:
@@ -44,14 +46,24 @@ def mounted(folder: Path, **options: str) -> Iterator[Path]:
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Leave no byte of room in the file system of a folder, for a while."""
+    """Leave no byte of room in the file system of a folder for a while, whatever is removed from it meanwhile."""
     filler = folder / FILLER
-    try:
-        with filler.open("ab", buffering=0) as file:
+    over = threading.Event()
+    with filler.open("ab", buffering=0) as file:
+
+        def keep_full() -> None:
+            while not over.wait(REFILL_S):
+                fill(file.fileno())
+
+        thread = threading.Thread(target=keep_full, name="filler")
+        try:
             fill(file.fileno())
+            thread.start()
             yield
-    finally:
-        filler.unlink()
+        finally:
+            over.set()
+            thread.join()
+            filler.unlink()
 
 
 def fill(file: int) -> None:

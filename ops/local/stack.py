@@ -6,6 +6,7 @@ PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations
 child process that is replaced when it dies and that dies with this one, however this one ends.
 """
 
+import errno
 import fcntl
 import http.client
 import json
@@ -19,8 +20,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 import config
-from ops.local import processes
-from ops.local.log_files import rotate_log
+from ops.local import private_files, processes
+from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
 from ops.local.servers import PostgresServer, RedisServer
 from ops.local.stopping import StopRequests
@@ -37,6 +38,7 @@ STATE = "run/stack.json"
 ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
 METRICS = "run/metrics"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # What begins so in the environment is not handed on.
 WITHHELD = ("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL")
 
@@ -70,7 +72,7 @@ class Stack:
             if self._stop.is_wanted():
                 raise
         finally:
-            (self.home / STATE).unlink(missing_ok=True)
+            private_files.remove(self.home / STATE)
             if self._supervisor.has_children:
                 self.say("stopping")
                 self._supervisor.stop()
@@ -80,8 +82,8 @@ class Stack:
         """Tell the terminal and ``stack.log``."""
         with suppress(OSError):  # the terminal may be gone
             print(event, flush=True)
-        with suppress(OSError), processes.open_log(self.home / "logs" / "stack.log") as log:
-            log.write(processes.json_line({"service": "stack", "level": level, "event": event} | fields))
+        with suppress(OSError), open_log(self.home / "logs" / "stack.log") as log:
+            log.write(json_line({"service": "stack", "level": level, "event": event} | fields))
 
     def write_state(self) -> None:
         """Tell ``stack.json`` what is up."""
@@ -92,13 +94,13 @@ class Stack:
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
-        processes.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
+        private_files.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
 
     def _start(self) -> None:
         (self.home / STATE).unlink(missing_ok=True)
         # What an earlier run has counted belongs to it.
         shutil.rmtree(self.home / METRICS, ignore_errors=True)
-        (self.home / METRICS).mkdir()
+        (self.home / METRICS).mkdir(exist_ok=True)
         self._check_port()
         self._start_servers()
         self._prepare_database()
@@ -107,7 +109,7 @@ class Stack:
         self._api = self._command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
         self._wait_for_api(self._api)
         self._supervisor.add_layer([self._api])
-        self.write_state()
+        self._supervisor.changed()
         self._announce()
 
     def _rotate_logs(self) -> None:
@@ -260,7 +262,7 @@ class Stack:
     def _admin_password(self) -> str:
         if self._settings.admin_password:
             return self._settings.admin_password.get_secret_value()
-        return processes.secret(self.home / ADMIN_FILE)
+        return private_files.secret(self.home / ADMIN_FILE)
 
 
 @contextmanager
@@ -272,13 +274,15 @@ def only_one(home: Path) -> Iterator[None]:
     """
     for folder in (home, *(home / name for name in ("logs", "run", "secrets"))):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+    with os.fdopen(os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"already running on WALLET_HOME={home} (pid {lock.read().strip()})") from None
-        lock.truncate(0)
-        print(os.getpid(), file=lock, flush=True)
+            pid = lock.read().decode().strip()
+            raise StackError(f"already running on WALLET_HOME={home} (pid {pid})") from None
+        with suppress(OSError):  # for the line above only
+            lock.truncate(0)
+            lock.write(b"%d\n" % os.getpid())
         yield
 
 
@@ -295,8 +299,13 @@ def main(arguments: list[str]) -> int:
     except config.ConfigurationError as error:
         print(f"configuration error: {error}", file=sys.stderr)
         return 2
-    except (StackError, OSError) as error:
+    except StackError as error:
         print(f"make run: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # A full disk does not say of itself which one it is.
+        about = f" (WALLET_HOME={settings.wallet_home.resolve()})" if error.errno in NO_ROOM else ""
+        print(f"make run: {error}{about}", file=sys.stderr)
         return 1
     return 0
 

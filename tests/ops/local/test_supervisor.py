@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from config import ConfigurationError
-from ops.local.processes import Child, Command, Spec, StackError, wait_for, write_private
+from ops.local.private_files import write_private
+from ops.local.processes import Child, Command, Spec, StackError, wait_for
 from ops.local.supervisor import Restarts, Supervisor
 
 FOREVER = "import time; time.sleep(600)"
