@@ -1,21 +1,17 @@
 """File systems that are really small, where root may mount them: a full disk cannot be had by any other way."""
 
+import ctypes
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-FILLER = "filler"
-REFILL_S = 0.01
-
-
-def is_possible(folder: Path) -> bool:
-    """Whether this process may mount there."""
-    with suppress(PermissionError), mounted(folder, size="64k"):
-        return True
-    return False
+# linux/mount.h
+_MS_REMOUNT = 32
+# Between two looks at what was removed meanwhile.
+_TAKE_S = 0.01
 
 
 @contextmanager
@@ -32,9 +28,7 @@ def mounted(folder: Path, **options: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     spelled = ",".join(f"{name}={value}" for name, value in options.items())
     try:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", spelled, "tmpfs", str(folder)], check=True, capture_output=True, text=True
-        )
+        subprocess.run(["mount", "-t", "tmpfs", "-o", spelled, "tmpfs", str(folder)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise PermissionError(f"a small file system cannot be mounted on {folder}") from error
     try:
@@ -46,31 +40,37 @@ def mounted(folder: Path, **options: str) -> Iterator[Path]:
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Leave no byte of room in the file system of a folder for a while, whatever is removed from it meanwhile."""
-    filler = folder / FILLER
+    """Leave no byte of room in such a file system for a while, whatever is removed from it meanwhile.
+
+    It is made as small as what is in it, which costs no memory.
+    """
+    before = os.statvfs(folder)
     over = threading.Event()
-    with filler.open("ab", buffering=0) as file:
 
-        def keep_full() -> None:
-            while not over.wait(REFILL_S):
-                fill(file.fileno())
+    def stay_full() -> None:
+        while not over.wait(_TAKE_S):
+            _take_room(folder)
 
-        thread = threading.Thread(target=keep_full, name="filler")
-        try:
-            fill(file.fileno())
-            thread.start()
-            yield
-        finally:
-            over.set()
+    thread = threading.Thread(target=stay_full, name="full disk")
+    try:
+        while not _take_room(folder):
+            pass
+        thread.start()
+        yield
+    finally:
+        over.set()
+        if thread.ident is not None:
             thread.join()
-            filler.unlink()
+        assert _resize(folder, before.f_blocks * before.f_frsize)
 
 
-def fill(file: int) -> None:
-    """Write into a file until nothing more goes in."""
-    block = bytes(1024 * 1024)
-    while block:
-        with suppress(OSError):
-            while os.write(file, block) == len(block):
-                pass
-        block = block[: len(block) // 2]
+def _take_room(folder: Path) -> bool:
+    """Take what is free; False: somebody has just used some of it."""
+    now = os.statvfs(folder)
+    # 0 would be no limit.
+    return _resize(folder, max(1, now.f_blocks - now.f_bfree) * now.f_frsize)
+
+
+def _resize(folder: Path, size: int) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.mount(None, os.fsencode(folder), None, _MS_REMOUNT, f"size={size}".encode()) == 0)

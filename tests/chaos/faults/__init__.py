@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from tests.chaos.faults.disk import fill_disk
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
 from tests.chaos.stack import Stack
@@ -22,4 +23,5 @@ FAULTS: Mapping[str, Fault] = {
     "postgres": Fault(kill_postgres, 1),
     "redis": Fault(kill_redis, 1),
     "flush": Fault(empty_redis, 2),
+    "full disk": Fault(fill_disk, 1),
 }
