@@ -39,8 +39,12 @@ ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
 METRICS = "run/metrics"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# What begins so in the environment is not handed on.
-WITHHELD = ("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL")
+# What begins so in the environment, in capitals or not, is not handed on: it is for our Python, for make and its
+# children, for the owner alone, or for libraries, which would read it behind the back of our settings.
+WITHHELD = (
+    *("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL"),
+    *("FLASK_", "GEVENT_", "GUNICORN_", "PROMETHEUS_", "RQ_", "WEB_CONCURRENCY"),
+)
 
 
 class Stack:
@@ -101,6 +105,10 @@ class Stack:
         # What an earlier run has counted belongs to it.
         shutil.rmtree(self.home / METRICS, ignore_errors=True)
         (self.home / METRICS).mkdir(exist_ok=True)
+        if config.NOT_HEEDED:
+            self.say(
+                f"not heeded: {', '.join(config.NOT_HEEDED)} (DATABASE_URL alone says where PostgreSQL is, and how)"
+            )
         self._check_port()
         self._start_servers()
         self._prepare_database()
@@ -216,8 +224,8 @@ class Stack:
         )
 
     def _environment(self) -> dict[str, str]:
-        """The user's, without what would change our Python, is between make and its children, or is not for all."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD)}
+        """The user's, without what is withheld."""
+        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(WITHHELD)}
         ours = {
             "DATABASE_URL": self._database_url(),
             "REDIS_URL": self._redis_url(),

@@ -343,7 +343,7 @@ def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
             server.stop()
             server.start()
             monkeypatch.setattr(prepare, "SOCKET_FOLDER", Path(socket_folder))
-            monkeypatch.setenv("PGPORT", str(server.port))
+            monkeypatch.setattr(prepare, "PORT", server.port)
             yield server
 
 
