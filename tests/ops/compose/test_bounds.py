@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config import Settings, StackSettings
 from ops.local.servers import PostgresServer
 from tests.ops.compose.test_compose import COMPOSE, SERVICES
 from tests.project import ROOT
@@ -49,6 +50,12 @@ def test_postgres_is_told_what_its_container_has(tmp_path: Path, told: dict[str,
     service = SERVICES["postgres"]
     *shell, script, name = [word.replace("$$", "$") for word in service["entrypoint"]]
     assert "/sys/fs/cgroup/memory.max" in script
+    assumed = dict(re.findall(r"\$\{(\w+):-(\d+)\}", script))
+    defaults = {
+        name.upper(): str(field.default)
+        for name, field in {**Settings.model_fields, **StackSettings.model_fields}.items()
+    }
+    assert assumed.items() <= defaults.items()
     said = subprocess.run(
         [*shell, script.replace("/sys/fs/cgroup/memory.max", str(bound)), name, *service["command"]],
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **told},
