@@ -114,7 +114,7 @@ def test_who_needs_more_room_while_the_disk_is_full_counts_on(disk: Path, counti
 
 def test_no_inode_is_as_little_reason_to_stop_as_no_room(disk: Path, counting: list[Counting]) -> None:
     with pytest.raises(OSError, match="No space left"):
-        [(disk / f"file-{number}").touch() for number in range(1000)]
+        list(map(Path.touch, (disk / f"file-{number}" for number in range(1000))))
     counting.append(process := Counting(disk))
     process.count()
     for file in disk.glob("file-*"):

@@ -137,6 +137,8 @@ def test_while_the_disk_of_redis_is_full_money_moves(home: Path, started: ExitSt
         assert status == 200
         job_id = accepts(run)
         assert job_id
+        kill_ours(run)
+        assert wait_for(lambda: deposits(run), PATIENCE_S)
     assert wait_for(lambda: is_posted(run, job_id), PATIENCE_S)
     assert wait_for(lambda: call(run, "GET", "/readyz")[1].get("status") == "ready", PATIENCE_S)
     assert run.finish() == 0
@@ -154,3 +156,18 @@ def test_a_start_on_a_full_disk_is_one_line(home: Path, started: ExitStack, has_
         assert [line for line in said if not line.startswith(("starting", "stop", "prep"))] == said[-1:]
         assert said[-1].startswith("make run: ")
         assert "No space left on device" in said[-1]
+
+
+def test_a_home_that_was_there_before_can_be_started_on_and_stopped_on_while_the_disk_is_full(
+    home: Path, started: ExitStack, empty_database_url: str, redis_url: str
+) -> None:
+    elsewhere = {"DATABASE_URL": empty_database_url, "REDIS_URL": redis_url, "RATE_LIMIT": "off"}
+    before = start(home, started, **elsewhere)
+    before.wait_until_up()
+    assert before.finish() == 0
+    with small_disk.full(home):
+        run = start(home, started, **elsewhere)
+        assert wait_for(lambda: deposits(run), PATIENCE_S)
+        assert settles(run)
+        assert not run.state_file.exists()
+        assert run.finish() == 0
