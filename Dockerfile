@@ -1,6 +1,8 @@
 # The service's image: the API, or with `python worker.py` as its command a worker.
 
-FROM python:3.13-slim AS build
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
 
 # Wheels only, each known by its hash: nothing is compiled, so neither stage needs a compiler.
 COPY requirements.txt /tmp/
@@ -14,12 +16,14 @@ COPY . /app
 RUN chmod -R u=rwX,go=rX /app && rm /app/requirements.txt && python -m compileall -q /app
 
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 
-# The numbers are fixed because the files in the volumes of secrets belong to them. The folders are here so that a new
+# The numbers are fixed because the files in the volumes of secrets belong to them; the second user may read what is for
+# its group, and so not what is the API's alone. The folders are here so that a new
 # volume mounted on one is the user's: its servers come through it to their own files, and cannot list it.
 RUN groupadd --gid 10001 wallet \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin wallet \
+ && useradd --uid 10002 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin wallet-worker \
  && install --directory --owner 10001 --group 10001 --mode 0711 \
     /run/wallet-secrets /run/monitoring-secrets
 

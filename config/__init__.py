@@ -4,6 +4,7 @@ Nothing else in the project reads the environment. A wrong value stops the start
 the setting (:func:`load`), instead of surfacing hours later in the middle of a payment.
 """
 
+from config.libpq import withhold_variables
 from config.metrics import MetricsSettings
 from config.reading import ConfigurationError, complain, load, load_or_exit
 from config.service import LogLevel, PrepareSettings, Settings
@@ -11,6 +12,7 @@ from config.stack import STACK_STATE, StackSettings, load_for_command_or_exit
 from config.values import Rate
 
 __all__ = [
+    "NOT_HEEDED",
     "STACK_STATE",
     "ConfigurationError",
     "LogLevel",
@@ -24,3 +26,6 @@ __all__ = [
     "load_for_command_or_exit",
     "load_or_exit",
 ]
+
+# Here, since every process of ours comes by, and before it connects to anything.
+NOT_HEEDED = withhold_variables()

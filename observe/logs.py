@@ -9,13 +9,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
 from config import LogLevel
+from observe.lines import Lines
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
 
@@ -26,6 +27,10 @@ class _Process:
 
     service: str = ""
     stream: TextIO | None = None
+
+    def out(self) -> IO[bytes]:
+        """Where they go."""
+        return (self.stream or sys.stdout).buffer
 
 
 _process = _Process()
@@ -69,7 +74,6 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
         stream: standard output, unless that is wanted for something else.
     """
     _process.service, _process.stream = service, stream
-    stream = stream or sys.stdout
 
     def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
@@ -86,11 +90,11 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps, default=str)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # One write a line: lines of several processes share a file, and must not interleave.
-        logger_factory=structlog.BytesLoggerFactory(stream.buffer),
+        logger_factory=structlog.BytesLoggerFactory(_lines),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
-    root.handlers = [_handler_of_libraries(stream, shared)]
+    root.handlers = [_handler_of_libraries(shared)]
     root.setLevel(level)
     # What Alembic tells is how it was set up, at every start of every process.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -102,9 +106,20 @@ def configure(level: LogLevel, *, service: str, stream: TextIO | None = None) ->
     sys.unraisablehook = _log_unraisable
 
 
-def _handler_of_libraries(stream: TextIO, shared: list[Processor]) -> logging.Handler:
+class _LinesHandler(logging.Handler):
+    """Writes what libraries tell."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it; what cannot even be formatted is told on stderr, as logging does it."""
+        try:
+            _lines.write(self.format(record).encode() + b"\n")
+        except Exception:  # noqa: BLE001 - a library's arguments may do anything
+            self.handleError(record)
+
+
+def _handler_of_libraries(shared: list[Processor]) -> logging.Handler:
     """Return what gives the events of libraries the same form as ours."""
-    handler = logging.StreamHandler(stream)
+    handler = _LinesHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -147,11 +162,16 @@ def write_transfers(transfers: Iterable[tuple[int, str, str | None, str | None]]
 
 def _write(lines: Iterable[Mapping[str, Any]]) -> None:
     """Write lines in one go: those of several processes share a file, and must not interleave."""
-    text = b"".join([_dumps(line) + b"\n" for line in lines])
-    if text:
-        out = (_process.stream or sys.stdout).buffer
-        out.write(text)
-        out.flush()
+    _lines.write(b"".join([_dumps(line) + b"\n" for line in lines]))
+
+
+def _tell_of_lost(lines: int) -> bytes:
+    about = {"event": "log lines were lost", "level": "warning", "lines": lines, "service": _process.service}
+    return _dumps(about | {"time": _now()}) + b"\n"
+
+
+# For all who write, so that what is lost is told once.
+_lines = Lines(_process.out, _tell_of_lost)
 
 
 def trace_id_of(traceparent: str | None) -> str | None:

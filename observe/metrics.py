@@ -18,11 +18,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily
 
 import config
+from observe.values import use_files_with_room
 
 VERSION = "0.1.0"
 # Where the processes of one machine (or of one container) keep their values; None: each has its own in memory.
 FOLDER = config.load_or_exit(config.MetricsSettings).prometheus_multiproc_dir
 
+use_files_with_room()
 # Otherwise a second series for each, which only one of the two ways to keep values has.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 registry = CollectorRegistry()

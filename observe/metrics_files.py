@@ -7,7 +7,8 @@ themselves alive is dropped. Stock prometheus-client does the second only.
 
 It happens under a lock, so that no reader sees a value twice or not at all; and it may be killed at any point. A dead
 process's file is first moved, by a rename, among those of the ended, where it counts as before; then all of these are
-added up in a new folder, and one more rename of a symbolic link puts that in their place.
+added up in a new folder, and one more rename of a symbolic link puts that in their place. On a disk that is full it is
+left for later, and the files are read as they are.
 """
 
 import fcntl
@@ -23,16 +24,16 @@ from uuid import uuid4
 import structlog
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from observe import metrics
+from observe.values import Values
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # The link to the folder of those that have ended, and what such folders' names begin with.
 ENDED = "ended"
-LOCK = "lock"
 # A reader holds the lock for milliseconds. Only one that is frozen holds it for longer.
 LOCK_TIMEOUT_S = 1.0
 _LOCK_POLL_S = 0.005
@@ -85,9 +86,12 @@ def read(folder: Path) -> list[Metric]:
         OSError: the folder cannot be read.
     """
     with _locked(folder):
-        _fold(folder)
-        files = [*folder.glob("*.db"), *(folder / ENDED).glob("*.db")]
-        return _merge(files, accumulate=True)
+        try:
+            _fold(folder)
+        except OSError as error:
+            _log.warning("metrics cannot be folded", cause=error.strerror)
+        files = [file for file in folder.glob("*.db") if _is_alive(file) or not _ends_with_its_process(file)]
+        return _merge([*files, *(folder / ENDED).glob("*.db")], accumulate=True)
 
 
 def fold(folder: Path) -> None:
@@ -102,13 +106,13 @@ def fold(folder: Path) -> None:
 
 
 def _fold(folder: Path) -> None:
-    dead = [file for file in folder.glob("*.db") if not _is_alive(int(file.stem.rpartition("_")[2]))]
+    dead = [file for file in folder.glob("*.db") if not _is_alive(file)]
     if not dead:
         return
     if not (folder / ENDED).exists():
         _replace_ended(folder, {})
     for file in dead:
-        if file.name.startswith("gauge_live"):
+        if _ends_with_its_process(file):
             file.unlink()
         else:
             # A name for ever: a process to come may have the same pid.
@@ -122,36 +126,45 @@ def _fold(folder: Path) -> None:
 def _replace_ended(folder: Path, contents: dict[str, list[Metric]]) -> None:
     """Put these files in the place of all those of the ended, at once."""
     new = folder / f"{ENDED}-{uuid4().hex}"
-    new.mkdir()
-    for name, families in contents.items():
-        _write(new / name, families)
-    draft = folder / f"{ENDED}.new"
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(new.name)
-    draft.replace(folder / ENDED)
+    try:
+        new.mkdir()
+        for name, families in contents.items():
+            _write(new / name, families)
+        draft = folder / f"{ENDED}.new"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(new.name)
+        draft.replace(folder / ENDED)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     for old in folder.glob(f"{ENDED}-*"):
         if old != new:
             shutil.rmtree(old)
 
 
 def _write(path: Path, families: Iterable[Metric]) -> None:
-    values = MmapedDict(str(path))  # type: ignore[no-untyped-call]
+    values = Values()
     for metric in families:
         for name, labels, value, *_ in metric.samples:
             key = mmap_key(metric.name, name, list(labels), list(labels.values()), metric.documentation)
             values.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
-    values.close()  # type: ignore[no-untyped-call]
+    path.write_bytes(values.content())
 
 
 def _merge(files: Iterable[Path], *, accumulate: bool) -> list[Metric]:
-    # A file is empty for a moment after it was made, and the library would stumble over it.
+    # A file is empty until there is room for its values, and the library would stumble over it.
     written = [str(file) for file in files if file.stat().st_size]
     return list(MultiProcessCollector.merge(written, accumulate))  # type: ignore[no-untyped-call]
 
 
-def _is_alive(pid: int) -> bool:
+def _ends_with_its_process(file: Path) -> bool:
+    return file.name.startswith("gauge_live")
+
+
+def _is_alive(file: Path) -> bool:
+    """Whether the process whose file it is has not ended."""
     try:
-        os.kill(pid, 0)
+        os.kill(int(file.stem.rpartition("_")[2]), 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's, who has this pid now; it will end, too
@@ -163,7 +176,8 @@ def _is_alive(pid: int) -> bool:
 def _locked(folder: Path) -> Iterator[None]:
     """Keep others out of the folder. The lock of a process that dies is free."""
     deadline = time.monotonic() + LOCK_TIMEOUT_S
-    with (folder / LOCK).open("w") as lock:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,3 +187,5 @@ def _locked(folder: Path) -> Iterator[None]:
                     raise FolderBusyError from None
                 time.sleep(_LOCK_POLL_S)
         yield
+    finally:
+        os.close(lock)

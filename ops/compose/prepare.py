@@ -20,6 +20,7 @@ from ops.local import roles
 
 # The volume that PostgreSQL's socket is in, as docker-compose.yml mounts it.
 SOCKET_FOLDER = Path("/run/wallet-postgres")
+PORT = 5432
 SUPERUSER = "postgres"
 
 
@@ -35,13 +36,13 @@ def main(environment: Mapping[str, str]) -> int:
     except psycopg2.Error as error:
         print(f"cannot make the database's roles: {error}".strip(), file=sys.stderr)
         return 1
-    owner = {"OWNER_DATABASE_URL": f"postgresql://{roles.OWNER}@/{roles.DATABASE}?host={SOCKET_FOLDER}"}
+    owner = {"OWNER_DATABASE_URL": f"postgresql://{roles.OWNER}@/{roles.DATABASE}?host={SOCKET_FOLDER}&port={PORT}"}
     settings = {**secret_files.settings(secret_files.FOLDER), **environment, **owner}
     return subprocess.run([sys.executable, "-m", "ops.prepare"], env=settings, check=False).returncode
 
 
 def _connect(database: str) -> extensions.connection:
-    return psycopg2.connect(host=str(SOCKET_FOLDER), user=SUPERUSER, dbname=database, connect_timeout=5)
+    return psycopg2.connect(host=str(SOCKET_FOLDER), port=PORT, user=SUPERUSER, dbname=database, connect_timeout=5)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 writes what is missing. Files, because what stands in compose's ``environment`` or ``command`` is shown by
 ``docker inspect`` and ``ps`` for as long as the container lives. Redis is in the group of its own file and can read no
-other, PostgreSQL is told its by ops/compose/prepare.py; all of them belong to the service's user, who writes them here
-and reads them in its containers.
+other, PostgreSQL is told its by ops/compose/prepare.py. All of them belong to the API's user, who writes them here; the
+user of workers and of the preparation is in the group of those that it needs.
 """
 
 import os
@@ -13,6 +13,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +23,8 @@ from ops.local import roles
 FOLDER = Path("/run/wallet-secrets")
 # Known to docker-compose.yml too, which puts the server's container into it.
 REDIS_GROUP = 10012
+# Of the service's own users, as the Dockerfile has them.
+SERVICE_GROUP = 10001
 # requirepass, as redis-server reads it.
 REDIS_CONFIGURATION = "redis.conf"
 SECRET_BYTES = 32
@@ -32,7 +35,7 @@ class Secret:
     """One secret: the setting it may be given by, and the file of that name in lower case."""
 
     setting: str
-    # Whom to show the file to, besides the service.
+    # Whom to show the file to, besides the API.
     group: int | None = None
     # Whether it is made up when it is not given. What is not, is only there as long as it is given.
     generated: bool = True
@@ -44,10 +47,10 @@ class Secret:
 
 
 # The service's own; the owner of the database has none (ops/compose/prepare.py).
-POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD")
+POSTGRES_PASSWORD = Secret("POSTGRES_PASSWORD", group=SERVICE_GROUP)
 # Of the role that exporters use.
-MONITOR_PASSWORD = Secret("MONITOR_PASSWORD")
-REDIS_PASSWORD = Secret("REDIS_PASSWORD")
+MONITOR_PASSWORD = Secret("MONITOR_PASSWORD", group=SERVICE_GROUP)
+REDIS_PASSWORD = Secret("REDIS_PASSWORD", group=SERVICE_GROUP)
 ADMIN_PASSWORD = Secret("ADMIN_PASSWORD")
 JWT_SECRET = Secret("JWT_SECRET", generated=False)
 SECRETS = (POSTGRES_PASSWORD, MONITOR_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
@@ -73,15 +76,20 @@ def write(folder: Path, given: Mapping[str, str]) -> None:
             write_file(path, value, secret.group)
         elif not secret.generated:
             path.unlink(missing_ok=True)
-        elif not path.exists():
-            write_file(path, secrets.token_urlsafe(SECRET_BYTES), secret.group)
+        else:
+            # Also what is there, so that an older version's file can be read by those who may now.
+            known = path.read_text() if path.exists() else secrets.token_urlsafe(SECRET_BYTES)
+            write_file(path, known, secret.group)
     password = (folder / REDIS_PASSWORD.file).read_text()
     write_file(folder / REDIS_CONFIGURATION, f"requirepass {quote_for_redis(password)}\n", REDIS_GROUP)
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """The service's settings that contain secrets; of those whose files are there."""
-    found = {secret: (folder / secret.file).read_text() for secret in SECRETS if (folder / secret.file).exists()}
+    """The service's settings that contain secrets; of those whose files are there, and for this user to read."""
+    found = {}
+    for secret in SECRETS:
+        with suppress(FileNotFoundError, PermissionError):
+            found[secret] = (folder / secret.file).read_text()
     result = {secret.setting: found[secret] for secret in (ADMIN_PASSWORD, JWT_SECRET) if secret in found}
     if POSTGRES_PASSWORD in found:
         password = quote(found[POSTGRES_PASSWORD], safe="")

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import platform
-import secrets
 import signal
 import subprocess
 import sys
@@ -18,9 +17,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal
+
+from ops.local.log_files import LogFile, json_line, open_log
+from ops.local.private_files import remove, write_private
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 # A longer line is cut in two, so that a child that never ends its line cannot fill the memory.
@@ -72,6 +73,7 @@ class Child(ABC):
         self.last_lines: deque[str] = deque(maxlen=20)
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: threading.Thread | None = None
+        self._is_noted = False
 
     @property
     @abstractmethod
@@ -103,23 +105,44 @@ class Child(ABC):
             raise StackError(f"{self.spec.name} runs already")
         stop_leftover(self.spec)
         self.last_lines.clear()
-        with open_log(self.spec.log) as log:
+        self._is_noted = False
+        with contextlib.ExitStack() as opened:
+            log = None
+            if not self.spec.wrap_stdout:
+                with contextlib.suppress(OSError):  # its lines go by way of us then, as long as it runs
+                    log = opened.enter_context(open_log(self.spec.log))
             self._process = subprocess.Popen(
                 self._launcher_command(),
                 cwd=self.spec.cwd,
                 env=dict(self.spec.environment),
                 stdin=subprocess.DEVNULL if self.spec.stdin is None else subprocess.PIPE,
-                stdout=subprocess.PIPE if self.spec.wrap_stdout else log,
-                stderr=subprocess.STDOUT if self.spec.wrap_stdout else subprocess.PIPE,
+                stdout=log or subprocess.PIPE,
+                stderr=subprocess.PIPE if log else subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C on the terminal reaches the supervisor only
             )
-        write_private(self.spec.pid_file, f"{self._process.pid} {process_identity(self._process.pid)}\n")
-        self._feed(self._process)
-        output = self._process.stdout if self.spec.wrap_stdout else self._process.stderr
+        output = self._process.stdout or self._process.stderr
         self._pump = threading.Thread(
             target=self._copy_lines, args=(output,), name=f"{self.spec.name} log", daemon=True
         )
-        self._pump.start()
+        try:
+            self._pump.start()
+        except RuntimeError:  # no thread is to be had: it would stand still at its first full pipe
+            self._pump = None
+            self.kill()
+            raise
+        self._feed(self._process)
+        with contextlib.suppress(OSError):
+            self.note()
+
+    def note(self) -> None:
+        """Write down which process it is, unless that is done.
+
+        Raises:
+            OSError: it cannot be written. The process does not need it; the next start may, to find it.
+        """
+        if self.is_running and not self._is_noted:
+            write_private(self.spec.pid_file, f"{self.pid} {process_identity(self.pid or 0)}\n")
+            self._is_noted = True
 
     def send(self, number: signal.Signals) -> None:
         """Signal the process; nothing happens if it has exited."""
@@ -156,7 +179,7 @@ class Child(ABC):
         if self._pump:
             # Its last lines are in the pipe. A grandchild may hold the pipe open, so not for ever.
             self._pump.join(timeout=2)
-        self.spec.pid_file.unlink(missing_ok=True)
+        remove(self.spec.pid_file)
 
     def complaint(self) -> str:
         """Why it failed: the last error that it wrote, or else its last line."""
@@ -181,14 +204,14 @@ class Child(ABC):
 
     def _copy_lines(self, output: IO[bytes]) -> None:
         """Append what the child says to its log, each line as a JSON object; runs in a thread of its own."""
-        with output, open_log(self.spec.log) as log:
+        with output, LogFile(self.spec.log) as log:
             while raw := output.readline(MAX_LINE_BYTES):
                 line = raw.decode(errors="replace").rstrip()
                 if not line:
                     continue
                 self.last_lines.append(line)
-                with contextlib.suppress(OSError):  # a full disk must not block the child on a full pipe
-                    log.write(line.encode() + b"\n" if is_json_object(line) else json_line(self._parse(line)))
+                # Loses what the disk has no room for: the child must not stand still at a full pipe.
+                log.write(line.encode() + b"\n" if is_json_object(line) else json_line(self._parse(line)))
 
     def _parse(self, line: str) -> dict[str, object]:
         if is_json_object(line):
@@ -209,43 +232,14 @@ class Command(Child):
         return self._spec
 
 
-def json_line(record: Mapping[str, object]) -> bytes:
-    """One line of a log, with the time in front."""
-    time_text = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return json.dumps({"time": time_text, **record}).encode() + b"\n"
-
-
 def is_json_object(line: str) -> bool:
     """Whether a line needs no wrapping."""
     if not line.startswith("{"):
         return False
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
-
-
-def open_log(path: Path) -> IO[bytes]:
-    """Open for appending whole lines, each by one write, beside others that do the same."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb", buffering=0)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file of mode 0600 in one step: readers see the old text or the new one."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def secret(path: Path) -> str:
-    """A password kept in a file, generated when it is first asked for."""
-    if not path.exists():
-        write_private(path, secrets.token_urlsafe(24))
-    return path.read_text().strip()
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -281,11 +275,11 @@ def stop_leftover(spec: Spec) -> None:
         return
     for number, timeout_s in ((spec.stop_signal, spec.stop_timeout_s), (signal.SIGKILL, 5.0)):
         if not identity or process_identity(pid) != identity:
-            spec.pid_file.unlink(missing_ok=True)
+            remove(spec.pid_file)
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         wait_for(lambda: process_identity(pid) != identity, timeout_s)
     if process_identity(pid) == identity:
         raise StackError(f"{spec.name} of the last run (pid {pid}) does not stop")
-    spec.pid_file.unlink(missing_ok=True)
+    remove(spec.pid_file)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ops.local import processes
+from ops.local import private_files, processes
 from ops.local.processes import IS_LINUX, Child, Identity, StackError
 
 LOOPBACK = "127.0.0.1"
@@ -92,7 +92,7 @@ class Server(Child, ABC):
             self.port = int(kept.read_text())
         if self.port not in PORTS or not self._is_ours_or_free():
             self.port = next(filter(lambda port: is_port_free(LOOPBACK, port), random.sample(PORTS, 200)))
-            processes.write_private(kept, f"{self.port}\n")
+            private_files.write_private(kept, f"{self.port}\n")
 
     def launch(self) -> None:
         """Start the process, without waiting for it to answer."""
@@ -103,7 +103,7 @@ class Server(Child, ABC):
 
     def secret(self, name: str) -> str:
         """A password of this home, generated when it is first asked for."""
-        return processes.secret(self.home / "secrets" / name)
+        return private_files.secret(self.home / "secrets" / name)
 
     @abstractmethod
     def is_ready(self) -> bool:

@@ -22,7 +22,7 @@ import psycopg2
 import redis
 from psycopg2 import extensions
 
-from ops.local import processes, roles
+from ops.local import private_files, processes, roles
 from ops.local.processes import IS_LINUX, Command, Spec, StackError
 from ops.local.server import LOOPBACK, START_TIMEOUT_S, Server, find_in_wheel, own, plain_environment
 
@@ -150,7 +150,7 @@ class PostgresServer(Server):
         """Make the cluster beside its final place: a killed initdb leaves nothing that looks like one."""
         draft, password = self.data.with_name("data.new"), self.data.with_name("superuser.password")
         shutil.rmtree(draft, ignore_errors=True)
-        processes.write_private(password, self.secret("postgres_superuser"))
+        private_files.write_private(password, self.secret("postgres_superuser"))
         own(password, self.identity)
         command = [str(self.program.with_name("initdb")), "-D", str(draft), "-U", "postgres", "--auth=scram-sha-256"]
         command += [f"--pwfile={password}", "--data-checksums", "--no-locale", "-E", "UTF8"]

@@ -6,6 +6,7 @@ PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations
 child process that is replaced when it dies and that dies with this one, however this one ends.
 """
 
+import errno
 import fcntl
 import http.client
 import json
@@ -19,8 +20,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 import config
-from ops.local import processes
-from ops.local.log_files import rotate_log
+from ops.local import environment, private_files, processes
+from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
 from ops.local.servers import PostgresServer, RedisServer
 from ops.local.stopping import StopRequests
@@ -38,8 +39,7 @@ STATE = "run/stack.json"
 ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
 METRICS = "run/metrics"
-# What begins so in the environment is not handed on.
-WITHHELD = ("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Stack:
@@ -71,7 +71,7 @@ class Stack:
             if self._stop.is_wanted():
                 raise
         finally:
-            (self.home / STATE).unlink(missing_ok=True)
+            private_files.remove(self.home / STATE)
             if self._supervisor.has_children:
                 self.say("stopping")
                 self._supervisor.stop()
@@ -81,8 +81,8 @@ class Stack:
         """Tell the terminal and ``stack.log``."""
         with suppress(OSError):  # the terminal may be gone
             print(event, flush=True)
-        with suppress(OSError), processes.open_log(self.home / "logs" / "stack.log") as log:
-            log.write(processes.json_line({"service": "stack", "level": level, "event": event} | fields))
+        with suppress(OSError), open_log(self.home / "logs" / "stack.log") as log:
+            log.write(json_line({"service": "stack", "level": level, "event": event} | fields))
 
     def write_state(self) -> None:
         """Tell ``stack.json`` what is up."""
@@ -93,22 +93,27 @@ class Stack:
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
-        processes.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
+        private_files.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
 
     def _start(self) -> None:
         (self.home / STATE).unlink(missing_ok=True)
         # What an earlier run has counted belongs to it.
         shutil.rmtree(self.home / METRICS, ignore_errors=True)
-        (self.home / METRICS).mkdir()
+        (self.home / METRICS).mkdir(exist_ok=True)
+        if config.NOT_HEEDED:
+            self.say(
+                f"not heeded: {', '.join(config.NOT_HEEDED)} (DATABASE_URL alone says where PostgreSQL is, and how)"
+            )
         self._check_port()
         self._start_servers()
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
         self._supervisor.add_layer(self._workers)
-        self._api = self._command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
+        gunicorn = ("-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
+        self._api = self._command("api", *gunicorn, told=environment.for_api(os.environ, self._ours()))
         self._wait_for_api(self._api)
         self._supervisor.add_layer([self._api])
-        self.write_state()
+        self._supervisor.changed()
         self._announce()
 
     def _rotate_logs(self) -> None:
@@ -130,7 +135,8 @@ class Stack:
         self.say("preparing the database")
         # Nobody else learns who the owner is.
         owner = {"OWNER_DATABASE_URL": self._owner_url()}
-        preparation = self._command("prepare", "-m", "ops.prepare", environment=self._environment() | owner)
+        told = environment.for_others(os.environ, self._ours()) | owner
+        preparation = self._command("prepare", "-m", "ops.prepare", told=told)
         preparation.launch()
         try:
             # Migrations may take hours; whatever it waits for has a bound of its own.
@@ -199,7 +205,7 @@ class Stack:
         if not processes.wait_for(is_free, PORT_TIMEOUT_S):
             raise StackError(f"cannot listen on PORT={port} of HOST={host}: {problem[0].strerror}")
 
-    def _command(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Command:
+    def _command(self, name: str, *arguments: str, told: Mapping[str, str] | None = None) -> Command:
         """One of our own programs. The log is shared by all processes of a kind."""
         log = self.home / "logs" / f"{name.partition('-')[0]}.log"
         return Command(
@@ -209,17 +215,16 @@ class Stack:
                 log=log,
                 pid_file=self.home / "run" / f"{name}.pid",
                 cwd=ROOT,
-                environment=environment or self._environment(),
+                environment=told or environment.for_others(os.environ, self._ours()),
                 # Above the longest that either may take for what it has begun.
                 stop_timeout_s=self._service.graceful_timeout_s + 5.0,
                 wrap_stdout=name == "prepare",
             )
         )
 
-    def _environment(self) -> dict[str, str]:
-        """The user's, without what would change our Python, is between make and its children, or is not for all."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD)}
-        ours = {
+    def _ours(self) -> dict[str, str]:
+        """What goes over the user's environment."""
+        return {
             "DATABASE_URL": self._database_url(),
             "REDIS_URL": self._redis_url(),
             "HOST": self._settings.host,
@@ -230,7 +235,6 @@ class Stack:
             "PYTHONUNBUFFERED": "1",  # a log line is one write, not a part of a block
             "PYTHONUTF8": "1",
         }
-        return {"DEMO_WALLETS": "1"} | kept | ours
 
     def _placeholders(self) -> dict[str, str]:
         """URLs for the check of the settings, which comes before the servers and so before their URLs."""
@@ -263,7 +267,7 @@ class Stack:
     def _admin_password(self) -> str:
         if self._settings.admin_password:
             return self._settings.admin_password.get_secret_value()
-        return processes.secret(self.home / ADMIN_FILE)
+        return private_files.secret(self.home / ADMIN_FILE)
 
 
 @contextmanager
@@ -275,13 +279,15 @@ def only_one(home: Path) -> Iterator[None]:
     """
     for folder in (home, *(home / name for name in ("logs", "run", "secrets"))):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+    with os.fdopen(os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"already running on WALLET_HOME={home} (pid {lock.read().strip()})") from None
-        lock.truncate(0)
-        print(os.getpid(), file=lock, flush=True)
+            pid = lock.read().decode().strip()
+            raise StackError(f"already running on WALLET_HOME={home} (pid {pid})") from None
+        with suppress(OSError):  # for the line above only
+            lock.truncate(0)
+            lock.write(b"%d\n" % os.getpid())
         yield
 
 
@@ -298,8 +304,13 @@ def main(arguments: list[str]) -> int:
     except config.ConfigurationError as error:
         print(f"configuration error: {error}", file=sys.stderr)
         return 2
-    except (StackError, OSError) as error:
+    except StackError as error:
         print(f"make run: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # A full disk does not say of itself which one it is.
+        about = f" (WALLET_HOME={settings.wallet_home.resolve()})" if error.errno in NO_ROOM else ""
+        print(f"make run: {error}{about}", file=sys.stderr)
         return 1
     return 0
 

@@ -73,7 +73,15 @@ class Supervisor:
         on_round: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_replaced`` is called whenever another process has taken the place of one, ``on_round`` now and then."""
+        """Have nobody to look after yet.
+
+        Args:
+            stop: what is slept on.
+            say: told of what happens.
+            on_replaced: called whenever another process has taken the place of one; again if it raises an OSError.
+            on_round: called now and then.
+            clock: seconds that never go back.
+        """
         self._stop = stop
         self._say = say
         self._on_replaced = on_replaced
@@ -81,6 +89,8 @@ class Supervisor:
         self._clock = clock
         self._layers: list[list[Child]] = []
         self._restarts: dict[Child, Restarts] = {}
+        self._is_noted = True
+        self._trouble = ""
 
     @property
     def has_children(self) -> bool:
@@ -113,8 +123,31 @@ class Supervisor:
         self._stop.sleep(min([TICK_S, *(at - self._clock() for at in due)]))
         replaced = [self._look_after(child) for layer in self._layers for child in layer]
         if any(replaced):
-            self._on_replaced()
-        self._on_round()
+            self._is_noted = False
+        self.keep_books()
+
+    def changed(self) -> None:
+        """Write down who runs now."""
+        self._is_noted = False
+        self.keep_books()
+
+    def keep_books(self) -> None:
+        """Do what files need that tell of the processes: whose trouble is no reason to stop what needs no disk."""
+        trouble = ""
+        try:
+            if not self._is_noted:
+                for child in self._restarts:
+                    child.note()
+                self._on_replaced()
+                self._is_noted = True
+            self._on_round()
+        except OSError as error:
+            trouble = str(error)
+        if trouble and not self._trouble:
+            self._say(f"cannot write down what runs, trying again: {trouble}", level="error")
+        elif self._trouble and not trouble:
+            self._say("what runs is written down again")
+        self._trouble = trouble
 
     def stop(self) -> None:
         """Stop all, the last layer first; each process within its bound, and at once after a second signal."""
@@ -132,7 +165,7 @@ class Supervisor:
             return False
         try:
             child.launch()
-        except (StackError, OSError) as error:
+        except (StackError, OSError, RuntimeError) as error:  # no room, no descriptor, no thread
             pause_s = restarts.died(self._clock())
             self._say(f"{child.spec.name} cannot be started: {error}", level="error", retry_in_s=pause_s)
             return False

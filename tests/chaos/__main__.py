@@ -4,8 +4,11 @@ import argparse
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
+from tests import small_disk
+from tests.chaos.faults.disk import HOME_SIZE
 from tests.chaos.run import run
 
 
@@ -17,8 +20,16 @@ def main() -> int:
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="wallet-chaos-"))
     sys.stdout.write(f"chaos for {options.seconds:.0f} s, seed {options.seed}, in {home}\n")
-    report = run(home, seconds=options.seconds, seed=options.seed)
-    sys.stdout.write("\n".join(report.lines()) + "\n")
+    with ExitStack() as mounts:
+        try:
+            mounts.enter_context(small_disk.mounted(home / "disk", size=HOME_SIZE))
+        except PermissionError as error:
+            sys.stdout.write(f"the disk is never full: {error}\n")
+        report = run(home / "disk", seconds=options.seconds, seed=options.seed)
+        sys.stdout.write("\n".join(report.lines()) + "\n")
+        if not report.is_clean:
+            # What is on a file system of memory would be gone.
+            shutil.copytree(home / "disk", home / "found", symlinks=True)
     if report.is_clean:
         shutil.rmtree(home)
     return 0 if report.is_clean else 1

@@ -1,9 +1,12 @@
 """A short chaos run; ``make chaos`` is a longer one."""
 
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests import small_disk
+from tests.chaos.faults.disk import HOME_SIZE
 from tests.chaos.run import run
 
 
@@ -11,7 +14,10 @@ from tests.chaos.run import run
 @pytest.mark.stack
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_doubled_or_wrong_after_chaos(tmp_path: Path) -> None:
-    report = run(tmp_path / "home", seconds=12, seed=7, pause_s=1.5, client_pause_s=0.03)
+    with ExitStack() as mounts:
+        with suppress(PermissionError):  # then the disk is never full
+            mounts.enter_context(small_disk.mounted(tmp_path / "home", size=HOME_SIZE))
+        report = run(tmp_path / "home", seconds=12, seed=7, pause_s=1.5, client_pause_s=0.03)
     assert report.is_clean, "\n".join(report.lines())
     assert report.calls > 0
     assert sum(report.faults.values()) >= 3

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from observe import metrics, metrics_files
-from observe.metrics_files import ENDED, LOCK
+from observe.metrics_files import ENDED
 from tests import nursery
 from tests.nursery import Forked
 from tests.project import ROOT
@@ -230,10 +230,13 @@ def test_a_damaged_file_costs_what_was_counted_and_not_the_answer(
 
 def test_a_reader_that_is_frozen_does_not_freeze_the_others(crew: Crew, folder: Path) -> None:
     crew.grow(1.0)
-    with (folder / LOCK).open("w") as lock:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert metrics_files.exposition() == b""
         metrics_files.tidy()
+    finally:
+        os.close(lock)
     assert_counted(1, last_pass=1.0)
 
 

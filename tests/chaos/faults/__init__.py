@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tests.chaos.faults.database import freeze_postgres, lock_table, slow_down
+from tests.chaos.faults.disk import fill_disk
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
 from tests.chaos.faults.memory import fill_redis
@@ -27,5 +28,6 @@ FAULTS: Mapping[str, Fault] = {
     "table lock": Fault(lock_table, 1),
     "slow postgres": Fault(slow_down, 1),
     "frozen postgres": Fault(freeze_postgres, 1),
-    "memory": Fault(fill_redis, 1),
+    "full redis": Fault(fill_redis, 1),
+    "full disk": Fault(fill_disk, 1),
 }

@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from jobs.rq.crew import transfers_queue
 from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
 from ops.local.servers import REDIS_MAX_MEMORY, PostgresServer
+from tests import nursery
 from tests.project import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -59,7 +61,20 @@ def test_every_setting_reaches_the_service() -> None:
     passed = {*SERVICES["api"]["environment"], *(word.partition("=")[0] for word in shlex.split(_instruction("ENV")))}
     from_secrets = {"DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "JWT_SECRET"}
     assert {name.upper() for name in Settings.model_fields} <= passed | from_secrets
-    assert SERVICES["worker"]["environment"] == SERVICES["api"]["environment"]
+
+
+def test_who_callers_are_is_for_the_api_alone_to_know() -> None:
+    told = SERVICES["api"]["environment"]
+    alone = {
+        *("ADMIN_USER", "AUTH_MODE", "CORS_ORIGINS", "DEPOSIT_SCOPE", "TRUSTED_PROXIES"),
+        *("JWT_AUDIENCE", "JWT_ISSUER", "JWT_JWKS_URL"),
+    }
+    for name in ("worker", "prepare"):
+        others = dict(SERVICES[name]["environment"])
+        # It believes nobody, so it may listen for those who ask for its metrics.
+        assert others.pop("ALLOW_USER_ID_MODE") == "1"
+        assert others == {key: value for key, value in told.items() if key not in alone | {"ALLOW_USER_ID_MODE"}}
+    assert alone <= told.keys()
 
 
 def test_a_setting_that_is_not_given_keeps_the_services_own_default() -> None:
@@ -98,6 +113,17 @@ def test_nobody_but_the_preparation_can_be_the_superuser() -> None:
     assert SERVICES["prepare"]["restart"] == "no"
     assert SERVICES["prepare"]["command"] == ["python", "-m", "ops.compose.prepare"]
     assert all(entry.PREPARE not in SERVICES[name]["command"] for name in STAYING)
+
+
+def test_of_our_containers_the_api_alone_is_the_user_whose_secrets_are_his_own() -> None:
+    users = {name: SERVICES[name].get("user", _instruction("USER")) for name in OURS}
+    own, other = "10001:10001", f"10002:{secret_files.SERVICE_GROUP}"
+    assert users == {"api": own, "secrets": own, "worker": other, "prepare": other}
+    assert {secret.setting for secret in SECRETS if secret.group is None} == {"ADMIN_PASSWORD", "JWT_SECRET"}
+    made = " ".join(arguments for name, arguments in INSTRUCTIONS if name == "RUN")
+    for user in (own, other):
+        uid, gid = user.split(":")
+        assert f"useradd --uid {uid} --gid {gid} " in made
 
 
 def test_redis_is_in_the_group_of_its_own_secret_alone() -> None:
@@ -213,7 +239,7 @@ def test_secrets_are_generated_once(tmp_path: Path, groups: list[int]) -> None:
     assert set(first) == {"postgres_password", "monitor_password", "redis_password", "admin_password", "redis.conf"}
     assert len(set(first.values())) == 5
     assert all(len(text) > secret_files.SECRET_BYTES for text in first.values())
-    assert set(groups) == {secret_files.REDIS_GROUP}
+    assert set(groups) == {secret_files.REDIS_GROUP, secret_files.SERVICE_GROUP}
 
 
 def test_a_given_secret_wins_and_is_kept(tmp_path: Path, groups: list[int]) -> None:
@@ -236,8 +262,42 @@ def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path) -> None
 def test_nobody_else_may_read_or_write_a_secret(tmp_path: Path) -> None:
     secret_files.write(tmp_path, {})
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    own = ("postgres_password", "monitor_password", "redis_password", "admin_password")
-    assert modes == dict.fromkeys(own, 0o400) | {"redis.conf": 0o440}
+    grouped = ("postgres_password", "monitor_password", "redis_password", "redis.conf")
+    assert modes == dict.fromkeys(grouped, 0o440) | {"admin_password": 0o400}
+
+
+@pytest.mark.usefixtures("groups")
+def test_a_volume_of_before_keeps_its_secrets_and_gets_their_groups(tmp_path: Path) -> None:
+    (tmp_path / "redis_password").write_text("old")
+    (tmp_path / "redis_password").chmod(0o400)
+    secret_files.write(tmp_path, {})
+    assert (tmp_path / "redis_password").read_text() == "old"
+    assert stat.S_IMODE((tmp_path / "redis_password").stat().st_mode) == 0o440
+
+
+# What a worker's user finds in such a folder, with a real user and real groups.
+READ = """
+import os, sys
+from pathlib import Path
+os.setgroups([])
+os.setgid(10001)
+os.setuid(10002)
+from ops.compose import secret_files
+print(*sorted(secret_files.settings(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes other users, which root alone may")
+def test_a_worker_cannot_read_what_is_the_apis_alone() -> None:
+    with tempfile.TemporaryDirectory(prefix="wallet-secrets-") as name:
+        folder = Path(name)
+        secret_files.write(folder, {"JWT_SECRET": "x" * 32})
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, 10001, -1)
+        folder.chmod(0o711)
+        found = nursery.run([sys.executable, "-c", READ, name], cwd=ROOT, check=True).stdout.decode()
+        assert set(secret_files.settings(folder)) >= {"ADMIN_PASSWORD", "JWT_SECRET"}
+    assert found == "DATABASE_URL REDIS_URL\n"
 
 
 def test_a_secret_of_two_lines_is_refused_by_name(tmp_path: Path) -> None:
@@ -343,7 +403,7 @@ def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
             server.stop()
             server.start()
             monkeypatch.setattr(prepare, "SOCKET_FOLDER", Path(socket_folder))
-            monkeypatch.setenv("PGPORT", str(server.port))
+            monkeypatch.setattr(prepare, "PORT", server.port)
             yield server
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.local.log_files import rotate_log
-from ops.local.processes import open_log, wait_for
+from ops.local.log_files import open_log, rotate_log
+from ops.local.processes import wait_for
 
 # A line is one write, as it is with the service's own.
 WRITER = "import os\nnumber = 0\nwhile True:\n    os.write(1, b'%d\\n' % number)\n    number += 1"
@@ -75,3 +75,4 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         rotate_log(path, max_bytes=1)
     assert path.read_text() == "x" * 10_000
+    assert list(tmp_path.iterdir()) == [path]

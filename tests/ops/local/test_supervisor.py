@@ -1,17 +1,29 @@
 """What dies is replaced, what is told to stop stops: with small programs in the place of the service's."""
 
+import json
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from config import ConfigurationError
-from ops.local.processes import Child, Command, Spec, StackError, wait_for, write_private
+from ops.local.private_files import write_private
+from ops.local.processes import Child, Command, Spec, StackError, wait_for
 from ops.local.supervisor import Restarts, Supervisor
 
 FOREVER = "import time; time.sleep(600)"
+# Says something, and something else when there is a folder.
+TELL = """
+import pathlib, sys, time
+print("before", flush=True)
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.01)
+print("after", flush=True)
+"""
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(600)"
 )
@@ -131,6 +143,59 @@ def test_a_process_that_cannot_be_launched_is_tried_again(scene: Scene, monkeypa
     scene.now += 60
     scene.supervisor.run_once()
     assert child.is_running
+
+
+def test_without_a_descriptor_left_a_process_is_replaced_later(scene: Scene) -> None:
+    child = scene.child("child", FOREVER)
+    scene.supervisor.add_layer([child])
+    scene.now += 60
+    end(child)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        scene.supervisor.run_once()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert scene.replaced == 0
+    assert "child cannot be started: [Errno 24] Too many open files" in " ".join(scene.said)
+    scene.now += 60
+    scene.supervisor.run_once()
+    assert child.is_running
+    assert child.spec.pid_file.exists()
+
+
+def test_who_runs_is_written_down_when_it_can_be(scene: Scene) -> None:
+    child = scene.child("child", FOREVER)
+    child = Command(replace(child.spec, pid_file=scene.folder / "later" / "child.pid"))
+    scene.supervisor.add_layer([child])
+    for _ in range(2):
+        scene.supervisor.changed()
+        scene.supervisor.run_once()
+    assert scene.replaced == 0
+    assert [said.partition(":")[0] for said in scene.said] == ["cannot write down what runs, trying again"]
+    (scene.folder / "later").mkdir()
+    scene.supervisor.run_once()
+    assert child.spec.pid_file.read_text().startswith(f"{child.pid} ")
+    assert scene.replaced == 1
+    assert scene.said[1:] == ["what runs is written down again"]
+    scene.supervisor.run_once()
+    assert scene.replaced == 1
+
+
+@pytest.mark.parametrize("wrap_stdout", [True, False])
+def test_a_process_without_a_log_runs_and_gets_one_when_it_can_be_made(scene: Scene, wrap_stdout: bool) -> None:
+    log = scene.folder / "later" / "child.log"
+    spec = scene.child("child", "").spec
+    command = [sys.executable, "-I", "-c", TELL, str(log.parent)]
+    child = Command(replace(spec, log=log, wrap_stdout=wrap_stdout, command=command))
+    scene.supervisor.add_layer([child])
+    assert wait_for(lambda: "before" in child.last_lines, 10)
+    log.parent.mkdir()
+    assert wait_for(lambda: "after" in child.last_lines and log.exists(), 10)
+    assert child.wait(10)
+    child.kill()
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events == ["log lines were lost", "after"]
 
 
 def test_a_wrong_setting_stops_everything(scene: Scene) -> None:
