@@ -25,6 +25,7 @@ from models.database.engine import transaction
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger import attempts
+from models.ledger.frontier import Frontier
 from models.ledger.transfer import Kind, Status
 from observe import logs, metrics
 
@@ -33,6 +34,10 @@ LOCK_NAME = "wallet:relay"
 LOCK_TTL_S = 5.0
 # Between two passes; retries are as punctual as this.
 PAUSE_S = 0.25
+# One that had nothing to do and took long is followed by a pause this many times as long: a tenth of the time, at most,
+# is spent on looking, whatever there is to look through. Shorter than the lock, which is prolonged in each pass.
+REST = 9.0
+LONGEST_PAUSE_S = 2.0
 # Bounds of one pass.
 PAGE = 1_000
 PAGES = 10
@@ -61,7 +66,7 @@ class Relay:
         self._engine = engine
         self._cache = cache
         self._clock = clock
-        self._after = 0
+        self._frontier = Frontier(engine, clock=clock)
         self._next_list_check = 0.0
 
     def run_once(self) -> int:
@@ -75,12 +80,10 @@ class Relay:
         self._settle_kept_evictions()
         listed = self._list_if_due()
         for _ in range(PAGES):
-            page = attempts.find_pending(self._engine, after=self._after, limit=PAGE)
-            self._after = page[-1] if len(page) == PAGE else 0
-            restored = self._restore(page, listed)
+            restored = self._restore(self._frontier.next_page(PAGE), listed)
             put_back += restored
             # An honest backlog is looked through a page a pass; where jobs are missing, faster.
-            if not self._after or not restored:
+            if self._frontier.is_between or not restored:
                 break
         metrics.relay_passes["ok"].inc()
         metrics.relay_last_pass.set_to_current_time()
@@ -180,10 +183,13 @@ class RelayThread:
             pause_s = PAUSE_S
             try:
                 if self._holds_lock():
+                    began = time.monotonic()
                     if self._relay.run_once():
                         pause_s = 0.0
-                    elif self._auditor is not None:
-                        self._auditor.run_once()
+                    else:
+                        pause_s = max(PAUSE_S, min(LONGEST_PAUSE_S, REST * (time.monotonic() - began)))
+                        if self._auditor is not None:
+                            self._auditor.run_once()
             except (redis.RedisError, Unavailable) as error:
                 metrics.relay_passes["fault"].inc()
                 _log.warning("pass broken off", cause=first_line(error))

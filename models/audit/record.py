@@ -14,7 +14,7 @@ from models.schema.tables import audits
 # How many finished audits are kept.
 KEPT = 100
 # What another release has left half-done may mean something else to it: it is begun again.
-CURSOR_FORMAT = 1
+CURSOR_FORMAT = 2
 _COUNTED = ("wallets", "entries", "transfers")
 _ESTIMATE = text("""
 SELECT sum(greatest(reltuples, 0)) AS rows FROM pg_class
