@@ -45,6 +45,8 @@ MAX_REAPED = 1_000
 # "Queued" is checked against the list itself, which is as long as the backlog: the longer, the less often.
 LIST_CHECK_S = 1.0
 LIST_CHECK_S_PER_JOB = 0.0005
+# How often the names of workers that were killed are forgotten.
+FORGET_S = 60.0
 # Each of these costs a walk along the list inside Redis.
 MAX_MISSING_FROM_LIST = 200
 
@@ -67,7 +69,7 @@ class Relay:
         self._cache = cache
         self._clock = clock
         self._frontier = Frontier(engine, clock=clock)
-        self._next_list_check = 0.0
+        self._next_list_check = self._next_forgetting = 0.0
 
     def run_once(self) -> int:
         """Look once through expired leases and pending transfers; return how many jobs went back on the queue.
@@ -78,6 +80,7 @@ class Relay:
         """
         put_back = self._reap()
         self._settle_kept_evictions()
+        self._forget_workers_if_due()
         listed = self._list_if_due()
         for _ in range(PAGES):
             restored = self._restore(self._frontier.next_page(PAGE), listed)
@@ -127,6 +130,11 @@ class Relay:
         for transfer_id, generation in dead.items():
             self._keys.bury(transfer_id, generation=generation, error="its worker died each time")
 
+    def _forget_workers_if_due(self) -> None:
+        if self._clock() >= self._next_forgetting:
+            self._keys.forget_workers()
+            self._next_forgetting = self._clock() + FORGET_S
+
     def _list_if_due(self) -> set[int] | None:
         """Return the ids that stand in the list, None when it is not time to look."""
         if self._clock() < self._next_list_check:
@@ -147,6 +155,11 @@ class Relay:
         # Looked up again: what was just finished is gone from Redis's books, and is pending no longer.
         due = attempts.find_due(self._engine, gone)
         return self._keys.enqueue([NewJob(each.id, each.trace, each.lost_leases) for each in due], lost=True)
+
+
+def pause_after(put_back: int, spent_s: float) -> float:
+    """Return the seconds to pause after a pass that took so long, and put so many jobs back."""
+    return 0.0 if put_back else max(PAUSE_S, min(LONGEST_PAUSE_S, REST * spent_s))
 
 
 class RelayThread:
@@ -184,12 +197,10 @@ class RelayThread:
             try:
                 if self._holds_lock():
                     began = time.monotonic()
-                    if self._relay.run_once():
-                        pause_s = 0.0
-                    else:
-                        pause_s = max(PAUSE_S, min(LONGEST_PAUSE_S, REST * (time.monotonic() - began)))
-                        if self._auditor is not None:
-                            self._auditor.run_once()
+                    put_back = self._relay.run_once()
+                    pause_s = pause_after(put_back, time.monotonic() - began)
+                    if not put_back and self._auditor is not None:
+                        self._auditor.run_once()
             except (redis.RedisError, Unavailable) as error:
                 metrics.relay_passes["fault"].inc()
                 _log.warning("pass broken off", cause=first_line(error))

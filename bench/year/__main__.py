@@ -1,8 +1,8 @@
 """How a year wears: the same work on old books and on empty ones, in turns; tables, and ``bench-year.json``.
 
-python -m bench.year [--transfers 10000000] [--rounds 5] [--jobs 20000] [--seconds 2] [--quick]
+python -m bench.year [--transfers 10000000] [--rounds 5] [--jobs 20000] [--seconds 2] [--quick] [--write]
 
-Books of 10 million transfers take some 20 GiB of disk while it runs, and half an hour.
+Books of 10 million transfers take up to 30 GiB of disk while it runs, and half an hour.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from redis import RedisError
@@ -31,6 +31,8 @@ from config import ConfigurationError
 from ops.local.processes import StackError
 
 JSON_FILE = ROOT / "bench-year.json"
+# The page that has the figures, and between what.
+PAGE, BEGIN, END = ROOT / "docs" / "growing-old.md", "<!-- figures -->\n", "<!-- end of figures -->\n"
 QUICK = {"transfers": 50_000, "rounds": 1, "jobs": 1_000, "seconds": 0.5}
 # As a server is set up that has such books to keep, and for both sides.
 POSTGRES = {
@@ -50,13 +52,16 @@ def main(arguments: Sequence[str]) -> int:
         _check_room(shape)
         with Site({}, postgres_settings=POSTGRES) as old, Site({}, postgres_settings=POSTGRES) as young:
             facts = machine.describe(old)
-            _say(", ".join(f"{name} {value}" for name, value in facts.items()))
+            _say(_words(facts))
             found = _measure(options, shape, old, young)
     except (BenchError, FloodError, StackError, ConfigurationError, OSError, SQLAlchemyError, RedisError) as error:
         print(f"bench.year: {error}", file=sys.stderr)
         return 1
-    print(f"\n{markdown(found)}")
     taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    told = f"{markdown(found)}\n\nTaken on {taken_at[:10]}: {_words(facts)}.\n"
+    print(f"\n{told}")
+    if options.write:
+        write(told)
     JSON_FILE.write_text(json.dumps({"taken_at": taken_at, "machine": facts, **found.as_json()}, indent=2) + "\n")
     _say(f"\nwritten: {JSON_FILE.relative_to(ROOT)}")
     return 0
@@ -99,12 +104,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often v1, v2 and a drain are measured on each side")
     parser.add_argument("--jobs", type=int, default=20_000, help="in each backlog")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window of v1 and of v2")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/growing-old.md")
     parser.add_argument("--quick", action="store_true", help="two minutes, to see whether it works")
     options = parser.parse_args(arguments)
     if options.quick:
         parser.set_defaults(**QUICK)
         options = parser.parse_args(arguments)
     return options
+
+
+def write(told: str) -> None:
+    """Put the tables into their page, in the place of those that are there."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{told}\n{END}{after}")
+
+
+def _words(facts: Mapping[str, str]) -> str:
+    """Say on what it was measured, in a few lines."""
+    told = ("cpu", "cores", "memory", "filesystem", "postgresql", "valkey", "python")
+    return ", ".join(f"{name} {facts[name]}" for name in told)
 
 
 def _check_room(shape: making.Shape) -> None:

@@ -41,7 +41,7 @@ def markdown(found: Findings) -> str:
     each = shape.transfers
     typical, longest = 2 * shape.rounds + 1, shape.long * shape.rounds
     parts = [
-        f"{each:,} transfers, {shape.entries:,} entries: {shape.wallets:,} wallets with {typical}, one with {longest:,}.",
+        f"{each:,} transfers, {shape.entries:,} entries: {shape.wallets:,} wallets of {typical}, one of {longest:,}",
         _table(
             ("on disk", "GiB", "bytes a transfer"),
             [

@@ -18,13 +18,17 @@ from jobs.relay import (
     LIST_CHECK_S,
     LIST_CHECK_S_PER_JOB,
     LOCK_NAME,
+    LOCK_TTL_S,
+    LONGEST_PAUSE_S,
     MAX_MISSING_FROM_LIST,
     PAGE,
     PAGES,
+    PAUSE_S,
     Relay,
     RelayThread,
+    pause_after,
 )
-from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
+from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, QUEUE_NAME, SCHEDULED, STARTED, Claim, NewJob, RqKeys
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Due, Page, Seen
@@ -476,6 +480,34 @@ def test_without_postgresql_a_pass_raises_and_loses_nothing(
     assert sorted(queued(redis_client)) == names(leased)
     assert relay.run_once() == 2
     assert sorted(queued(redis_client)) == names([*leased, *lost])
+
+
+def test_the_names_of_workers_that_were_killed_are_forgotten(
+    redis_client: redis.Redis, relay: Relay, make_worker: WorkerMaker
+) -> None:
+    """As RQ's clean-up would, which is off: there is one more with each worker that cannot sign off."""
+    killed, alive = make_worker(), make_worker()
+    redis_client.delete(killed.key)  # it has run out
+    relay.run_once()
+    names = {alive.key.encode()}
+    assert redis_client.smembers("rq:workers") == redis_client.smembers(f"rq:workers:{QUEUE_NAME}") == names
+
+
+@pytest.mark.parametrize(
+    ("put_back", "spent_s", "pause_s"),
+    [
+        (1, 5.0, 0.0),  # there is more to do
+        (0, 0.0, PAUSE_S),
+        (0, 0.02, PAUSE_S),
+        (0, 0.1, 0.9),  # a tenth of the time
+        (0, 5.0, LONGEST_PAUSE_S),
+    ],
+)
+def test_a_pass_that_took_long_for_nothing_is_followed_by_a_longer_pause(
+    put_back: int, spent_s: float, pause_s: float
+) -> None:
+    assert pause_after(put_back, spent_s) == pytest.approx(pause_s)
+    assert LONGEST_PAUSE_S < LOCK_TTL_S
 
 
 # --- the thread
