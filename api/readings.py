@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import redis
 import structlog
@@ -21,6 +22,7 @@ from models import vitals
 from models.database.engine import create_bounded_engine
 from models.database.faults import first_line
 from models.errors import Unavailable
+from models.ledger.frontier import Frontier
 from models.redis_line.client import connect_redis
 from models.schema.revision import NEWEST
 from observe import background, metrics
@@ -31,6 +33,8 @@ FRESH_S = 1.0
 PATIENCE_S = 1.0
 # Of each statement, in PostgreSQL. A server too slow for that has other worries than to be counted.
 STATEMENT_TIMEOUT_MS = 500
+# Where the backlog begins is looked for so long in a reading.
+SEARCH_S = 0.3
 # The kinds of processes that have connections, and those of other names.
 SERVICES = ("api", "worker")
 OTHER_SERVICE = "other"
@@ -98,7 +102,11 @@ class Readings:
             application_name=vitals.OBSERVER,
         )
         keys = RqKeys(connect_redis(settings.redis_url.get_secret_value()))
-        self._readers = {"postgres": Reader(lambda: read_postgres(engine)), "redis": Reader(lambda: read_redis(keys))}
+        frontier = Frontier(engine)
+        self._readers = {
+            "postgres": Reader(lambda: read_postgres(engine, frontier)),
+            "redis": Reader(lambda: read_redis(keys)),
+        }
 
     def collect(self) -> Iterable[Metric]:
         """Read both at once."""
@@ -112,7 +120,7 @@ class Readings:
             yield from reading or ()
 
 
-def read_postgres(engine: Engine) -> Reading:
+def read_postgres(engine: Engine, frontier: Frontier) -> Reading:
     """Read what PostgreSQL knows; what it cannot tell (not migrated yet, too slow) is left out.
 
     Raises:
@@ -120,7 +128,7 @@ def read_postgres(engine: Engine) -> Reading:
     """
     try:
         reading = _read_sessions(engine)
-        for read in (_read_backlog, _read_leases, _read_audit):
+        for read in (partial(_read_backlog, frontier), _read_leases, _read_audit):
             reading += _read_if_possible(read, engine)
     except Unavailable as error:
         raise Unreadable from error
@@ -165,8 +173,10 @@ def _read_sessions(engine: Engine) -> Reading:
     return [metrics.db_pool_connections.by(connections), metrics.db_lock_waits.of(sessions.lock_waits)]
 
 
-def _read_backlog(engine: Engine) -> Reading:
-    backlog = vitals.find_backlog(engine)
+def _read_backlog(frontier: Frontier, engine: Engine) -> Reading:
+    if (begin := frontier.find_begin(SEARCH_S)) is None:
+        return []  # the next scrape goes on where this one had to stop
+    backlog = vitals.find_backlog(engine, after=begin)
     return [
         metrics.pending_transfers.of(backlog.pending),
         metrics.oldest_pending.of(backlog.oldest_pending_s),

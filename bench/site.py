@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
 
 import psycopg2
@@ -46,9 +46,12 @@ class Served(NamedTuple):
 class Site:
     """PostgreSQL and Valkey in a temporary folder that goes away with them. Use it as a context manager."""
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Mapping[str, str], *, postgres_settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """``settings`` of the service, by their names in the environment; the caller's own environment is ignored."""
         self._given = UNTHROTTLED | dict(settings)
+        self._postgres_settings = postgres_settings
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,7 +63,7 @@ class Site:
         with ExitStack() as stack:
             self.home = Path(tempfile.mkdtemp(prefix="wallet-bench-"))
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
-            self.postgres = stack.enter_context(PostgresServer(self.home))
+            self.postgres = stack.enter_context(PostgresServer(self.home, settings=self._postgres_settings))
             self.valkey = stack.enter_context(RedisServer(self.home))
             self.redis = stack.enter_context(redis.Redis.from_url(self.valkey.url))
             self._make_yardstick()

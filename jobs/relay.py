@@ -25,6 +25,7 @@ from models.database.engine import transaction
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger import attempts
+from models.ledger.frontier import Frontier
 from models.ledger.transfer import Kind, Status
 from observe import background, logs, metrics
 
@@ -33,6 +34,10 @@ LOCK_NAME = "wallet:relay"
 LOCK_TTL_S = 5.0
 # Between two passes; retries are as punctual as this.
 PAUSE_S = 0.25
+# One that had nothing to do and took long is followed by a pause this many times as long: a tenth of the time, at most,
+# is spent on looking, whatever there is to look through. Shorter than the lock, which is prolonged in each pass.
+REST = 9.0
+LONGEST_PAUSE_S = 2.0
 # Bounds of one pass.
 PAGE = 1_000
 PAGES = 10
@@ -40,6 +45,8 @@ MAX_REAPED = 1_000
 # "Queued" is checked against the list itself, which is as long as the backlog: the longer, the less often.
 LIST_CHECK_S = 1.0
 LIST_CHECK_S_PER_JOB = 0.0005
+# How often the names of workers that were killed are forgotten.
+FORGET_S = 60.0
 # Each of these costs a walk along the list inside Redis.
 MAX_MISSING_FROM_LIST = 200
 
@@ -61,10 +68,16 @@ class Relay:
         self._engine = engine
         self._cache = cache
         self._clock = clock
-        self._after = 0
-        self._next_list_check = 0.0
-        # Whether the last pass ended because there was no more room on the queue.
-        self.is_full = False
+        self._frontier = Frontier(engine, clock=clock)
+        self._next_list_check = self._next_forgetting = 0.0
+        # The page for which there was no room on the queue: the next pass goes on with it, so that the oldest get onto
+        # the queue first.
+        self._unfed: list[int] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last pass ended because there was no more room on the queue."""
+        return bool(self._unfed)
 
     def run_once(self) -> int:
         """Look once through expired leases and pending transfers; return how many jobs went back on the queue.
@@ -75,17 +88,15 @@ class Relay:
         """
         put_back = self._reap()
         self._settle_kept_evictions()
+        self._forget_workers_if_due()
         listed = self._list_if_due()
         for _ in range(PAGES):
-            page = attempts.find_pending(self._engine, after=self._after, limit=PAGE)
+            page = self._unfed or self._frontier.next_page(PAGE)
             restored, refused = self._restore(page, listed)
             put_back += restored
-            self.is_full = refused > 0
-            if self.is_full:  # the next pass goes on from here, so that the oldest get onto the queue first
-                break
-            self._after = page[-1] if len(page) == PAGE else 0
+            self._unfed = page if refused else []
             # An honest backlog is looked through a page a pass; where jobs are missing, faster.
-            if not self._after or not restored:
+            if refused or self._frontier.is_between or not restored:
                 break
         metrics.relay_passes["ok"].inc()
         metrics.relay_last_pass.set_to_current_time()
@@ -134,6 +145,11 @@ class Relay:
         for transfer_id, generation in dead.items():
             self._keys.bury(transfer_id, generation=generation, error="its worker died each time")
 
+    def _forget_workers_if_due(self) -> None:
+        if self._clock() >= self._next_forgetting:
+            self._keys.forget_workers()
+            self._next_forgetting = self._clock() + FORGET_S
+
     def _list_if_due(self) -> set[int] | None:
         """Return the ids that stand in the list, None when it is not time to look."""
         if self._clock() < self._next_list_check:
@@ -154,6 +170,11 @@ class Relay:
         # Looked up again: what was just finished is gone from Redis's books, and is pending no longer.
         due = attempts.find_due(self._engine, gone)
         return self._keys.feed([NewJob(each.id, each.trace, each.lost_leases) for each in due])
+
+
+def pause_after(spent_s: float, *, wants_more: bool) -> float:
+    """Return the seconds to pause after a pass that took so long; ``wants_more``: there is more to put back at once."""
+    return 0.0 if wants_more else max(PAUSE_S, min(LONGEST_PAUSE_S, REST * spent_s))
 
 
 class RelayThread:
@@ -191,9 +212,11 @@ class RelayThread:
             pause_s = PAUSE_S
             try:
                 if self._holds_lock():
-                    if self._relay.run_once() and not self._relay.is_full:
-                        pause_s = 0.0
-                    elif self._auditor is not None:
+                    began = time.monotonic()
+                    put_back = self._relay.run_once()
+                    wants_more = put_back > 0 and not self._relay.is_full
+                    pause_s = pause_after(time.monotonic() - began, wants_more=wants_more)
+                    if not wants_more and self._auditor is not None:
                         self._auditor.run_once()
             except Exception as error:
                 metrics.relay_passes["fault"].inc()

@@ -38,8 +38,8 @@ SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()
         AND reserved_until_ms <= extract(epoch FROM now()) * 1000 + :wait_ms) AS free_nodes,
     (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) dead) AS dead_letters,
     (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
-     WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now())
-     ORDER BY id LIMIT 1) AS pending_s,
+     WHERE status = 'pending' AND coalesce(next_attempt_at, created_at) <= now()
+     ORDER BY coalesce(next_attempt_at, created_at), id LIMIT 1) AS pending_s,
     (SELECT coalesce(array_agg(tgname::text), '{}') FROM pg_trigger WHERE tgenabled IN ('O', 'A')) AS triggers
 """)
 

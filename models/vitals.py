@@ -7,6 +7,7 @@ from sqlalchemy import Engine, text
 
 from models.audit import record
 from models.database.engine import fetch_all
+from models.ledger.attempts import BEGINNING, Place
 
 # Beyond that a backlog is merely large, and counting it would be a load of its own.
 MAX_COUNTED = 100_000
@@ -52,10 +53,13 @@ SELECT application_name, state = 'idle' AS is_idle, count(*) AS connections,
 FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' GROUP BY 1, 2
 """)
 _BACKLOG = text("""
-SELECT (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'pending' LIMIT :most) AS counted) AS pending,
-    (SELECT extract(epoch FROM clock_timestamp() - created_at) FROM transfers
-     WHERE status = 'pending' ORDER BY id LIMIT 1) AS oldest_pending_s,
-    (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) AS counted) AS dead_letters
+SELECT count(*) AS pending, extract(epoch FROM clock_timestamp() - min(created_at)) AS oldest_pending_s,
+    (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) AS dead) AS dead_letters
+FROM (
+    SELECT created_at FROM transfers
+    WHERE status = 'pending' AND (coalesce(next_attempt_at, created_at), id) > (CAST(:due AS timestamptz), :id)
+    ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :most
+) AS counted
 """).bindparams(most=MAX_COUNTED)
 _LEASES = text("""
 SELECT count(*) AS held, extract(epoch FROM min(expires_at) - clock_timestamp()) AS first_ends_in_s
@@ -78,13 +82,17 @@ def find_sessions(engine: Engine) -> Sessions:
     return Sessions(connections, sum(row.lock_waits for row in rows))
 
 
-def find_backlog(engine: Engine) -> Backlog:
-    """Count what is pending and what has failed: a look at two partial indexes, not at the table.
+def find_backlog(engine: Engine, *, after: Place = BEGINNING) -> Backlog:
+    """Count what is pending and what has failed: a look at two partial indexes, not at all of the table.
+
+    Args:
+        engine: of the books.
+        after: before which nothing is pending (models/ledger/frontier.py).
 
     Raises:
         Unavailable: the database cannot be reached, or is not migrated.
     """
-    (row,) = fetch_all(engine, _BACKLOG)
+    (row,) = fetch_all(engine, _BACKLOG.bindparams(due=after.due, id=after.id))
     # A server whose clock was set back has rows of the future.
     return Backlog(row.pending, max(0.0, float(row.oldest_pending_s or 0)), row.dead_letters)
 

@@ -106,6 +106,7 @@ def restore(settings: StackSettings, file: Path) -> str:
             migrations.upgrade(owner)
         except CommandError as error:
             raise StackError(f"{file} was written by a newer version of the service: {error}") from None
+        _analyze(owner)
         with _engine(service_url) as service:
             let_in(service, owner)
         return _describe(owner)
@@ -229,6 +230,12 @@ def _start_ids_above_now(owner: Engine) -> None:
     )
     with owner.begin() as connection:
         connection.execute(statement)
+
+
+def _analyze(owner: Engine) -> None:
+    """Let PostgreSQL know how large its tables are: a dump does not say, and autovacuum comes when it comes."""
+    with owner.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("ANALYZE"))
 
 
 def _describe(owner: Engine) -> str:

@@ -9,6 +9,7 @@ the time to come by.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
@@ -16,6 +17,7 @@ from sqlalchemy import Engine
 from jobs.rq.keys import FAILED, QUEUE, SCHEDULED, STARTED, RqKeys, transfer_id_of
 from models.audit.audit import Finding, Position, Slice, finding
 from models.ledger import attempts
+from models.ledger.attempts import BEGINNING, Place
 from models.ledger.transfer import Status
 
 # Between the looks: a lease of the queue's has run out by then, and the relay has been round a few times. To which
@@ -25,6 +27,9 @@ APART_S = 15.0
 APART_S_PER_PAGE = 0.5
 APART_S_PER_JOB = 0.001
 PAGE = 1_000
+# A slice that is smaller than a page looks less far, too: how far, of all that is ahead. Where much was settled that
+# vacuum has not removed, one look would go through all of it (models/ledger/frontier.py).
+SHARE = 1 / 16
 # Suspects of each kind that are looked at again. Should there be more, that they are so many is found all the same.
 MAX_SUSPECTS = 50
 # A longer list is not compared, job by job, with what says of itself that it is queued: that is the relay's work.
@@ -46,12 +51,13 @@ _WORDS = {QUEUE: "on the queue", SCHEDULED: "in the scheduled registry", FAILED:
 class _Place:
     """Where the audit of the queue stands; all of it is JSON.
 
-    ``walk``: one of :data:`_WALKS`, then the second look. ``after``: how far along that walk. ``again_at``: when the
-    second look is due. ``suspects``: by the walk that found them.
+    ``walk``: one of :data:`_WALKS`, then the second look. ``after``: how far along that walk, and among what is pending
+    since when that is ``due``. ``again_at``: when the second look is due. ``suspects``: by the walk that found them.
     """
 
     walk: str = _PENDING
     after: int = 0
+    due: str = BEGINNING.due.isoformat()
     pages: int = 0
     again_at: float | None = None
     suspects: dict[str, list[str]] = field(default_factory=dict)
@@ -79,35 +85,37 @@ class QueueCheck:
             return self._look_again(place)
         look = {_PENDING: self._pending, _LEASES: self._leases}.get(place.walk, self._jobs)
         page = min(limit, PAGE)
-        seen, wrong, after = look(place, page)
+        is_over, wrong, reached = look(place, page)
         suspects = {**place.suspects}
         if wrong:
             suspects[place.walk] = [*suspects.get(place.walk, []), *wrong][:MAX_SUSPECTS]
-        place = replace(place, suspects=suspects, pages=place.pages + 1, after=after)
-        if seen == page and place.walk != _LEASES:
+        place = replace(place, suspects=suspects, pages=place.pages + 1, **reached)
+        if not is_over:
             return _on(place)
         return _on(replace(place, walk=[*_WALKS, _AGAIN][_WALKS.index(place.walk) + 1], after=0))
 
-    def _pending(self, place: _Place, limit: int) -> tuple[int, list[str], int]:
+    def _pending(self, place: _Place, limit: int) -> tuple[bool, list[str], dict[str, Any]]:
         """Look at transfers that are pending and due: does nobody have the job of any?"""
-        ids = attempts.find_pending(self._engine, after=place.after, limit=limit)
-        if not ids:
-            return 0, [], place.after
-        gone, queued = self._keys.examine(ids)
-        if queued and self._keys.queue_length() <= MAX_LISTED:
-            listed = self._keys.queued_ids()
-            gone += [each for each in queued if each not in listed]
-        return len(ids), [str(each) for each in gone], ids[-1]
+        after = Place(datetime.fromisoformat(place.due), place.after)
+        share = 1.0 if limit == PAGE else SHARE
+        page = attempts.find_pending(self._engine, after=after, limit=limit, share=share)
+        gone: list[int] = []
+        if page.ids:
+            gone, queued = self._keys.examine(page.ids)
+            if queued and self._keys.queue_length() <= MAX_LISTED:
+                listed = self._keys.queued_ids()
+                gone += [each for each in queued if each not in listed]
+        reached = {"due": page.end.due.isoformat(), "after": page.end.id}
+        return page.is_last, [str(each) for each in gone], reached
 
-    def _jobs(self, place: _Place, limit: int) -> tuple[int, list[str], int]:
+    def _jobs(self, place: _Place, limit: int) -> tuple[bool, list[str], dict[str, Any]]:
         """Look at jobs where they stand: is there any whose transfer is over, or does not exist?"""
         page = self._keys.look_at(place.walk, place.after, limit)
-        return len(page), self._misplaced(place.walk, page), place.after + len(page)
+        return len(page) < limit, self._misplaced(place.walk, page), {"after": place.after + len(page)}
 
-    def _leases(self, place: _Place, limit: int) -> tuple[int, list[str], int]:
+    def _leases(self, _place: _Place, limit: int) -> tuple[bool, list[str], dict[str, Any]]:
         """Look at leases that have run out: were they not taken back?"""
-        members = self._keys.run_out(limit)
-        return len(members), members, place.after
+        return True, self._keys.run_out(limit), {}
 
     def _misplaced(self, key: str, jobs: Sequence[str]) -> list[str]:
         if not jobs:

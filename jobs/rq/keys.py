@@ -79,6 +79,8 @@ FULL_PAUSE_S = 0.05
 
 QUEUE = f"rq:queue:{QUEUE_NAME}"
 QUEUES = "rq:queues"
+# The names of all workers; with a queue's name behind it, of those that work for that.
+WORKERS = "rq:workers"
 STARTED = f"rq:wip:{QUEUE_NAME}"
 FINISHED = f"rq:finished:{QUEUE_NAME}"
 FAILED = f"rq:failed:{QUEUE_NAME}"
@@ -264,6 +266,23 @@ class RqKeys:
         """
         keys = [f"rq:failed:{queue_name}", f"rq:queue:{queue_name}", QUEUES]
         return int(self._requeue(keys=keys, args=[_now(), *ids]))
+
+    def forget_workers(self) -> int:
+        """Forget the names of workers that died without signing off, and return how many they were.
+
+        RQ would do that with the rest of its clean-up, which is off.
+        """
+        names: list[Any] = sorted(
+            self.connection.smembers(WORKERS) | self.connection.smembers(f"{WORKERS}:{QUEUE_NAME}")
+        )
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for each in names:
+                pipeline.exists(each)
+            gone = [each for each, exists in zip(names, pipeline.execute(), strict=True) if not exists]
+        if gone:
+            self.connection.srem(WORKERS, *gone)
+            self.connection.srem(f"{WORKERS}:{QUEUE_NAME}", *gone)
+        return len(gone)
 
     def count(self) -> dict[str, int]:
         """Return how many jobs are in each state, by what Redis counts anyway."""

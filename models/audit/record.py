@@ -15,7 +15,7 @@ from models.schema.tables import audits
 # those that were not. A trigger of the owner's sees to that (migration 0005): the service may delete none.
 KEPT, BROKEN_KEPT_DAYS = 100, 90
 # What another release has left half-done may mean something else to it: it is begun again.
-CURSOR_FORMAT = 1
+CURSOR_FORMAT = 2
 _COUNTED = ("wallets", "entries", "transfers")
 _ESTIMATE = text("""
 SELECT sum(greatest(reltuples, 0)) AS rows FROM pg_class

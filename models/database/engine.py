@@ -27,11 +27,14 @@ _SESSION = (
     # An abandoned statement ends on the server too, soon after its client has gone.
     "-c client_connection_check_interval=1000",
     # What is prepared (session.py) finds its rows by key: planning it anew for every value would cost more than it. And
-    # a plan that was made on small tables must not go through all of a large one later.
+    # a plan that was made on small tables must not go through all of a large one later, nor through all of an index.
     "-c plan_cache_mode=force_generic_plan",
     "-c enable_seqscan=off",
     "-c enable_hashjoin=off",
     "-c enable_mergejoin=off",
+    "-c enable_material=off",
+    # To compile a plan takes longer than to run any of ours, and is begun for whatever looks costly.
+    "-c jit=off",
 )
 # The name under which an engine tells how long its connections wait for locks, in milliseconds; 0: without end.
 LOCK_TIMEOUT = "wallet_lock_timeout_ms"

@@ -8,14 +8,14 @@ What locks several transfers locks them in the order of their ids first, like ev
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, func, or_, select, text
 
 from models.database.engine import fetch_all
 from models.ledger.posting import Outcome
-from models.ledger.transfer import Status
+from models.ledger.transfer import MAX_ID, Status
 from models.schema.tables import transfers
 
 # Reasons of a failed transfer.
@@ -46,6 +46,32 @@ class Due(NamedTuple):
     id: int
     trace: str | None
     lost_leases: int
+
+
+class Place(NamedTuple):
+    """Where something stands among what is pending: by when it became due (PostgreSQL's clock), then by its id."""
+
+    due: datetime
+    id: int
+
+
+# Before everything that ever became due.
+BEGINNING = Place(datetime(2000, 1, 1, tzinfo=UTC), 0)
+
+
+class Page(NamedTuple):
+    """What a look at pending transfers has found.
+
+    ``ids`` in the order in which they became due. ``first``: where the first of them stands, None without any.
+    ``end``: up to where everything was seen. ``looked_at``: the instant of the look. ``is_last``: nothing after ``end``
+    was due by then.
+    """
+
+    ids: list[int]
+    first: Place | None
+    end: Place
+    looked_at: datetime
+    is_last: bool
 
 
 _SPEND = text("""
@@ -84,10 +110,11 @@ UPDATE transfers SET status = 'failed', reason = :reason, completed_at = stateme
 WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' AND lost_leases >= :most
 RETURNING id, generation, attempts, trace
 """)
-# A generation that somebody saw as dead is reopened once, however often he asks.
+# A generation that somebody saw as dead is reopened once, however often he asks. It is due as of now: what becomes
+# pending never does so in the past, where nobody would look for it.
 _REOPEN = text("""
 UPDATE transfers AS t SET status = 'pending', reason = NULL, attempts = 0, generation = t.generation + 1,
-    lost_leases = 0, next_attempt_at = NULL, completed_at = NULL
+    lost_leases = 0, next_attempt_at = now(), completed_at = NULL
 FROM unnest(CAST(:ids AS bigint[]), CAST(:generations AS int[])) AS dead (id, generation)
 JOIN (
     SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
@@ -95,10 +122,19 @@ JOIN (
 WHERE t.id = dead.id AND t.status = 'failed' AND t.generation = dead.generation
 RETURNING t.id, t.trace, t.lost_leases
 """)
+# A row of what was asked when, beside what was found.
 _FIND_PENDING = text("""
-SELECT id FROM transfers
-WHERE status = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at <= now()) AND id > :after
-ORDER BY id LIMIT :limit
+SELECT look.*, found.id, found.due
+FROM (
+    SELECT now() AS looked_at,
+        CASE WHEN CAST(:share AS float8) < 1 AND now() - CAST(:due AS timestamptz) > interval '1 s'
+            THEN CAST(:due AS timestamptz) + (now() - CAST(:due AS timestamptz)) * :share ELSE now() END AS until
+) AS look LEFT JOIN LATERAL (
+    SELECT id, coalesce(next_attempt_at, created_at) AS due FROM transfers
+    WHERE status = 'pending' AND coalesce(next_attempt_at, created_at) <= look.until
+        AND (coalesce(next_attempt_at, created_at), id) > (CAST(:due AS timestamptz), :id)
+    ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :limit
+) AS found ON true ORDER BY found.due, found.id
 """)
 
 
@@ -171,10 +207,32 @@ def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:
     return [Due(row.id, row.trace, row.lost_leases) for row in rows]
 
 
-def find_pending(engine: Engine, *, after: int, limit: int) -> list[int]:
-    """Return ids of pending transfers that are due now, oldest first: a look at one index, not at the table."""
-    rows = fetch_all(engine, _FIND_PENDING.bindparams(after=after, limit=limit))
-    return [row.id for row in rows]
+def find_pending(engine: Engine, *, after: Place = BEGINNING, limit: int, share: float = 1.0) -> Page:
+    """Look at transfers that are pending and due, in the order in which they became due.
+
+    It costs a look at one index from ``after`` on, with an entry for everything that was settled since and that vacuum
+    has not yet removed.
+
+    Args:
+        engine: of the books.
+        after: where to go on.
+        limit: how many, at most.
+        share: of the time between ``after`` and now, how much is looked at: less than 1 where there is too much of it.
+
+    Raises:
+        Unavailable: the database is away, or all that took longer than a statement may.
+    """
+    rows = fetch_all(engine, _FIND_PENDING.bindparams(due=after.due, id=after.id, limit=limit, share=share))
+    looked_at, until = rows[0].looked_at, rows[0].until
+    found = [Place(row.due, row.id) for row in rows if row.id is not None]
+    is_full = len(found) == limit
+    return Page(
+        ids=[each.id for each in found],
+        first=found[0] if found else None,
+        end=found[-1] if is_full else max(after, Place(until, MAX_ID)),
+        looked_at=looked_at,
+        is_last=not is_full and until >= looked_at,
+    )
 
 
 def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:

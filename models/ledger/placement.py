@@ -38,14 +38,18 @@ from models.ledger.transfer import Order
 from observe import metrics
 
 # Which of these ids and keys (by user) are taken, by its number from 1 on; and the wallets, locked. A key that is used
-# while the locks are waited for makes the insert fail. (They are joined, for an EXISTS may be answered by reading the
-# whole table once, even where PostgreSQL is told to use indexes.)
+# while the locks are waited for makes the insert fail. (LATERAL … LIMIT 1 is a look-up by key for each of them. A join
+# that was planned while there were few transfers, and an EXISTS, go through all of an index later, each time.)
 _LOOK = """
 WITH taken AS (
-    SELECT number FROM unnest($2) WITH ORDINALITY AS own (id, number) JOIN transfers AS t ON t.id = own.id
+    SELECT number FROM unnest($2) WITH ORDINALITY AS own (id, number),
+        LATERAL (SELECT FROM transfers AS t WHERE t.id = own.id LIMIT 1) AS known
     UNION ALL
-    SELECT number FROM unnest($3, $4) WITH ORDINALITY AS own (user_id, key, number)
-    JOIN transfers AS t ON coalesce(t.source, t.destination) = own.user_id AND t.idempotency_key = own.key
+    SELECT number FROM unnest($3, $4) WITH ORDINALITY AS own (user_id, key, number),
+        LATERAL (
+            SELECT FROM transfers AS t
+            WHERE coalesce(t.source, t.destination) = own.user_id AND t.idempotency_key = own.key LIMIT 1
+        ) AS used
 ), held AS (
     SELECT id, balance, version FROM wallets WHERE id = ANY ($1)
     ORDER BY id FOR NO KEY UPDATE{locking}  -- as in models/ledger/posting.py

@@ -36,6 +36,20 @@ metadata = MetaData(
 
 _timestamp = DateTime(timezone=True)
 
+# When autovacuum comes. By itself PostgreSQL waits for a fifth of a table's rows to change, and to analyse for a tenth:
+# the larger a table, the rarer, and the more there is to do at once.
+_ANALYZE = {"autovacuum_analyze_scale_factor": "0.02", "autovacuum_analyze_threshold": "1000"}
+# What only grows is seen to by what was added, whatever its size: vacuum skips the pages that it has been to. Rows that
+# never change again are frozen then, and not all at once after the 200 millionth transaction.
+_GROWING = {
+    "autovacuum_vacuum_insert_scale_factor": "0",
+    "autovacuum_vacuum_insert_threshold": "500000",
+    **_ANALYZE,
+    "autovacuum_freeze_min_age": "0",
+}
+# Small, and updated all the time.
+_SMALL = {"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "1000"}
+
 wallets = Table(
     "wallets",
     metadata,
@@ -48,7 +62,12 @@ wallets = Table(
     CheckConstraint("version >= 0", name="version_not_negative"),
     comment="A user's account. version counts its entries, balance is the newest's balance_after.",
     # Every posting updates rows in place: room on the page keeps those updates heap-only, off the index.
-    postgresql_with={"fillfactor": "50"},
+    postgresql_with={
+        "fillfactor": "50",
+        "autovacuum_vacuum_scale_factor": "0.02",
+        "autovacuum_vacuum_threshold": "1000",
+        **_ANALYZE,
+    },
 )
 
 transfers = Table(
@@ -93,6 +112,10 @@ transfers = Table(
     CheckConstraint("char_length(idempotency_key) BETWEEN 1 AND 255", name="idempotency_key_length"),
     CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="key_has_hash"),
     comment="A movement of money: the job's record, the outbox and the idempotency store in a row.",
+    # Each v2 leaves a dead row. Vacuum reads all of the table's indexes for these, so it is to come when they are worth
+    # it, and no look depends on its coming (models/ledger/frontier.py). The update that posts changes an index, so room
+    # on the page would not make it heap-only.
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_threshold": "50000", **_GROWING},
 )
 
 # models/ledger/orders.py find_by_key: the first answer to this user's key. The user is whoever gave the order.
@@ -103,11 +126,11 @@ Index(
     unique=True,
     postgresql_where=transfers.c.idempotency_key.is_not(None),
 )
-# jobs/relay.py: what is pending and due, oldest first, without reading the table.
+# models/ledger/frontier.py: what is pending, in the order in which it became due, or will.
 Index(
     "transfers_pending",
+    func.coalesce(transfers.c.next_attempt_at, transfers.c.created_at),
     transfers.c.id,
-    postgresql_include=["next_attempt_at"],
     postgresql_where=transfers.c.status == text("'pending'"),
 )
 # jobs/dead_letters.py: what failed, newest first, a page at a time.
@@ -133,6 +156,7 @@ entries = Table(
     CheckConstraint("counterparty <> wallet_id", name="counterparty_is_another"),
     CheckConstraint("balance_after >= 0", name="balance_not_negative"),
     comment="Immutable. One signed row on one wallet for every transfer posted; seq has no gaps.",
+    postgresql_with=_GROWING,
 )
 
 # models/ledger/history.py with a type: a filtered page is a range of this one.
@@ -144,6 +168,7 @@ kept_evictions = Table(
     Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
     Column("version", BigInteger, nullable=False),  # nothing older may be cached
     comment="Wallets whose cached reads are still to be dropped, since Redis could not be told.",
+    postgresql_with=_SMALL,
 )
 
 snowflake_nodes = Table(
@@ -156,6 +181,7 @@ snowflake_nodes = Table(
     Column("reserved_until_ms", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("node BETWEEN 0 AND 1023", name="node_fits_10_bits"),
     comment="Who may issue ids as which node, and up to which instant.",
+    postgresql_with=_SMALL,
 )
 
 audits = Table(
@@ -174,6 +200,7 @@ audits = Table(
     CheckConstraint("(finished_at IS NULL) = (cursor IS NOT NULL)", name="under_way_has_cursor"),
     CheckConstraint("wallets >= 0 AND entries >= 0 AND transfers >= 0", name="counts_not_negative"),
     comment="What audits of the books came to, and where the one under way stands.",
+    postgresql_with=_SMALL,
 )
 
 # models/audit/record.py: there is one audit under way at most.

@@ -69,7 +69,7 @@ def test_a_dead_letter_that_is_put_back_begins_a_new_life(
     assert (requeued, transfer.status, transfer.attempts, transfer.reason) == (True, "pending", 0, None)
     row = row_of(books, letter)
     assert (row.status, row.attempts, row.generation, row.lost_leases) == ("pending", 0, 2, 0)
-    assert (row.completed_at, row.next_attempt_at, row.last_error) == (None, None, "told to")
+    assert (row.completed_at, row.due, row.last_error) == (None, True, "told to")
     assert queued(redis_client) == [str(letter)]
     assert (members(redis_client, FAILED), hash_of(redis_client, letter).get("dead")) == ({}, None)
     drain(make_worker())

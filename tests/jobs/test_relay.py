@@ -18,16 +18,20 @@ from jobs.relay import (
     LIST_CHECK_S,
     LIST_CHECK_S_PER_JOB,
     LOCK_NAME,
+    LOCK_TTL_S,
+    LONGEST_PAUSE_S,
     MAX_MISSING_FROM_LIST,
     PAGE,
     PAGES,
+    PAUSE_S,
     Relay,
     RelayThread,
+    pause_after,
 )
-from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, SCHEDULED, STARTED, Claim, NewJob, RqKeys
+from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, QUEUE_NAME, SCHEDULED, STARTED, Claim, NewJob, RqKeys
 from models.errors import Unavailable
 from models.ledger import attempts
-from models.ledger.attempts import Due, Seen
+from models.ledger.attempts import Due, Page, Seen
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -230,7 +234,7 @@ def test_a_transfer_that_was_tried_while_the_relay_looked_still_waits_its_time(
     (number,) = backlog(books, redis_client, 1)
     find_pending = attempts.find_pending
 
-    def find_and_be_overtaken(*args: Any, **named: Any) -> list[int]:
+    def find_and_be_overtaken(*args: Any, **named: Any) -> Page:
         found = find_pending(*args, **named)
         take(keys)
         delay(books, number)
@@ -249,7 +253,7 @@ def test_a_transfer_that_was_posted_while_the_relay_looked_is_left_alone(
     ids = backlog(books, redis_client, 3)
     find_pending, worker = attempts.find_pending, make_worker()
 
-    def find_and_be_overtaken(*args: Any, **named: Any) -> list[int]:
+    def find_and_be_overtaken(*args: Any, **named: Any) -> Page:
         found = find_pending(*args, **named)
         drain(worker)
         redis_client.flushdb()
@@ -268,7 +272,7 @@ def test_a_job_that_was_enqueued_after_the_relay_read_the_list_is_not_enqueued_t
     find_pending = attempts.find_pending
     fresh: list[int] = []
 
-    def enqueue_and_find(*args: Any, **named: Any) -> list[int]:
+    def enqueue_and_find(*args: Any, **named: Any) -> Page:
         if not fresh:
             fresh.extend(backlog(books, redis_client, 5))
         return find_pending(*args, **named)
@@ -333,35 +337,6 @@ def test_the_longer_the_list_the_less_often_it_is_read(books: Engine, redis_clie
     assert relay.run_once() == 0
     now[0] += 0.02
     assert relay.run_once() == 1
-
-
-def test_looking_for_pending_transfers_reads_one_index_and_no_table(books: Engine, redis_client: redis.Redis) -> None:
-    """With nothing to do among many that are done, as in every pass of a day."""
-    many = (
-        "INSERT INTO transfers (id, kind, destination, amount, status, reason, completed_at)"
-        " SELECT n, 'deposit', 1, 1, 'rejected', 'balance_overflow', now() FROM generate_series(100000, 130000) AS n"
-    )
-    with books.begin() as connection:
-        connection.execute(text(many))
-    backlog(books, redis_client, 50)
-    statements: list[tuple[str, Any]] = []
-
-    def note(_connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        statements.append((statement, parameters))
-
-    with books.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM (ANALYZE) transfers"))
-        event.listen(books, "before_cursor_execute", note)
-        try:
-            assert len(attempts.find_pending(books, after=0, limit=PAGE)) == 50
-        finally:
-            event.remove(books, "before_cursor_execute", note)
-        ((statement, parameters),) = statements
-        explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) "
-        plan = "\n".join(connection.exec_driver_sql(explain + statement, parameters).scalars())
-    assert "Index Only Scan using transfers_pending on transfers" in plan
-    assert "Heap Fetches: 0" in plan
-    assert "Seq Scan" not in plan
 
 
 def test_with_nothing_to_do_a_pass_costs_a_look_and_writes_nothing(
@@ -528,6 +503,34 @@ def test_without_postgresql_a_pass_raises_and_loses_nothing(
     assert sorted(queued(redis_client)) == names(leased)
     assert relay.run_once() == 2
     assert sorted(queued(redis_client)) == names([*leased, *lost])
+
+
+def test_the_names_of_workers_that_were_killed_are_forgotten(
+    redis_client: redis.Redis, relay: Relay, make_worker: WorkerMaker
+) -> None:
+    """As RQ's clean-up would, which is off: there is one more with each worker that cannot sign off."""
+    killed, alive = make_worker(), make_worker()
+    redis_client.delete(killed.key)  # it has run out
+    relay.run_once()
+    names = {alive.key.encode()}
+    assert redis_client.smembers("rq:workers") == redis_client.smembers(f"rq:workers:{QUEUE_NAME}") == names
+
+
+@pytest.mark.parametrize(
+    ("put_back", "spent_s", "pause_s"),
+    [
+        (1, 5.0, 0.0),  # there is more to do
+        (0, 0.0, PAUSE_S),
+        (0, 0.02, PAUSE_S),
+        (0, 0.1, 0.9),  # a tenth of the time
+        (0, 5.0, LONGEST_PAUSE_S),
+    ],
+)
+def test_a_pass_that_took_long_for_nothing_is_followed_by_a_longer_pause(
+    put_back: int, spent_s: float, pause_s: float
+) -> None:
+    assert pause_after(spent_s, wants_more=put_back > 0) == pytest.approx(pause_s)
+    assert LONGEST_PAUSE_S < LOCK_TTL_S
 
 
 # --- the thread

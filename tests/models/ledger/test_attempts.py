@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, Row, insert, select, text
 
-from models.database.engine import fetch_all
 from models.ledger import attempts
-from models.ledger.attempts import Due, Seen, Spent
+from models.ledger.attempts import BEGINNING, Due, Seen, Spent
 from models.ledger.transfer import Status
 from models.schema.tables import transfers
 from ops.local.processes import wait_for
@@ -241,7 +240,8 @@ def test_a_dead_letter_is_reopened_with_all_its_attempts_in_a_new_generation(
 
     row = row_of(engine, 11)
     assert (row.status, row.reason, row.attempts, row.generation, row.lost_leases) == ("pending", None, 0, 2, 0)
-    assert (row.next_attempt_at, row.completed_at) == (None, None)
+    assert row.completed_at is None
+    assert row.next_attempt_at > row.created_at  # as of then, so that the relay finds it among what is new
     assert row_of(engine, pending[1]).generation == 1
     assert post_now(engine, [11]).outcomes[11].status is Status.POSTED
     check_books(engine)
@@ -285,14 +285,30 @@ def test_the_generations_of_the_dead_are_told(engine: Engine, pending: list[int]
 
 def test_pending_ids_are_listed_oldest_first_without_those_that_wait(engine: Engine, pending: list[int]) -> None:
     spend(engine, {12: FRESH}, 3_600.0)
-    assert attempts.find_pending(engine, after=0, limit=9) == [11, 13]
-    assert attempts.find_pending(engine, after=0, limit=1) == [11]
-    assert attempts.find_pending(engine, after=11, limit=9) == [13]
+    page = attempts.find_pending(engine, limit=9)
+    assert (page.ids, page.is_last) == ([11, 13], True)
+    first = attempts.find_pending(engine, limit=1)
+    assert (first.ids, first.is_last, first.end) == ([11], False, first.first)
+    assert attempts.find_pending(engine, after=first.end, limit=9).ids == [13]
     with engine.begin() as connection:
         connection.execute(text("UPDATE transfers SET next_attempt_at = now() WHERE id = 12"))  # its time has come
-    assert attempts.find_pending(engine, after=0, limit=9) == pending
+    # After what has been due for longer.
+    assert attempts.find_pending(engine, limit=9).ids == [11, 13, 12]
+    assert attempts.find_pending(engine, after=page.end, limit=9).ids == [12]
     post_now(engine, pending)
-    assert attempts.find_pending(engine, after=0, limit=9) == []
+    assert attempts.find_pending(engine, limit=9).ids == []
+
+
+def test_a_look_at_a_share_of_what_is_ahead_gets_to_the_end_all_the_same(engine: Engine, pending: list[int]) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE transfers SET created_at = now() - id * interval '1 day'"))
+    after, found, looks = BEGINNING, list[int](), 0
+    while not (page := attempts.find_pending(engine, after=after, limit=2, share=0.25)).is_last:
+        assert page.end > after
+        after, looks = page.end, looks + 1
+        found += page.ids
+    assert found == [13, 12, 11] == pending[::-1]
+    assert looks > 20  # from 2000 to a second ago, by quarters
 
 
 def test_what_the_queue_needs_of_a_transfer_is_told_while_it_is_pending(engine: Engine, pending: list[int]) -> None:
@@ -301,21 +317,3 @@ def test_what_the_queue_needs_of_a_transfer_is_told_while_it_is_pending(engine: 
     assert attempts.find_due(engine, [13, 12, 11, 999]) == [Due(12, "trace-12", 2), Due(13, "trace-13", 0)]
     assert attempts.find_due(engine, []) == []
     assert pending == [11, 12, 13]
-
-
-def test_the_relay_finds_what_is_due_without_reading_the_table(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            text("""
-            INSERT INTO transfers (id, kind, destination, amount, status, completed_at, destination_seq)
-            SELECT id, 'deposit', 1, 1, s.status, CASE s.status WHEN 'posted' THEN now() END,
-                CASE s.status WHEN 'posted' THEN id END
-            FROM generate_series(1, 20000) AS id,
-                LATERAL (SELECT CASE WHEN id % 10 = 0 THEN 'pending' ELSE 'posted' END AS status) AS s
-            """)
-        )
-    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(text("VACUUM ANALYZE transfers"))
-    explain = text(f"EXPLAIN {attempts._FIND_PENDING.text}").bindparams(after=0, limit=1000)
-    plan = [str(row[0]) for row in fetch_all(engine, explain)]
-    assert any("Index Only Scan using transfers_pending" in line for line in plan), plan

@@ -474,13 +474,5 @@ def test_a_key_is_found_by_its_unique_index(engine: Engine, orders: Orders) -> N
     assert scanned(by_group, "transfers") == 1
 
 
-@pytest.mark.usefixtures("many_transfers")
-def test_what_is_pending_is_found_without_reading_the_table(engine: Engine) -> None:
-    nodes = plan_nodes(engine, "SELECT id FROM transfers WHERE status = 'pending' ORDER BY id LIMIT 1000")
-    assert {node["Node Type"] for node in nodes} == {"Limit", "Index Only Scan"}
-    assert indexes(nodes) == {"transfers_pending"}
-    assert scanned(nodes, "transfers") == 1000
-
-
 def test_entries_are_immutable() -> None:
     assert issubclass(HistoryEntry, tuple)

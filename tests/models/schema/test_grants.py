@@ -109,7 +109,7 @@ def test_the_service_accepts_fails_requeues_and_posts_a_job(service: Engine, ord
     orders.execute(deposit(1, 100))
     orders.execute(deposit(2, 1))
     job = orders.accept(later(1, 2, 40)).transfer_id
-    assert attempts.find_pending(service, after=0, limit=10) == [job]
+    assert attempts.find_pending(service, limit=10).ids == [job]
     with service.begin() as connection:
         assert attempts.count_lost(connection, {job: 1}) == {job: 1}
         assert attempts.fail_lost(connection, [job], most=2) == {}
