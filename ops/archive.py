@@ -83,7 +83,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _day(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a day like 2026-12-31: {text}") from None
 
 
 if __name__ == "__main__":

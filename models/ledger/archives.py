@@ -136,7 +136,7 @@ class Archives:
             engine: connects as the owner of the tables.
             folder: made if it is not there. It must have the last file that was written for this database.
         """
-        self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+        self._engine = engine
         self._folder = folder
 
     def run(self, before: datetime, *, rest: Callable[[float], object] = time.sleep) -> Iterator[Archive]:
@@ -177,7 +177,8 @@ class Archives:
 
     def _move(self, before: datetime, position: int) -> tuple[Archive | None, int | None]:
         """Move one slice; return what has left, if anything, and after which wallet to go on."""
-        with self._engine.begin() as connection:
+        # Whatever the database's default is: what one statement has deleted, the next must see.
+        with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
             connection.exec_driver_sql(_PREPARE)
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
             number, previous = self._find_last(connection)
