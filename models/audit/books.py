@@ -50,11 +50,7 @@ _WALLETS = text("""
 WITH page AS MATERIALIZED (
     SELECT * FROM entries WHERE (wallet_id, seq) > (:wallet_id, :seq) ORDER BY wallet_id, seq LIMIT :limit
 ), accounts AS MATERIALIZED (
-    -- with what stands for entries that have left; where the last slice has got beyond that, its word counts
-    SELECT w.*, coalesce(o.seq, 0) AS opening_seq, coalesce(o.balance, 0) AS opening,
-        w.id = :wallet_id AND :seq >= coalesce(o.seq, 0) AS is_gone_on_with
-    FROM (SELECT id, balance, version FROM wallets WHERE id > :after ORDER BY id LIMIT :limit) w
-    LEFT JOIN LATERAL (SELECT seq, balance FROM openings WHERE wallet_id = w.id LIMIT 1) o ON true
+    SELECT id, balance, version FROM wallets WHERE id > :after ORDER BY id LIMIT :limit
 ), last AS (
     SELECT (SELECT count(*) = :limit FROM page) AS more, (SELECT count(*) = :limit FROM accounts) AS more_accounts,
         (SELECT max(wallet_id) FROM page) AS wallet_id,
@@ -84,12 +80,19 @@ WITH page AS MATERIALIZED (
 ), sums AS MATERIALIZED (
     SELECT wallet_id, max(seq) AS seq, sum(amount) AS amount, (array_agg(balance_after ORDER BY seq DESC))[1] AS balance
     FROM part GROUP BY wallet_id
+), begun AS MATERIALIZED (
+    SELECT a.* FROM edge, accounts a WHERE a.id <= edge.wallet_id
+), opened AS MATERIALIZED (
+    -- what stands for entries that have left; where the last slice has got beyond that, its word counts
+    SELECT b.*, coalesce(o.seq, 0) AS opening_seq, coalesce(o.balance, 0) AS opening,
+        b.id = :wallet_id AND :seq >= coalesce(o.seq, 0) AS is_gone_on_with
+    FROM begun b LEFT JOIN LATERAL (SELECT seq, balance FROM openings WHERE wallet_id = b.id LIMIT 1) o ON true
 ), standing AS MATERIALIZED (
     SELECT a.id, a.balance, a.version,
         coalesce(s.seq, CASE WHEN is_gone_on_with THEN :seq ELSE opening_seq END) AS newest_seq,
         coalesce(s.balance, CASE WHEN is_gone_on_with THEN :balance ELSE opening END) AS newest_balance,
         coalesce(s.amount, 0) + CASE WHEN is_gone_on_with THEN :sum ELSE opening END AS amount
-    FROM edge, accounts a LEFT JOIN sums s ON s.wallet_id = a.id
+    FROM edge, opened a LEFT JOIN sums s ON s.wallet_id = a.id
     WHERE (a.id, :end) <= (edge.wallet_id, edge.seq)
 ), linked AS MATERIALIZED (
     SELECT part.wallet_id, part.seq, part.amount, part.transfer_id, t.id, t.status, t.completed_at,
@@ -140,11 +143,11 @@ WITH page AS MATERIALIZED (
 )
 SELECT edge.wallet_id, edge.seq, carried.balance,
     carried.amount + coalesce(
-        (SELECT CASE WHEN is_gone_on_with THEN :sum ELSE opening END FROM accounts WHERE id = edge.wallet_id),
+        (SELECT CASE WHEN is_gone_on_with THEN :sum ELSE opening END FROM opened WHERE id = edge.wallet_id),
         CASE edge.wallet_id WHEN :wallet_id THEN :sum ELSE 0 END) AS sum,
     (SELECT count(*) FROM standing) AS wallets, (SELECT count(*) FROM part) AS entries,
     (SELECT coalesce(sum(amount), 0) FROM linked WHERE (completed_at <= CAST(:cut AS timestamptz)) IS NOT FALSE)
-        + (SELECT coalesce(sum(opening), 0) FROM accounts WHERE id <> :wallet_id AND id <= edge.wallet_id) AS moved,
+        + (SELECT coalesce(sum(opening), 0) FROM opened WHERE id <> :wallet_id) AS moved,
     (SELECT coalesce(jsonb_agg(named), '[]') FROM named) AS findings
 FROM edge LEFT JOIN sums carried ON carried.wallet_id = edge.wallet_id
 """)

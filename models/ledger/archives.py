@@ -34,7 +34,7 @@ SLICE = 50_000
 # Wallets of one look for old entries.
 MOST_WALLETS = 1_000
 # What is younger stays, whatever is asked for: somebody may wait for it, try it again, or be auditing it.
-MIN_AGE = timedelta(days=1)
+MIN_AGE_DAYS = 1
 
 # What a transfer makes of its cents: deposits less withdrawals.
 _SIGNS = {Kind.DEPOSIT.value: 1, Kind.WITHDRAWAL.value: -1}
@@ -152,8 +152,8 @@ class Archives:
             sqlalchemy.exc.DBAPIError: the database is away, or refuses.
             OSError: the file cannot be written.
         """
-        if before > datetime.now(UTC) - MIN_AGE:
-            raise NotArchived(f"what is younger than {MIN_AGE.days} day stays: give an earlier instant than {before}")
+        if before > datetime.now(UTC) - timedelta(days=MIN_AGE_DAYS):
+            raise NotArchived(f"what is younger than {MIN_AGE_DAYS} day stays: give an earlier instant than {before}")
         try:
             with archive_file.only_writer(self._folder):
                 position: int | None = 0
