@@ -1,6 +1,7 @@
 """Old entries leave for files while the service runs: none is lost, the books stay provable, keys keep their word."""
 
 import itertools
+import resource
 import signal
 import stat
 import sys
@@ -23,6 +24,8 @@ from models.ledger import archive_file, archives, attempts
 from models.ledger.archives import NotArchived
 from models.ledger.attempts import Seen
 from models.ledger.history import History
+from models.ledger.import_file import Opening
+from models.ledger.imports import Imports
 from models.ledger.orders import Orders
 from models.ledger.settlement import EntryType
 from models.ledger.transfer import Order
@@ -189,6 +192,18 @@ def test_a_key_gives_its_first_answer_after_its_entry_has_left(engine: Engine, o
         )
     assert orders.accept(later(1, 2, 1, key="v2")) == type(waiting)(transfer_id=waiting.transfer_id, replayed=True)
     assert balances(engine) == {1: 25, 2: 71}
+    assert_books_right(engine, folder)
+
+
+def test_an_import_is_known_again_after_its_entries_have_left(
+    engine: Engine, snowflake: Snowflake, folder: Path
+) -> None:
+    wallets = [Opening(1, 100), Opening(2, 0), Opening(3, 5)]
+    Imports(engine, snowflake).run(wallets, key="k")
+    age(engine)
+    archive(engine, folder)
+    assert Imports(engine, snowflake).run(wallets, key="k").replayed
+    assert balances(engine) == {1: 100, 2: 0, 3: 5}
     assert_books_right(engine, folder)
 
 
@@ -394,6 +409,22 @@ def _is_at_work(engine: Engine) -> bool:
 
 
 # Refused
+
+
+def test_a_full_disk_lets_nothing_leave(engine: Engine, orders: Orders, folder: Path) -> None:
+    history_of_two(engine, orders)
+    entries = rows_of(engine, "entries")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            archive(engine, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert rows_of(engine, "entries") == entries
+    assert list(folder.iterdir()) == []
+    assert len(archive(engine, folder)) == 1
+    assert_books_right(engine, folder)
 
 
 def test_what_is_too_young_does_not_leave_whatever_is_asked_for(engine: Engine, orders: Orders, folder: Path) -> None:
