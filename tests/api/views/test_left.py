@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
+from ops.local.processes import wait_for
 from tests.api.calls import BALANCE, DEPOSIT, HISTORY, JOBS, TRANSFER, answer, balance_of, fund, get, post, problem
 from tests.models.ledger.archiving import age, archive, proven
+from tests.models.ledger.ordering import PATIENCE_S
 
 PAGE = f"{HISTORY}?page_size=2"
 
 
-def test_what_callers_see_of_entries_that_have_left(client: FlaskClient, engine: Engine, tmp_path: Path) -> None:
+def test_what_callers_see_of_entries_that_have_left(
+    app: Flask, client: FlaskClient, engine: Engine, tmp_path: Path
+) -> None:
+    assert wait_for(app.extensions["wallet"].cache.pulse.believes, PATIENCE_S)
     fund(client, 1, amount=100)
     fund(client, 2, amount=5)
     body = {"destination_user_id": 2, "amount": 30}
