@@ -77,6 +77,18 @@ class EntriesLeft(WalletServiceError):
             self.last_day = last_day
 
 
+class NotArchived(WalletServiceError):
+    """Nothing more leaves for an archive."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+    def __str__(self) -> str:
+        """Return why."""
+        return self.why
+
+
 class Fault(WalletServiceError):
     """Something technical went wrong."""
 

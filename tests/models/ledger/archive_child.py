@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from models.ledger import archive_file, archives
+from models.ledger import archive_file, archives, leaving
 from ops.backup import engine_of
 from tests.models.ledger.archiving import archive
 
 POINTS: dict[str, tuple[Any, str]] = {
     "find": (archives, "find_prefixes"),
-    "delete": (archives, "_check"),
+    "delete": (leaving, "_check"),
     "draft": (archive_file, "digest_of"),
     "rename": (archive_file, "_sync"),
     "write": (archive_file, "write"),

@@ -19,9 +19,8 @@ from sqlalchemy.exc import ProgrammingError
 from models.audit import books
 from models.audit.audit import Finding, run_whole
 from models.audit.books import BooksCheck
-from models.errors import TransferNotFound
+from models.errors import NotArchived, TransferNotFound
 from models.ledger import archive_file, archives, attempts
-from models.ledger.archives import NotArchived
 from models.ledger.attempts import Seen
 from models.ledger.history import History
 from models.ledger.import_file import Opening
@@ -462,6 +461,8 @@ def test_one_run_writes_to_a_folder_at_a_time(engine: Engine, orders: Orders, fo
         "UPDATE entries SET balance_after = balance_after + 1 WHERE wallet_id = 1 AND seq = 2",
         "DELETE FROM entries WHERE wallet_id = 1 AND seq = 2",
         "DELETE FROM entries WHERE wallet_id = 1 AND seq = 1",
+        "DELETE FROM transfers WHERE kind = 'withdrawal'",
+        "UPDATE transfers SET source_seq = 9 WHERE kind = 'withdrawal'",
         "UPDATE wallets SET version = version + 1 WHERE id = 1; DELETE FROM entries WHERE wallet_id = 1 AND seq = 4",
     ],
 )
