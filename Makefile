@@ -12,7 +12,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs chaos bench picture backup restore vulnerabilities mutants lock
+.PHONY: help run test check docs chaos bench picture backup restore archive vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -62,6 +62,11 @@ backup: ## write the books to a file (FILE, WALLET_HOME, DATABASE_URL), beside a
 restore: ## bring the books back from FILE, into an empty database (WALLET_HOME, DATABASE_URL, REDIS_URL)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m ops.backup restore "$(or $(FILE),$(error FILE=… names the backup to restore))"
+
+archive: ## let entries from before a day leave for files in FOLDER (BEFORE, WALLET_HOME, DATABASE_URL), while it runs
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m ops.archive move "$(or $(BEFORE),$(error BEFORE=… is the day before which entries leave))" \
+		"$(or $(FOLDER),$(error FOLDER=… is where their files are kept))"
 
 vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for weaknesses in the code
 	$(VENV) requirements-dev.txt

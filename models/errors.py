@@ -4,6 +4,7 @@ One base, three families. A :class:`Refused` is a business no: final, nothing mo
 trying again may help. The first line of a class's docstring is its message.
 """
 
+from datetime import date
 from typing import ClassVar
 
 
@@ -63,6 +64,29 @@ class TransferNotFound(WalletServiceError):
     def __init__(self, transfer_id: int) -> None:
         super().__init__()
         self.transfer_id = transfer_id
+
+
+class EntriesLeft(WalletServiceError):
+    """Entries of this time have left the database for an archive."""
+
+    def __init__(self, wallet_id: int, last_day: date | None = None) -> None:
+        """``last_day``: the day in UTC that the newest of them was posted on; None: they are leaving just now."""
+        super().__init__()
+        self.wallet_id = wallet_id
+        if last_day is not None:
+            self.last_day = last_day
+
+
+class NotArchived(WalletServiceError):
+    """Nothing more leaves for an archive."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+    def __str__(self) -> str:
+        """Return why."""
+        return self.why
 
 
 class Fault(WalletServiceError):

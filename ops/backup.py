@@ -58,7 +58,7 @@ def dump(settings: StackSettings, file: Path | None) -> Path:
     file = file or home / "backups" / f"wallet-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"
     if file.exists():
         raise StackError(f"{file} exists already")
-    with _reachable(settings) as url:
+    with reachable(settings) as url:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = file.with_name(f".{file.name}.new")
         try:
@@ -88,7 +88,7 @@ def restore(settings: StackSettings, file: Path) -> str:
         StackError: it is no backup, the database has tables, the service runs on it, or PostgreSQL's program fails.
     """
     _check_contents(file)
-    with _empty_database(settings) as (owner_url, service_url), _engine(owner_url) as owner:
+    with _empty_database(settings) as (owner_url, service_url), engine_of(owner_url) as owner:
         _check_empty(owner)
         _empty_redis(settings)
         _forget_cache(settings.cache_redis_url)
@@ -107,7 +107,7 @@ def restore(settings: StackSettings, file: Path) -> str:
         except CommandError as error:
             raise StackError(f"{file} was written by a newer version of the service: {error}") from None
         _analyze(owner)
-        with _engine(service_url) as service:
+        with engine_of(service_url) as service:
             let_in(service, owner)
         return _describe(owner)
 
@@ -135,8 +135,12 @@ def main(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _reachable(settings: StackSettings) -> Iterator[str]:
-    """The owner's URL: as given, as the running service says, or of a server that is started for the while."""
+def reachable(settings: StackSettings) -> Iterator[str]:
+    """The owner's URL: as given, as the running service says, or of a server that is started for the while.
+
+    Raises:
+        StackError: there is none.
+    """
     home = settings.wallet_home.resolve()
     if given := settings.owner_database_url or settings.database_url:
         yield given.get_secret_value()
@@ -249,7 +253,7 @@ def _describe(owner: Engine) -> str:
 
 
 @contextmanager
-def _engine(url: str) -> Iterator[Engine]:
+def engine_of(url: str) -> Iterator[Engine]:
     """An engine without the service's bounds: to build an index anew may take longer than any payment."""
     engine = create_engine_of(url, hide_parameters=True)
     event.listen(engine, "connect", refuse_other_encodings)

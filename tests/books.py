@@ -7,31 +7,55 @@ from sqlalchemy import Connection, Engine, text
 
 CHECKS = {
     "a balance is the sum of its entries": """
-        SELECT w.id, w.balance, sum(e.amount) FROM wallets w LEFT JOIN entries e ON e.wallet_id = w.id
-        GROUP BY w.id HAVING w.balance <> coalesce(sum(e.amount), 0)
+        SELECT w.id, w.balance, o.balance AS opening, sum(e.amount)
+        FROM wallets w LEFT JOIN openings o ON o.wallet_id = w.id LEFT JOIN entries e ON e.wallet_id = w.id
+        GROUP BY w.id, o.balance HAVING w.balance <> coalesce(o.balance, 0) + coalesce(sum(e.amount), 0)
     """,
     "a balance is what its newest entry says": """
         SELECT w.id, w.balance, newest.balance_after FROM wallets w
-        LEFT JOIN (SELECT DISTINCT ON (wallet_id) * FROM entries ORDER BY wallet_id, seq DESC) newest
-            ON newest.wallet_id = w.id
+        LEFT JOIN (SELECT DISTINCT ON (wallet_id) * FROM (
+            SELECT wallet_id, seq, balance_after FROM entries UNION ALL SELECT wallet_id, seq, balance FROM openings
+        ) known ORDER BY wallet_id, seq DESC) newest ON newest.wallet_id = w.id
         WHERE w.balance <> coalesce(newest.balance_after, 0)
     """,
     "a version counts the wallet's entries": """
-        SELECT w.id, w.version, count(e.seq) FROM wallets w LEFT JOIN entries e ON e.wallet_id = w.id
-        GROUP BY w.id HAVING w.version <> count(e.seq)
+        SELECT w.id, w.version, o.seq, count(e.seq)
+        FROM wallets w LEFT JOIN openings o ON o.wallet_id = w.id LEFT JOIN entries e ON e.wallet_id = w.id
+        GROUP BY w.id, o.seq HAVING w.version <> coalesce(o.seq, 0) + count(e.seq)
     """,
-    "seq runs from 1 to the version without a gap": """
-        SELECT w.id, w.version, min(e.seq), max(e.seq), count(e.seq)
-        FROM wallets w LEFT JOIN entries e ON e.wallet_id = w.id GROUP BY w.id
-        HAVING coalesce(max(e.seq), 0) <> w.version OR coalesce(min(e.seq), 1) <> 1
-            OR count(DISTINCT e.seq) <> coalesce(max(e.seq), 0)
+    "seq runs up to the version without a gap": """
+        SELECT w.id, w.version, o.seq, min(e.seq), max(e.seq), count(e.seq)
+        FROM wallets w LEFT JOIN openings o ON o.wallet_id = w.id LEFT JOIN entries e ON e.wallet_id = w.id
+        GROUP BY w.id, o.seq HAVING coalesce(max(e.seq), o.seq, 0) <> w.version
+            OR coalesce(min(e.seq), o.seq + 1, 1) <> coalesce(o.seq, 0) + 1
+            OR count(DISTINCT e.seq) <> coalesce(max(e.seq), o.seq, 0) - coalesce(o.seq, 0)
     """,
     "every entry goes on from the balance before it": """
         SELECT * FROM (
             SELECT wallet_id, seq, amount, balance_after,
                 lag(balance_after, 1, 0::bigint) OVER (PARTITION BY wallet_id ORDER BY seq) AS before
-            FROM entries
+            FROM (
+                SELECT wallet_id, seq, amount, balance_after FROM entries
+                UNION ALL SELECT wallet_id, seq, NULL, balance FROM openings
+            ) known
         ) chain WHERE before::numeric + amount <> balance_after
+    """,
+    "an opening is a wallet's that exists, and an archive's that is known": """
+        SELECT o.* FROM openings o
+        WHERE NOT EXISTS (SELECT FROM wallets w WHERE w.id = o.wallet_id)
+            OR NOT EXISTS (SELECT FROM archives a WHERE a.id = o.archive)
+    """,
+    "archives and openings count the same entries and cents": """
+        SELECT * FROM (SELECT coalesce(sum(entries), 0) AS count, coalesce(sum(moved), 0) AS cents FROM archives) a,
+            (SELECT coalesce(sum(seq), 0) AS counted, coalesce(sum(balance), 0) AS opened FROM openings) o
+        WHERE (count, cents) <> (counted, opened)
+    """,
+    "a key whose first answer needs an entry has that, or a receipt": """
+        SELECT t.* FROM transfers t
+        LEFT JOIN openings o ON o.wallet_id = coalesce(t.source, t.destination)
+        LEFT JOIN receipts r ON r.transfer_id = t.id
+        WHERE t.status = 'posted' AND t.idempotency_key IS NOT NULL
+            AND (coalesce(t.source_seq, t.destination_seq) <= coalesce(o.seq, 0)) <> (r.balance IS NOT NULL)
     """,
     "a wallet's entries are in order of time": """
         SELECT * FROM (
@@ -48,14 +72,16 @@ CHECKS = {
         LEFT JOIN entries e ON e.wallet_id = t.source AND e.seq = t.source_seq AND e.transfer_id = t.id
             AND e.amount::numeric = -t.amount::numeric AND e.counterparty IS NOT DISTINCT FROM t.destination
             AND e.type = CASE t.kind WHEN 'withdrawal' THEN 2 WHEN 'transfer' THEN 3 END
-        WHERE t.status = 'posted' AND t.source IS NOT NULL AND e.seq IS NULL
+        WHERE t.status = 'posted' AND t.source IS NOT NULL AND e.seq IS NULL AND NOT EXISTS (
+            SELECT FROM openings o WHERE o.wallet_id = t.source AND o.seq >= t.source_seq)
     """,
     "a posted transfer has its entry on the destination": """
         SELECT t.* FROM transfers t
         LEFT JOIN entries e ON e.wallet_id = t.destination AND e.seq = t.destination_seq AND e.transfer_id = t.id
             AND e.amount = t.amount AND e.counterparty IS NOT DISTINCT FROM t.source
             AND e.type = CASE t.kind WHEN 'deposit' THEN 1 WHEN 'transfer' THEN 3 END
-        WHERE t.status = 'posted' AND t.destination IS NOT NULL AND e.seq IS NULL
+        WHERE t.status = 'posted' AND t.destination IS NOT NULL AND e.seq IS NULL AND NOT EXISTS (
+            SELECT FROM openings o WHERE o.wallet_id = t.destination AND o.seq >= t.destination_seq)
     """,
     "every entry is one that a posted transfer points to": """
         SELECT e.* FROM entries e WHERE NOT EXISTS (
@@ -69,16 +95,17 @@ CHECKS = {
             OR EXISTS (SELECT FROM entries e WHERE e.transfer_id = t.id))
     """,
     "money only comes in by deposits and goes out by withdrawals": """
-        SELECT balances, deposits, withdrawals FROM
+        SELECT balances, made, left_made FROM
             (SELECT coalesce(sum(balance), 0) AS balances FROM wallets) w,
-            (SELECT coalesce(sum(amount) FILTER (WHERE kind = 'deposit'), 0) AS deposits,
-                coalesce(sum(amount) FILTER (WHERE kind = 'withdrawal'), 0) AS withdrawals
-            FROM transfers WHERE status = 'posted') t
-        WHERE balances <> deposits - withdrawals
+            (SELECT coalesce(sum(CASE kind WHEN 'deposit' THEN amount WHEN 'withdrawal' THEN -amount END), 0) AS made
+            FROM transfers WHERE status = 'posted') t,
+            (SELECT coalesce(sum(made), 0) AS left_made FROM archives) a
+        WHERE balances <> made + left_made
     """,
     "no balance is negative": """
         SELECT id, balance FROM wallets WHERE balance < 0
         UNION ALL SELECT wallet_id, balance_after FROM entries WHERE balance_after < 0
+        UNION ALL SELECT wallet_id, balance FROM openings WHERE balance < 0
     """,
     "no amount ordered is below 1": "SELECT id, amount FROM transfers WHERE amount < 1",
 }

@@ -9,6 +9,10 @@ were at the beginning. From an entry to its transfer and back is one look-up by 
 The grand total (what deposits less withdrawals have made is what the entries sum up to) is taken *as of an instant*,
 the cut: both walks sum up what was completed until then. That stands still once every transaction has ended that may
 have written before the cut, which is waited for; so the sums of slices are exact, and no statement has to read it all.
+
+Entries that have left for an archive are stood for by their wallet's opening: the first walk begins a wallet with it,
+or, should more have left since the last slice, goes on from it. A transfer whose entry is not there must have had it
+below the opening. An audit during which something leaves does without the grand total.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -29,11 +33,16 @@ SEAL_PAUSE_S = 0.2
 SEAL_LOOKS = 150
 
 # A transaction that has locked or written anything has an id by then, and a lower one than this statement draws.
-_CUT = text("SELECT statement_timestamp() AS instant, CAST(CAST(pg_current_xact_id() AS text) AS numeric) AS xid")
+_CUT = text("""
+SELECT statement_timestamp() AS instant, CAST(CAST(pg_current_xact_id() AS text) AS numeric) AS xid,
+    (SELECT coalesce(max(id), 0) FROM archives) AS archives
+""")
 _SEAL = text("""
 SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS numeric) >= :xid AS sealed,
     (SELECT max(id) FROM transfers) AS through
 """)
+
+_ARCHIVED = text("SELECT coalesce(max(id), 0) AS archives, coalesce(sum(made), 0) AS made FROM archives")
 
 # The slice ends with the last entry of the page, or, should there be as many wallets before that, with the last of
 # those. LATERAL … LIMIT 1 is a look-up by key for each row, whatever the planner thinks of the whole table.
@@ -52,22 +61,38 @@ WITH page AS MATERIALIZED (
             WHEN more THEN wallet_id ELSE :end END AS wallet_id,
         CASE WHEN more AND NOT (more_accounts AND account < wallet_id) THEN seq ELSE :end END AS seq
     FROM last
-), part AS MATERIALIZED (
-    SELECT page.*,
-        coalesce(lag(page.seq) OVER chain, CASE page.wallet_id WHEN :wallet_id THEN :seq ELSE 0 END) AS seq_before,
-        coalesce(lag(page.balance_after) OVER chain, CASE page.wallet_id WHEN :wallet_id THEN :balance ELSE 0 END)
-            AS balance_before
+), chained AS MATERIALIZED (
+    SELECT page.*, lag(page.seq) OVER chain AS seq_lag, lag(page.balance_after) OVER chain AS balance_lag
     FROM page, edge WHERE (page.wallet_id, page.seq) <= (edge.wallet_id, edge.seq)
     WINDOW chain AS (PARTITION BY page.wallet_id ORDER BY page.seq)
+), part AS MATERIALIZED (
+    SELECT chained.*,
+        coalesce(seq_lag, CASE WHEN wallet_id = :wallet_id AND :seq >= coalesce(o.seq, 0) THEN :seq ELSE o.seq END, 0)
+            AS seq_before,
+        coalesce(balance_lag,
+            CASE WHEN wallet_id = :wallet_id AND :seq >= coalesce(o.seq, 0) THEN :balance ELSE o.balance END, 0)
+            AS balance_before
+    FROM chained LEFT JOIN LATERAL (
+        -- for a wallet's first entry in the slice only
+        SELECT openings.seq, openings.balance FROM openings
+        WHERE chained.seq_lag IS NULL AND openings.wallet_id = chained.wallet_id LIMIT 1
+    ) o ON true
 ), sums AS MATERIALIZED (
     SELECT wallet_id, max(seq) AS seq, sum(amount) AS amount, (array_agg(balance_after ORDER BY seq DESC))[1] AS balance
     FROM part GROUP BY wallet_id
+), begun AS MATERIALIZED (
+    SELECT a.* FROM edge, accounts a WHERE a.id <= edge.wallet_id
+), opened AS MATERIALIZED (
+    -- what stands for entries that have left; where the last slice has got beyond that, its word counts
+    SELECT b.*, coalesce(o.seq, 0) AS opening_seq, coalesce(o.balance, 0) AS opening,
+        b.id = :wallet_id AND :seq >= coalesce(o.seq, 0) AS is_gone_on_with
+    FROM begun b LEFT JOIN LATERAL (SELECT seq, balance FROM openings WHERE wallet_id = b.id LIMIT 1) o ON true
 ), standing AS MATERIALIZED (
     SELECT a.id, a.balance, a.version,
-        coalesce(s.seq, CASE a.id WHEN :wallet_id THEN :seq ELSE 0 END) AS newest_seq,
-        coalesce(s.balance, CASE a.id WHEN :wallet_id THEN :balance ELSE 0 END) AS newest_balance,
-        coalesce(s.amount, 0) + CASE a.id WHEN :wallet_id THEN :sum ELSE 0 END AS amount
-    FROM edge, accounts a LEFT JOIN sums s ON s.wallet_id = a.id
+        coalesce(s.seq, CASE WHEN is_gone_on_with THEN :seq ELSE opening_seq END) AS newest_seq,
+        coalesce(s.balance, CASE WHEN is_gone_on_with THEN :balance ELSE opening END) AS newest_balance,
+        coalesce(s.amount, 0) + CASE WHEN is_gone_on_with THEN :sum ELSE opening END AS amount
+    FROM edge, opened a LEFT JOIN sums s ON s.wallet_id = a.id
     WHERE (a.id, :end) <= (edge.wallet_id, edge.seq)
 ), linked AS MATERIALIZED (
     SELECT part.wallet_id, part.seq, part.amount, part.transfer_id, t.id, t.status, t.completed_at,
@@ -116,10 +141,13 @@ WITH page AS MATERIALIZED (
     SELECT invariant, count(DISTINCT id) AS count, (array_agg(DISTINCT id))[1 : :max_ids] AS ids, min(detail) AS detail
     FROM broken GROUP BY invariant
 )
-SELECT edge.wallet_id, edge.seq, carried.amount AS sum, carried.balance,
+SELECT edge.wallet_id, edge.seq, carried.balance,
+    carried.amount + coalesce(
+        (SELECT CASE WHEN is_gone_on_with THEN :sum ELSE opening END FROM opened WHERE id = edge.wallet_id),
+        CASE edge.wallet_id WHEN :wallet_id THEN :sum ELSE 0 END) AS sum,
     (SELECT count(*) FROM standing) AS wallets, (SELECT count(*) FROM part) AS entries,
     (SELECT coalesce(sum(amount), 0) FROM linked WHERE (completed_at <= CAST(:cut AS timestamptz)) IS NOT FALSE)
-        AS moved,
+        + (SELECT coalesce(sum(opening), 0) FROM opened WHERE id <> :wallet_id) AS moved,
     (SELECT coalesce(jsonb_agg(named), '[]') FROM named) AS findings
 FROM edge LEFT JOIN sums carried ON carried.wallet_id = edge.wallet_id
 """)
@@ -128,14 +156,19 @@ WITH page AS MATERIALIZED (
     SELECT * FROM transfers WHERE id > :after AND id <= :through ORDER BY id LIMIT :limit
 ), linked AS MATERIALIZED (
     SELECT page.*,
-        page.source IS NULL OR coalesce(
-            taken.transfer_id = page.id AND taken.amount = -CAST(page.amount AS numeric)
-            AND taken.counterparty IS NOT DISTINCT FROM page.destination
-            AND taken.type = CASE page.kind WHEN 'withdrawal' THEN 2 WHEN 'transfer' THEN 3 END, false) AS is_taken,
-        page.destination IS NULL OR coalesce(
-            given.transfer_id = page.id AND given.amount = page.amount
-            AND given.counterparty IS NOT DISTINCT FROM page.source
-            AND given.type = CASE page.kind WHEN 'deposit' THEN 1 WHEN 'transfer' THEN 3 END, false) AS is_given
+        -- an entry that is not there may have left: whether it has is looked up for those alone
+        page.source IS NULL OR coalesce(CASE WHEN taken.seq IS NULL
+            THEN page.source_seq <= (SELECT seq FROM openings WHERE wallet_id = page.source)
+            ELSE taken.transfer_id = page.id AND taken.amount = -CAST(page.amount AS numeric)
+                AND taken.counterparty IS NOT DISTINCT FROM page.destination
+                AND taken.type = CASE page.kind WHEN 'withdrawal' THEN 2 WHEN 'transfer' THEN 3 END
+            END, false) AS is_taken,
+        page.destination IS NULL OR coalesce(CASE WHEN given.seq IS NULL
+            THEN page.destination_seq <= (SELECT seq FROM openings WHERE wallet_id = page.destination)
+            ELSE given.transfer_id = page.id AND given.amount = page.amount
+                AND given.counterparty IS NOT DISTINCT FROM page.source
+                AND given.type = CASE page.kind WHEN 'deposit' THEN 1 WHEN 'transfer' THEN 3 END
+            END, false) AS is_given
     FROM page
     LEFT JOIN LATERAL (
         SELECT * FROM entries WHERE wallet_id = page.source AND seq = page.source_seq LIMIT 1
@@ -173,6 +206,7 @@ class _Place:
     """Where the audit of the books stands; all of it is JSON.
 
     ``walk``: cut, seal, wallets, transfers. ``cut``: the instant of the grand total; None: it is not taken.
+    ``archives``: how many there were then.
     ``wallet_id``, ``seq``: the last entry seen (a seq of _MAX: the wallet is done with), and then what was summed up of
     this wallet so far. ``moved``, ``made``: what entries, and deposits less withdrawals, come to until the cut.
     """
@@ -181,6 +215,7 @@ class _Place:
     cut: str | None = None
     xid: int = 0
     looks: int = 0
+    archives: int = 0
     through: int = _MIN
     wallet_id: int = _MIN
     seq: int = _MAX
@@ -215,7 +250,7 @@ class BooksCheck:
     def _cut(self, place: _Place, _: int) -> Slice:
         row = self._one(_CUT)
         cut = row.instant - timedelta(seconds=CUT_AGE_S)
-        return _on(replace(place, walk="seal", cut=cut.isoformat(), xid=int(row.xid)))
+        return _on(replace(place, walk="seal", cut=cut.isoformat(), xid=int(row.xid), archives=row.archives))
 
     def _seal(self, place: _Place, _: int) -> Slice:
         """Wait until nobody can complete anything before the cut any more."""
@@ -247,7 +282,7 @@ class BooksCheck:
             wallet_id=row.wallet_id,
             seq=row.seq,
             moved=place.moved + int(row.moved),
-            sum=0 if row.seq == _MAX else int(row.sum) + (place.sum if row.wallet_id == place.wallet_id else 0),
+            sum=0 if row.seq == _MAX else int(row.sum),
             balance=0 if row.seq == _MAX else row.balance,
         )
         return _on(place, checked={"wallets": row.wallets, "entries": row.entries}, findings=_findings(row))
@@ -260,9 +295,11 @@ class BooksCheck:
         place = replace(place, made=place.made + int(row.made))
         if row.transfers == limit:
             return _on(replace(place, after=row.id), checked=checked, findings=found)
-        if place.cut is not None and place.made != place.moved:
+        left = self._one(_ARCHIVED)
+        made = place.made + int(left.made)
+        if place.cut is not None and left.archives == place.archives and made != place.moved:
             at = datetime.fromisoformat(place.cut)
-            detail = f"until {at}, deposits less withdrawals made {place.made} cents, entries sum up to {place.moved}"
+            detail = f"until {at}, deposits less withdrawals made {made} cents, entries sum up to {place.moved}"
             found.append(Finding(invariant="money_is_conserved", count=1, ids=[], detail=detail))
         return Slice(position=None, checked=checked, findings=found)
 

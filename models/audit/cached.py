@@ -28,12 +28,15 @@ MAX_SUSPECTS = 50
 BALANCE = "balance"
 
 _BALANCES = text("""
-SELECT held.id, w.version, CASE held.version WHEN 0 THEN 0 ELSE e.balance_after END AS balance
+SELECT held.id, w.version, CASE held.version WHEN 0 THEN 0 ELSE coalesce(e.balance_after, o.balance) END AS balance
 FROM unnest(CAST(:ids AS bigint[]), CAST(:versions AS bigint[])) AS held (id, version)
 LEFT JOIN LATERAL (SELECT version FROM wallets WHERE wallets.id = held.id LIMIT 1) w ON true
 LEFT JOIN LATERAL (
     SELECT balance_after FROM entries WHERE wallet_id = held.id AND seq = held.version LIMIT 1
 ) e ON true
+LEFT JOIN LATERAL (
+    SELECT balance FROM openings WHERE e.balance_after IS NULL AND wallet_id = held.id AND seq = held.version LIMIT 1
+) o ON true
 """)
 
 

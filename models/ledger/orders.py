@@ -38,7 +38,7 @@ from models.errors import (
 from models.ledger.groups import Groups, NotTakenError
 from models.ledger.placement import Fate, Placement, Poster, record_together
 from models.ledger.transfer import Acceptance, Order, Receipt
-from models.schema.tables import entries, transfers, wallets
+from models.schema.tables import entries, receipts, transfers, wallets
 
 # A conflict (a deadlock, an id drawn twice, a rival that rolled back) is gone at the next try. A server that died
 # is back in seconds, and until then the caller had better wait outside: three tries, then 503.
@@ -276,11 +276,11 @@ def _find_by_key(connection: Connection, order: Order) -> Row[Any] | None:
 
 
 def _receipt(connection: Connection, row: Row[Any], *, replayed: bool) -> Receipt:
-    """Give the first answer again: the entry still knows the balance just after it."""
+    """Give the first answer again: the entry still knows the balance just after it, or what is kept since it left."""
     wallet_id, seq = (row.destination, row.destination_seq) if row.source is None else (row.source, row.source_seq)
-    balance_cents = connection.execute(
-        select(entries.c.balance_after).where(entries.c.wallet_id == wallet_id, entries.c.seq == seq)
-    ).scalar_one()
+    entry = select(entries.c.balance_after).where(entries.c.wallet_id == wallet_id, entries.c.seq == seq)
+    kept = select(receipts.c.balance).where(receipts.c.transfer_id == row.id)
+    balance_cents = connection.execute(entry.union_all(kept)).scalar_one()
     return Receipt(transfer_id=row.id, balance_cents=balance_cents, replayed=replayed)
 
 

@@ -2,6 +2,9 @@
 
 Entries are immutable, and a wallet's seq has no gaps and grows with time. So a wallet's version, read once, bounds
 what a statement shows as well as a snapshot would, and days are found in the entries by halving.
+
+Entries that have left for an archive (archives.py) are the only ones that can be missing: before the wallet's opening,
+or, should they leave just now, where they were expected. Then there is no statement, rather than one with a gap.
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,10 +16,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, Row, Select, select
 
 from models.database.engine import fetch_all
-from models.errors import WalletNotFound
+from models.errors import EntriesLeft, WalletNotFound
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
-from models.schema.tables import entries, wallets
+from models.schema.tables import entries, openings, wallets
 
 # Entries a query.
 SLICE = 2_000
@@ -71,39 +74,62 @@ class Statements:
 
         Raises:
             WalletNotFound: the user has no wallet.
+            EntriesLeft: some of these days' entries have left the database, or may have.
         """
-        seqs = range(1, self._wallet(wallet_id).version + 1)
+        wallet = self._wallet(wallet_id)
+        from_instant = datetime.combine(first_day, time.min, UTC)
+        if wallet.last_at is not None and from_instant <= wallet.last_at:
+            raise EntriesLeft(wallet_id, wallet.last_at.astimezone(UTC).date())
+        seqs = range((wallet.opening_seq or 0) + 1, wallet.version + 1)
 
         def instant_of(seq: int) -> datetime:
             instant: datetime = self._row(wallet_id, seq).created_at
             return instant
 
-        first = bisect_left(seqs, datetime.combine(first_day, time.min, UTC), key=instant_of)
+        first = bisect_left(seqs, from_instant, key=instant_of)
         # To the microsecond, which is as fine as PostgreSQL's clock is.
         end = bisect_right(seqs, datetime.combine(last_day, time.max, UTC), lo=first, key=instant_of)
-        opening_cents = self._row(wallet_id, first).balance_after if first else 0
+
+        def balance_after(count: int) -> int:
+            """Return the balance after so many of the entries that are here."""
+            cents: int = self._row(wallet_id, seqs[count - 1]).balance_after if count else wallet.opening_balance or 0
+            return cents
+
+        opening_cents = balance_after(first)
         return Statement(
             wallet_id=wallet_id,
             seqs=seqs[first:end],
             opening_balance_cents=opening_cents,
-            closing_balance_cents=self._row(wallet_id, end).balance_after if end > first else opening_cents,
+            closing_balance_cents=balance_after(end) if end > first else opening_cents,
         )
 
     def entries(self, statement: Statement) -> Iterator[HistoryEntry]:
-        """Read a statement's entries, oldest first."""
+        """Read a statement's entries, oldest first.
+
+        Raises:
+            EntriesLeft: some of them have left the database meanwhile.
+        """
         for first in range(statement.seqs.start, statement.seqs.stop, SLICE):
             seqs = statement.seqs[first - statement.seqs.start :][:SLICE]
             query = _entries(statement.wallet_id, entries.c.seq >= seqs.start, entries.c.seq < seqs.stop)
-            yield from map(_entry, fetch_all(self._engine, query))
+            rows = fetch_all(self._engine, query)
+            if len(rows) < len(seqs):
+                raise EntriesLeft(statement.wallet_id)
+            yield from map(_entry, rows)
 
     def _wallet(self, wallet_id: int) -> Row[Any]:
-        rows = fetch_all(self._engine, select(wallets).where(wallets.c.id == wallet_id))
+        opening = (openings.c.seq.label("opening_seq"), openings.c.balance.label("opening_balance"), openings.c.last_at)
+        query = select(wallets, *opening).outerjoin(openings, openings.c.wallet_id == wallets.c.id)
+        rows = fetch_all(self._engine, query.where(wallets.c.id == wallet_id))
         if not rows:
             raise WalletNotFound(wallet_id)
         return rows[0]
 
     def _row(self, wallet_id: int, seq: int) -> Row[Any]:
-        return fetch_all(self._engine, _entries(wallet_id, entries.c.seq == seq))[0]
+        rows = fetch_all(self._engine, _entries(wallet_id, entries.c.seq == seq))
+        if not rows:
+            raise EntriesLeft(wallet_id)
+        return rows[0]
 
 
 def _entries(wallet_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:

@@ -20,6 +20,10 @@ PRIVILEGES: Mapping[str, str] = {
         " last_error, next_attempt_at, completed_at)"
     ),
     "entries": "SELECT, INSERT",
+    # What leaves, and what is kept of it, is the owner's alone to say (models/ledger/archives.py).
+    "archives": "SELECT",
+    "openings": "SELECT",
+    "receipts": "SELECT",
     # UPDATE alone: a node that was deleted and made anew would issue the same ids again.
     "snowflake_nodes": "SELECT, UPDATE (holder, expires_at, reserved_until_ms)",
     "kept_evictions": "SELECT, INSERT, UPDATE (version), DELETE",

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -161,6 +162,46 @@ entries = Table(
 
 # models/ledger/history.py with a type: a filtered page is a range of this one.
 Index("entries_by_type", entries.c.wallet_id, entries.c.type, entries.c.seq)
+
+archives = Table(
+    "archives",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # from 1 on, without gaps
+    Column("archived_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("before", _timestamp, nullable=False),  # what left was older
+    Column("entries", BigInteger, nullable=False),  # how many left
+    Column("transfers", BigInteger, nullable=False),
+    Column("moved", Numeric, nullable=False),  # cents: the sum of these entries
+    Column("made", Numeric, nullable=False),  # cents: deposits less withdrawals of these transfers
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the file
+    CheckConstraint("id > 0", name="id_positive"),
+    CheckConstraint("entries > 0 AND transfers >= 0", name="counts_not_negative"),
+    CheckConstraint("length(digest) = 32", name="digest_is_sha256"),
+    comment="Files that entries and transfers have left for, numbered without gaps.",
+)
+
+openings = Table(
+    "openings",
+    metadata,
+    Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),  # of the newest entry that has left
+    Column("balance", BigInteger, nullable=False),  # cents, just after it
+    Column("last_at", _timestamp, nullable=False),  # when the newest of them was posted
+    Column("archive", BigInteger, nullable=False),  # the last one that entries of this wallet left for
+    CheckConstraint("seq > 0", name="seq_positive"),
+    CheckConstraint("balance >= 0", name="balance_not_negative"),
+    comment="Where a wallet's entries begin since older ones have left: after this one, with this.",
+)
+
+# models/ledger/orders.py: a replay gives the first answer, also when its entry has left.
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("transfer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("balance", BigInteger, nullable=False),  # cents, of whoever gave the order, just after it
+    CheckConstraint("balance >= 0", name="balance_not_negative"),
+    comment="The balance in the first answer to an idempotency key, once the entry has left.",
+)
 
 kept_evictions = Table(
     "kept_evictions",

@@ -27,10 +27,10 @@ CRIMES = [
     ("UPDATE wallets SET version = version + 1 WHERE id = 1", "a version counts the wallet's entries"),
     ("INSERT INTO wallets (id, version) VALUES (9, 1)", "a version counts the wallet's entries"),
     ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 2", "a version counts the wallet's entries"),
-    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 1", "seq runs from 1 to the version without a gap"),
-    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 2", "seq runs from 1 to the version without a gap"),
-    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 3", "seq runs from 1 to the version without a gap"),
-    ("UPDATE entries SET seq = 7 WHERE wallet_id = 1 AND seq = 3", "seq runs from 1 to the version without a gap"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 1", "seq runs up to the version without a gap"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 2", "seq runs up to the version without a gap"),
+    ("DELETE FROM entries WHERE wallet_id = 1 AND seq = 3", "seq runs up to the version without a gap"),
+    ("UPDATE entries SET seq = 7 WHERE wallet_id = 1 AND seq = 3", "seq runs up to the version without a gap"),
     (
         "UPDATE entries SET balance_after = balance_after + 1 WHERE wallet_id = 1 AND seq = 1",
         "every entry goes on from the balance before it",
@@ -123,6 +123,17 @@ CRIMES = [
         UPDATE transfers SET amount = 0 WHERE status = 'pending'
         """,
         "no amount ordered is below 1",
+    ),
+    ("INSERT INTO openings VALUES (9, 1, 1, now(), 1)",
+     "an opening is a wallet's that exists, and an archive's that is known"),
+    ("INSERT INTO archives VALUES (1, now(), now(), 1, 0, 0, 0, sha256(''))",
+     "archives and openings count the same entries and cents"),
+    (
+        """
+        UPDATE transfers SET idempotency_key = 'k', request_hash = '' WHERE kind = 'withdrawal';
+        INSERT INTO receipts SELECT id, 70 FROM transfers WHERE kind = 'withdrawal'
+        """,
+        "a key whose first answer needs an entry has that, or a receipt",
     ),
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from api.commands.statement import FORMULA_MARKS, _cell
 from models.ledger import statements
 from tests.api.calls import HISTORY, TRANSFER, WITHDRAW, Json, answer, fund, get, post
 from tests.api.commands.conftest import Runner
+from tests.models.ledger.archiving import age, archive
 
 TODAY = datetime.now(UTC).date().isoformat()
 DAYS = ("--from", "2026-01-01", "--to", "9999-12-31")
@@ -141,3 +142,22 @@ def test_what_makes_no_sense_is_wrong_usage(run: Runner, client: FlaskClient, ar
 def test_no_text_is_taken_for_a_formula(mark: str) -> None:
     assert _cell(f"{mark}cmd|' /C calc'!A0") == f"'{mark}cmd|' /C calc'!A0"
     assert (_cell(-67), _cell("transfer to user 2"), _cell(None)) == (-67, "transfer to user 2", None)
+
+
+@pytest.mark.usefixtures("history")
+def test_days_that_have_left_are_refused_in_a_line_and_the_file_stays(
+    run: Runner, engine: Engine, tmp_path: Path
+) -> None:
+    age(engine, "seq <= 2")
+    archive(engine, tmp_path / "archives")
+    file = tmp_path / "statement.csv"
+    file.write_text("as before")
+    refused = run("statement", "--user", 1, *DAYS, "--output", file)
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (
+        1,
+        "",
+        "Error: Entries of this time have left the database for an archive. (wallet_id=1, last_day=2026-02-01)\n",
+    )
+    assert file.read_text() == "as before"
+    opening, *rows, closing = rows_of(run("statement", "--user", 1, "--from", TODAY, "--to", TODAY))
+    assert (opening["balance_after"], len(rows), closing["balance_after"]) == ("9970", 2, "9968")

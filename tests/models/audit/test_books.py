@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -18,6 +19,7 @@ from models.snowflake.ids import Snowflake
 from tests.books import check_books
 from tests.jobs.backlog import locked
 from tests.models.audit.auditing import audit, begun, broken
+from tests.models.ledger.archiving import age, archive
 from tests.models.ledger.ordering import bounded_engine, deposit, later, transfer, uncommitted, withdrawal
 from tests.models.ledger.test_concurrency import WALLETS, Storm
 
@@ -191,6 +193,72 @@ def test_a_crime_is_found_and_named_and_nothing_else_is(
             name: max(len(ids), 1) for name, ids in named.items()
         }
         assert all(each.invariant == name and each.detail for name, each in found.items())
+
+
+# The same where entries have left: wallet 1 opens with 50 after its third and has a fourth, wallet 2 has none.
+KEYED = "the transfer with a key"
+CRIMES_AFTERWARDS: list[tuple[str, dict[str, list[str]]]] = [
+    (
+        "UPDATE openings SET balance = balance + 1 WHERE wallet_id = 1",
+        {"balance_equals_entries": ["1"], "running_balance": ["1-4"], "money_is_conserved": []},
+    ),
+    (
+        "UPDATE openings SET balance = balance + 1 WHERE wallet_id = 2",
+        {"balance_equals_entries": ["2"], "money_is_conserved": []},
+    ),
+    ("UPDATE openings SET seq = 2 WHERE wallet_id = 1", {"seq_without_gaps": ["1-4"], "posted_has_entries": [KEYED]}),
+    ("UPDATE openings SET seq = 3 WHERE wallet_id = 2", {"version_counts_entries": ["2"]}),
+    (
+        "DELETE FROM openings WHERE wallet_id = 1",
+        {
+            "balance_equals_entries": ["1"],
+            "running_balance": ["1-4"],
+            "seq_without_gaps": ["1-4"],
+            "posted_has_entries": [KEYED],
+            "money_is_conserved": [],
+        },
+    ),
+    (
+        # More than has left: the fourth entry is gone as well, and nobody wrote it down.
+        "UPDATE openings SET seq = 4 WHERE wallet_id = 1; DELETE FROM entries WHERE wallet_id = 1",
+        {"balance_equals_entries": ["1"], "money_is_conserved": []},
+    ),
+    (
+        # Openings, entries and wallets agree on a cent that nobody has made.
+        """
+        UPDATE openings SET balance = balance + 1 WHERE wallet_id = 1;
+        UPDATE entries SET balance_after = balance_after + 1 WHERE wallet_id = 1;
+        UPDATE wallets SET balance = balance + 1 WHERE id = 1
+        """,
+        {"money_is_conserved": []},
+    ),
+    ("UPDATE archives SET made = made + 1", {"money_is_conserved": []}),
+    (
+        "UPDATE transfers SET source_seq = 5 WHERE idempotency_key IS NOT NULL",
+        {"posted_has_entries": [KEYED]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("crime", "expected"), CRIMES_AFTERWARDS)
+def test_a_crime_is_found_where_entries_have_left(
+    scene: Engine, snowflake: Snowflake, tmp_path: Path, crime: str, expected: dict[str, list[str]]
+) -> None:
+    orders = Orders(scene, snowflake)
+    orders.execute(deposit(1, 100))
+    orders.execute(deposit(2, 5))
+    orders.execute(withdrawal(1, 30))
+    names = {str(orders.execute(transfer(1, 2, 20, key="k")).transfer_id): KEYED}
+    age(scene)
+    orders.execute(deposit(1, 1))
+    archive(scene, tmp_path)
+    checks = [BooksCheck(scene)]
+    assert broken(checks) == {}
+    with scene.begin() as connection:
+        connection.execute(text(crime))
+    for limit in LIMITS:
+        found = broken(checks, limit=limit)
+        assert {name: [names.get(each, each) for each in ids] for name, ids in found.items()} == expected, limit
 
 
 def test_every_invariant_has_been_broken() -> None:

@@ -1,6 +1,7 @@
 """The audit of the cache: what is older than the books, or other than they were, is named; what is evicted is not."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -16,6 +17,7 @@ from models.ledger.orders import Orders
 from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
 from tests.models.audit.auditing import begun
+from tests.models.ledger.archiving import age, archive
 from tests.models.ledger.ordering import PATIENCE_S, deposit
 
 
@@ -90,6 +92,18 @@ def test_a_balance_that_is_over_is_named(audits: Audits, orders: Orders, limit: 
     """Written past the cache: nobody evicts."""
     orders.execute(deposit(2, 1))
     assert audits.run(limit=limit) == {"cache_equals_books": ["2"]}
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_balance_whose_entry_has_left_is_the_openings(
+    audits: Audits, engine: Engine, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """What is cached stays: it is of the wallet's present version, and what that was has not changed."""
+    age(engine)
+    archive(engine, tmp_path)
+    assert audits.run() == {}
+    redis_client.hset(f"{ENTRIES}3", BALANCE, '{"balance": 104}')
+    assert audits.run() == {"cache_equals_books": ["3"]}
 
 
 def test_a_balance_that_never_was_is_named(audits: Audits, filled: WalletCache, redis_client: redis.Redis) -> None:

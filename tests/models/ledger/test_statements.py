@@ -2,18 +2,20 @@
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate, islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, insert
 
-from models.errors import Unavailable, WalletNotFound
+from models.errors import EntriesLeft, Unavailable, WalletNotFound
 from models.ledger import statements
 from models.ledger.orders import Orders
 from models.ledger.settlement import EntryType
 from models.ledger.statements import Statement, Statements
 from models.schema.tables import entries, wallets
+from tests.models.ledger.archiving import age, archive
 from tests.models.ledger.ordering import bounded_engine, deposit, transfer, withdrawal
 from tests.proxy import TcpProxy
 
@@ -160,3 +162,61 @@ def test_a_database_that_goes_away_in_the_middle_is_told(orders: Orders, postgre
         postgres_proxy.refuse()
         with pytest.raises(Unavailable):
             list(reading)
+
+
+# Where entries have left
+
+
+@pytest.fixture
+def opened(engine: Engine, orders: Orders, reader: Statements, tmp_path: Path) -> Statements:
+    """Wallet 7 has left what was posted on three days of January: 10 + 20 + 30. Entries 4 and 5 are February's."""
+    for number in (1, 2, 3, 4, 5):
+        orders.execute(deposit(7, 10 * number))
+        age(engine, f"seq = {number}", at=JANUARY + timedelta(days=10 * number))  # the 11th, 21st, 31st, …
+    assert [each.entries for each in archive(engine, tmp_path, datetime(2026, 2, 1, tzinfo=UTC))] == [3]
+    return reader
+
+
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_statement_begins_with_the_opening_once_what_has_left_is_over(opened: Statements) -> None:
+    statement = opened.get_statement(7, date(2026, 2, 1), date(2026, 2, 28))
+    assert summary(statement) == ([4, 5], 60, 150)
+    assert [entry.seq for entry in opened.entries(statement)] == [4, 5]
+    assert summary(opened.get_statement(7, date(2026, 2, 11), date(2026, 2, 28))) == ([5], 100, 150)
+    assert summary(opened.get_statement(7, date(2026, 2, 1), date(2026, 2, 9))) == ([], 60, 60)
+    assert summary(opened.get_statement(7, date(2026, 3, 1), date(2026, 3, 31))) == ([], 150, 150)
+
+
+@pytest.mark.parametrize("first", [date(1, 1, 1), date(2026, 1, 21), date(2026, 1, 31)])
+@pytest.mark.parametrize("last", [date(2026, 1, 31), date(9999, 12, 31)])
+def test_there_is_none_of_days_that_have_left(opened: Statements, first: date, last: date) -> None:
+    with pytest.raises(EntriesLeft) as refused:
+        opened.get_statement(7, first, last)
+    assert str(refused.value) == (
+        "Entries of this time have left the database for an archive. (wallet_id=7, last_day=2026-01-31)"
+    )
+
+
+def test_a_wallet_is_shown_with_what_is_left(opened: Statements) -> None:
+    view = opened.get_wallet(7, newest=10)
+    assert (view.balance_cents, view.version, [entry.seq for entry in view.newest]) == (150, 5, [5, 4])
+
+
+def test_what_leaves_while_it_is_written_down_ends_it(engine: Engine, opened: Statements, tmp_path: Path) -> None:
+    """Half a statement is none."""
+    statement = opened.get_statement(7, date(2026, 2, 1), date(2026, 2, 28))
+    archive(engine, tmp_path, datetime(2026, 3, 1, tzinfo=UTC))
+    with pytest.raises(EntriesLeft, match=r"wallet_id=7\)$"):
+        list(opened.entries(statement))
+
+
+def test_what_leaves_while_days_are_looked_for_ends_it(
+    engine: Engine, opened: Statements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened._wallet(7)
+    archive(engine, tmp_path, datetime(2026, 3, 1, tzinfo=UTC))
+    monkeypatch.setattr(opened, "_wallet", lambda _: found)
+    with pytest.raises(EntriesLeft):
+        opened.get_statement(7, date(2026, 2, 1), date(2026, 2, 28))

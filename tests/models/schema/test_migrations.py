@@ -185,6 +185,10 @@ DEPOSITED = RECEIVED | {"type": 1, "counterparty": None}
 WITHDRAWN = RECEIVED | {"type": 2, "counterparty": None, "amount": -5}
 AUDIT: dict[str, Any] = {"cursor": {}}
 AUDITED: dict[str, Any] = {"finished_at": NOW, "ok": True}
+ARCHIVE: dict[str, Any] = {
+    "id": 1, "before": NOW, "entries": 2, "transfers": 0, "moved": 2**64, "made": -1, "digest": b"d" * 32,
+}  # fmt: skip
+OPENING: dict[str, Any] = {"wallet_id": 1, "seq": 1, "balance": 0, "last_at": NOW, "archive": 1}
 
 FINE = [
     ("wallets", WALLET),
@@ -202,6 +206,9 @@ FINE = [
     ("entries", WITHDRAWN),
     ("audits", AUDIT),
     ("audits", AUDITED),
+    ("archives", ARCHIVE),
+    ("openings", OPENING),
+    ("receipts", {"transfer_id": 1, "balance": 0}),
 ]
 WRONG = [
     ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
@@ -254,6 +261,13 @@ WRONG = [
     ("audits", AUDIT | {"wallets": -1}, "audits_counts_not_negative"),
     ("audits", AUDIT | {"entries": -1}, "audits_counts_not_negative"),
     ("audits", AUDIT | {"transfers": -1}, "audits_counts_not_negative"),
+    ("archives", ARCHIVE | {"id": 0}, "archives_id_positive"),
+    ("archives", ARCHIVE | {"entries": 0}, "archives_counts_not_negative"),
+    ("archives", ARCHIVE | {"transfers": -1}, "archives_counts_not_negative"),
+    ("archives", ARCHIVE | {"digest": b"short"}, "archives_digest_is_sha256"),
+    ("openings", OPENING | {"seq": 0}, "openings_seq_positive"),
+    ("openings", OPENING | {"balance": -1}, "openings_balance_not_negative"),
+    ("receipts", {"transfer_id": 1, "balance": -1}, "receipts_balance_not_negative"),
 ]
 
 
@@ -298,6 +312,8 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
         ("entries", RECEIVED, RECEIVED | {"transfer_id": 2}, "entries_pkey"),
         ("snowflake_nodes", {"node": 5}, {"node": 5}, "snowflake_nodes_pkey"),
         ("audits", AUDIT, AUDIT, "audits_under_way"),
+        ("archives", ARCHIVE, ARCHIVE, "archives_pkey"),
+        ("openings", OPENING, OPENING, "openings_pkey"),
     ],
 )
 def test_what_must_be_unique_is(
