@@ -129,7 +129,7 @@ Index(
 )
 # models/ledger/frontier.py: what is pending, in the order in which it became due, or will.
 Index(
-    "transfers_pending",
+    "transfers_due",
     func.coalesce(transfers.c.next_attempt_at, transfers.c.created_at),
     transfers.c.id,
     postgresql_where=transfers.c.status == text("'pending'"),

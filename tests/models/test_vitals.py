@@ -73,7 +73,7 @@ def test_counting_looks_at_partial_indexes_and_stops_at_its_bound(engine: Engine
     connection.execute(text("SET LOCAL enable_seqscan = off"))
     asked = {"most": 100, "due": BEGINNING.due, "id": BEGINNING.id}
     plan = "\n".join(row[0] for row in connection.execute(text(f"EXPLAIN {vitals._BACKLOG.text}"), asked))
-    assert "transfers_pending" in plan
+    assert "transfers_due" in plan
     assert "transfers_failed" in plan
     assert plan.count("Limit") == 2
 
