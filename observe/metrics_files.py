@@ -74,6 +74,8 @@ def tidy() -> None:
         return
     try:
         fold(metrics.FOLDER)
+    except OSError as error:  # no room: another time
+        _log.warning("metrics cannot be folded", cause=error.strerror)
     except Exception:  # noqa: BLE001 - likewise
         _log.exception("metrics cannot be folded")
 

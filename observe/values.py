@@ -134,7 +134,7 @@ class FileValues(Values):
     def _tell(self, event: str, *, is_trouble: bool, **facts: str | None) -> None:
         if is_trouble != self._is_told:
             self._is_told = is_trouble
-            _log.warning(event, file=self._path.name, **facts)
+            (_log.warning if is_trouble else _log.info)(event, file=self._path.name, **facts)
 
 
 def _take_room(file: IO[bytes], size: int) -> None:

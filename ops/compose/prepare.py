@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import extensions
 
+from config.libpq import withhold_variables
 from ops.compose import secret_files
 from ops.local import roles
 
@@ -26,6 +27,7 @@ SUPERUSER = "postgres"
 
 def main(environment: Mapping[str, str]) -> int:
     """Prepare; the exit status."""
+    withhold_variables()
     password, monitor_password = (
         (secret_files.FOLDER / secret.file).read_text()
         for secret in (secret_files.POSTGRES_PASSWORD, secret_files.MONITOR_PASSWORD)

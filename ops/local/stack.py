@@ -309,8 +309,9 @@ def main(arguments: list[str]) -> int:
         return 1
     except OSError as error:
         # A full disk does not say of itself which one it is.
-        about = f" (WALLET_HOME={settings.wallet_home.resolve()})" if error.errno in NO_ROOM else ""
-        print(f"make run: {error}{about}", file=sys.stderr)
+        home = settings.wallet_home.resolve()
+        told = f"cannot write to WALLET_HOME={home}: {error.strerror}" if error.errno in NO_ROOM else error
+        print(f"make run: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -414,9 +414,10 @@ def _prepare(postgres: PostgresServer, redis_url: str) -> int:
 
 @pytest.mark.usefixtures("groups")
 def test_an_old_volume_gets_roles_tables_and_a_new_password_and_keeps_its_data(
-    postgres: PostgresServer, secrets_folder: Path, redis_url: str
+    postgres: PostgresServer, secrets_folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret_files.write(secrets_folder, {"POSTGRES_PASSWORD": NASTY})
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
     assert _prepare(postgres, redis_url) == 0
     assert _prepare(postgres, redis_url) == 0
     service = make_dsn(host="127.0.0.1", port=postgres.port, dbname="wallet", user="wallet_service", password=NASTY)

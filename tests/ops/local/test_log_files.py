@@ -9,6 +9,7 @@ import pytest
 
 from ops.local.log_files import open_log, rotate_log
 from ops.local.processes import wait_for
+from tests import small_disk
 
 # A line is one write, as it is with the service's own.
 WRITER = "import os\nnumber = 0\nwhile True:\n    os.write(1, b'%d\\n' % number)\n    number += 1"
@@ -76,3 +77,16 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         rotate_log(path, max_bytes=1)
     assert path.read_text() == "x" * 10_000
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_log_that_has_no_room_for_its_copy_is_left_alone(tmp_path: Path) -> None:
+    try:
+        with small_disk.mounted(tmp_path / "disk", size="100k") as disk:
+            path = disk / "a.log"
+            path.write_text("x" * 40_000)
+            assert not rotate_log(path, max_bytes=1)
+            assert list(disk.iterdir()) == [path]
+            path.write_text("x" * 20_000)
+            assert rotate_log(path, max_bytes=1)
+    except PermissionError as error:
+        pytest.skip(str(error))
