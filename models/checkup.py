@@ -1,6 +1,7 @@
 """Looking over PostgreSQL: what has to be so for the promises to hold, and how to mend what is not."""
 
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()
     (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
      WHERE status = 'pending' AND coalesce(next_attempt_at, created_at) <= now()
      ORDER BY coalesce(next_attempt_at, created_at), id LIMIT 1) AS pending_s,
-    (SELECT coalesce(array_agg(tgname::text), '{}') FROM pg_trigger WHERE tgenabled IN ('O', 'A')) AS triggers
+    (SELECT coalesce(jsonb_object_agg(tgname, tgenabled IN ('O', 'A')), '{}') FROM pg_trigger
+     WHERE NOT tgisinternal) AS triggers
 """)
 
 
@@ -135,12 +137,22 @@ def _books(engine: Engine) -> list[Finding]:
     ]
 
 
-def _guards(triggers: list[str]) -> Finding:
-    """Whether what was answered as final is still nobody's to change: an owner who mends books by hand may forget."""
-    if not (off := sorted(GUARDS.keys() - set(triggers))):
+def _guards(triggers: Mapping[str, bool]) -> Finding:
+    """Whether what was answered as final is still nobody's to change: an owner who mends books by hand may forget.
+
+    Args:
+        triggers: those there are, and whether each is on.
+    """
+    wrong = sorted(name for name in GUARDS if not triggers.get(name))
+    if not wrong:
         return Finding("guards", Level.OK, f"{len(GUARDS)} on")
-    remedy = "; ".join(f"ALTER TABLE {GUARDS[name]} ENABLE TRIGGER {name}" for name in off)
-    return Finding("guards", Level.WARN, f"off or gone: {', '.join(off)}", remedy)
+    remedies = (
+        f"ALTER TABLE {GUARDS[name]} ENABLE TRIGGER {name}"
+        if name in triggers
+        else f"create {name} as its migration does"
+        for name in wrong
+    )
+    return Finding("guards", Level.WARN, f"off or gone: {', '.join(wrong)}", "; ".join(remedies))
 
 
 def _free_nodes(count: int) -> Finding:

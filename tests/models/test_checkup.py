@@ -56,6 +56,18 @@ def test_a_server_that_forgets_what_it_confirmed_is_named(careless_url: str) -> 
         assert "connections" not in levels(engine, wanted=17)
 
 
+def test_a_guard_that_is_off_is_named_with_how_to_switch_it_on(own_database_url: str) -> None:
+    with bounded_engine(own_database_url) as engine:
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER transfers_final"))
+            connection.execute(text("DROP TRIGGER wallets_versioned ON wallets"))
+        finding = look(engine)["guards"]
+        assert (finding.level, finding.what) == (WARN, "off or gone: transfers_final, wallets_versioned")
+        assert finding.remedy == (
+            "ALTER TABLE transfers ENABLE TRIGGER transfers_final; create wallets_versioned as its migration does"
+        )
+
+
 def test_a_server_that_is_away_is_one_finding(postgres_proxy: TcpProxy) -> None:
     with bounded_engine(postgres_proxy.url) as engine:
         postgres_proxy.refuse()

@@ -19,7 +19,7 @@ from models.database.engine import create_bounded_engine
 from models.ledger.orders import Orders
 from models.schema import grants, migrations, revision
 from models.schema.revision import readiness
-from models.schema.tables import snowflake_nodes
+from models.schema.tables import GUARDS, snowflake_nodes
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.processes import wait_for
@@ -125,6 +125,7 @@ def test_what_is_restored_balances_and_the_service_runs_on_it(file: Path, tmp_pa
         assert sum(balances(books).values()) == len(USERS) * 10_000
         assert ask(server.service_url, "SELECT count(*) > 4 FROM transfers") is True
         assert ask(server.url, "SELECT count(*) FROM transfers WHERE status = 'pending'") == 1
+        assert set(str(ask(server.url, "SELECT string_agg(tgname, ' ') FROM pg_trigger")).split()) >= GUARDS.keys()
     run = Run(tmp_path, settings={"DEMO_WALLETS": "0"})
     try:
         state = run.wait_until_up()

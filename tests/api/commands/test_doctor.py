@@ -12,6 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
+from api.commands import doctor
+from api.settings import current_settings
 from jobs.connections import connect_worker_redis
 from jobs.retries import RetryPolicy
 from jobs.rq.worker import BatchWorker
@@ -123,10 +125,33 @@ def test_secrets_that_others_can_read_are_named(run: Runner, worker: BatchWorker
     assert line == f"FAIL secrets: 2 files can be read by others — chmod 600 {files[0]} {files[2]}"
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("postgresql://u@db.example.org:5433/d", "db.example.org:5433"),
+        ("postgres://u@/d?host=one:1&host=two:2", "one:1, two:2"),
+        ("postgresql:///d?user=u&password=hunter2&host=one", "one"),
+        ("postgresql://u@/d?host=/run/postgresql", "a local socket"),
+    ],
+)
+def test_servers_are_named_as_the_driver_reads_their_urls(make_app: AppMaker, url: str, address: str) -> None:
+    app = make_app(database_url=url, cache_redis_url="rediss://:hunter2@cache.example.org/1")
+    with app.app_context():
+        found = doctor._settings(current_settings()).what
+    assert found.startswith(f"postgresql at {address}, redis at 127.0.0.1:")
+    assert found.endswith(", cache: rediss at cache.example.org")
+
+
+def test_a_cache_that_is_away_is_a_warning(run: Runner, make_app: AppMaker, worker: BatchWorker) -> None:
+    del worker
+    assert found(run, make_app(cache_redis_url="redis://127.0.0.1:1")) == (0, {"cache": "warn"})
+
+
 def test_no_password_is_ever_shown(flask: Process) -> None:
     urls = {
         "DATABASE_URL": "postgresql://hunter1:hunter2%40x@127.0.0.1:1/hunter3?application_name=hunter2%40x",
         "REDIS_URL": "redis://:hunter2@127.0.0.1:1/0",
+        "CACHE_REDIS_URL": "redis://127.0.0.1:1/0?password=hunter2",
         "ADMIN_PASSWORD": "hunter2",
     }
     for arguments in (("doctor",), ("doctor", "--json")):

@@ -16,6 +16,7 @@ from models.ledger.transfer import Status
 from models.schema.tables import GUARDS
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
+from ops.local.roles import SERVICE
 from tests.books import check_books
 from tests.models.audit.auditing import begun
 from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, transfer
@@ -144,3 +145,8 @@ def test_the_owner_may_mend_books_by_hand_and_take_old_rows_away(service: Engine
         connection.execute(text("DELETE FROM transfers WHERE status = 'rejected'"))
         connection.execute(text("DELETE FROM audits"))
         connection.rollback()
+    # As long as it is the owner who does it.
+    with engine.connect() as connection:
+        connection.execute(text(f"SET LOCAL ROLE {SERVICE}"))
+        with pytest.raises(ProgrammingError, match="transfers: what is final stays so"):
+            connection.execute(text("UPDATE transfers SET AGAIN".replace("AGAIN", AGAIN)))

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from models.schema.migrations.exclusive import alone
 from ops.local.processes import process_identity, wait_for
 from ops.local.servers import PostgresServer
+from tests.models.ledger.ordering import bounded_engine
 from tests.nursery import Forked
 from tests.ops.local.test_servers import ask
 from tests.project import ROOT
@@ -322,6 +324,17 @@ def test_a_taken_port_is_one_line(tmp_path: Path, runs: list[Run]) -> None:
         runs.append(run := Run(tmp_path, settings={"PORT": port}))
         assert run.output() == f"make run: cannot listen on PORT={port} of HOST=127.0.0.1: Address already in use\n"
     assert run.process.returncode == 1
+
+
+@pytest.mark.long  # it says so only after a while
+def test_a_migration_that_lasts_is_waited_for(tmp_path: Path, runs: list[Run], empty_database_url: str) -> None:
+    said = tmp_path / "logs" / "stack.log"
+    with bounded_engine(empty_database_url) as engine, alone(engine):
+        runs.append(run := Run(tmp_path, settings={"DATABASE_URL": empty_database_url}))
+        assert wait_for(lambda: said.exists() and "is still being prepared, see " in said.read_text(), 60)
+        assert "waiting for another who changes the schema" in (tmp_path / "logs" / "prepare.log").read_text()
+    run.wait_until_up()
+    assert run.finish() == 0
 
 
 def test_a_stop_while_the_database_is_waited_for_is_orderly(tmp_path: Path, runs: list[Run]) -> None:
