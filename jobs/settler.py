@@ -23,7 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from jobs.retries import RetryPolicy
 from models.cache.wallet_cache import Evictor, NobodyCaches
 from models.database.engine import transaction
-from models.database.faults import first_line, is_connection_lost, is_passing
+from models.database.faults import first_line, is_connection_lost, is_passing, sqlstate
 from models.database.session import Session
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
@@ -37,8 +37,8 @@ from observe import logs, metrics
 LOCK_NOT_AVAILABLE = "55P03"
 # A fault of a kind that usually passes is a transfer's own when that alone has met with it so many times in a row.
 PASSING_TRIES = 3
-# A transfer under which the whole server has gone down this many times is posted alone; and if it goes down as many
-# times more, that was an attempt.
+# A transfer under which the whole server has gone down this many times is posted alone, after all others; and if it
+# goes down as many times more, that was an attempt.
 MOST_CRASHES = 3
 # Transfers of which that is remembered: more than are in a few batches.
 MOST_REMEMBERED = 10_000
@@ -104,7 +104,8 @@ class Settler:
         self._cache = cache or NobodyCaches()
         self._policy = policy
         self.renew = renew
-        # How often the server went down under transfers that are not settled yet, the last ones last.
+        # How often the server went down under transfers that are not settled yet, the last ones last. Those of which
+        # nothing can be written down are here, too, as if it had.
         self._crashes: dict[int, int] = {}
 
     def settle(self, transfer_ids: Sequence[int]) -> Settled:
@@ -208,7 +209,10 @@ class Settler:
                     return
                 fault = again
         words = _WORDS.get(fault.code or "", f"the database refused it (SQLSTATE {fault.code})")
-        self._spend([transfer_id], settled, seen, words, fault)
+        if transfer_id in seen:
+            self._spend([transfer_id], settled, seen, words, fault)
+        else:
+            self._set_apart(transfer_id, settled, fault.error)
 
     def _try(self, ids: Sequence[int], settled: Settled, *, wait_for_locks: bool = True) -> Fault | None:
         """Post in one transaction; return what is wrong with one of the transfers.
@@ -258,14 +262,22 @@ class Settler:
         if fault is not None and not fault.is_clear:
             raise _DatabaseAwayError(first_line(fault.error))
         mine = {each: seen[each] for each in ids if each in seen}
-        if not mine:
-            return
         delays_s = {each: self._policy.delay_after(counters.attempts + 1) for each, counters in mine.items()}
         try:
             with self._engine.begin() as connection:
                 spent = attempts.spend(connection, mine, delays_s, error=words)
-        except (DBAPIError, PoolTimeoutError) as failure:
+        except PoolTimeoutError as failure:
             raise _DatabaseAwayError(first_line(failure)) from failure
+        except DBAPIError as failure:
+            self._raise_if_away(failure)
+            if len(ids) == 1:
+                self._set_apart(ids[0], settled, failure)
+                return
+            if (sqlstate(failure) or "") in _WORDS:  # somebody holds the transfers themselves: each would wait as long
+                raise _DatabaseAwayError(first_line(failure)) from failure
+            for each in ids:
+                self._spend([each], settled, seen, words, fault)
+            return
         settled.spent |= spent
         metrics.attempts_failed.inc(len(spent))
         metrics.transfers[Kind.TRANSFER, Status.FAILED].inc(sum(not each.next_attempt_at for each in spent.values()))
@@ -280,11 +292,23 @@ class Settler:
                 is_dead=after.next_attempt_at is None,
             )
 
+    def _set_apart(self, transfer_id: int, settled: Settled, failure: BaseException) -> None:
+        """Hand one back of which nothing can be written down; from now on it is tried alone, after all others."""
+        self._crashes[transfer_id] = max(self._crashes.get(transfer_id, 0), MOST_CRASHES)
+        settled.fault = first_line(failure)
+        _log.warning("attempt not written down", job_id=str(transfer_id), cause=settled.fault)
+
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
+        """Return the counters of those that are pending, without one that cannot be read."""
         try:
             return attempts.find_seen(self._engine, ids)
         except Unavailable as error:
-            raise _DatabaseAwayError(first_line(error)) from error
+            self._raise_if_away(error.__cause__ or error)
+        return {} if len(ids) == 1 else {key: value for each in ids for key, value in self._seen([each]).items()}
+
+    def _raise_if_away(self, failure: BaseException) -> None:
+        if not isinstance(failure, DBAPIError) or judge(self._engine, failure, took_s=0.0) is None:
+            raise _DatabaseAwayError(first_line(failure)) from failure
 
     def _look_again(self, settled: Settled) -> None:
         """Tell the undone from those that somebody else has settled and from those that nobody knows.

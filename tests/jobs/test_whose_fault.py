@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 import jobs.settler
 from jobs.retries import RetryPolicy
 from jobs.settler import MOST_CRASHES, PASSING_TRIES, Settler
 from models.database.session import Session
+from models.ledger import attempts
 from models.ledger.posting import Outcome, Posting, post
 from models.ledger.transfer import Status
 from models.schema import grants, migrations
@@ -158,6 +159,92 @@ def test_one_transfer_that_takes_the_server_down_each_time_stops_nobody_for_ever
         assert row.last_error == "the database broke down each time it was tried"
         assert {each.attempts for each in rows_of(owner, neighbours).values()} == {1}
         assert_posted_once(owner, neighbours)
+
+
+UNWRITABLE = """
+CREATE FUNCTION test_unwritable() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE SQLSTATE 'XX001'; END $$;
+CREATE TRIGGER test_unwritable BEFORE UPDATE ON transfers FOR EACH ROW WHEN (NEW.id IN ({ids}))
+    EXECUTE FUNCTION test_unwritable()
+"""
+# What a page of a table that is damaged comes to, for whoever is not its owner.
+UNREADABLE = """
+CREATE FUNCTION test_unreadable(id bigint) RETURNS boolean LANGUAGE plpgsql AS
+    $$BEGIN IF id IN ({ids}) THEN RAISE SQLSTATE 'XX001'; END IF; RETURN true; END $$;
+CREATE POLICY test_unreadable ON transfers USING (test_unreadable(id));
+ALTER TABLE transfers ENABLE ROW LEVEL SECURITY
+"""
+MENDED = """
+ALTER TABLE transfers DISABLE ROW LEVEL SECURITY;
+DROP FUNCTION IF EXISTS test_unwritable CASCADE; DROP FUNCTION IF EXISTS test_unreadable CASCADE
+"""
+
+
+@pytest.mark.parametrize("damage", [UNWRITABLE, UNREADABLE], ids=["unwritable", "unreadable"])
+def test_one_transfer_of_which_nothing_can_be_written_down_stops_nobody(
+    books: Engine, service_settler: Settler, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    ids, later = accept(books, 12), accept(books, 4, first_id=2_000)
+    damaged, postings = ids[2], []
+
+    def counting(session: Session, some: Sequence[int], **how: Any) -> Posting:
+        postings.append(list(some))
+        return post(session, some, **how)
+
+    with books.begin() as connection:
+        connection.exec_driver_sql(damage.format(ids=damaged))
+    try:
+        settled = service_settler.settle(ids)
+        assert settled.outcomes == dict.fromkeys((each for each in ids if each != damaged), POSTED)
+        assert (settled.spent, settled.undone) == ({}, [damaged])
+        assert settled.fault is not None  # so its worker pauses before it comes again
+        monkeypatch.setattr(jobs.settler, "post", counting)
+        settled = service_settler.settle([damaged, *later])
+        assert postings[0] == later
+        assert (settled.outcomes, settled.undone) == (dict.fromkeys(later, POSTED), [damaged])
+    finally:
+        with books.begin() as connection:
+            connection.exec_driver_sql(MENDED)
+    assert untouched(books, [damaged])
+    assert service_settler.settle([damaged]).outcomes == {damaged: POSTED}
+    assert_posted_once(books, [*ids, *later])
+
+
+def test_one_of_which_nothing_can_be_written_down_keeps_no_other_from_spending_an_attempt(
+    books: Engine, service_settler: Settler
+) -> None:
+    ids = accept(books, 4, source=3)
+    with books.begin() as connection:
+        connection.exec_driver_sql(UNWRITABLE.format(ids=ids[1]))
+    try:
+        with locked(books, "SELECT FROM wallets WHERE id = 3 FOR UPDATE"):
+            settled = service_settler.settle(ids)
+    finally:
+        with books.begin() as connection:
+            connection.exec_driver_sql(MENDED)
+    assert (set(settled.spent), settled.undone) == ({ids[0], *ids[2:]}, [ids[1]])
+    assert {row.attempts for row in rows_of(books, settled.spent).values()} == {1}
+    assert untouched(books, [ids[1]])
+
+
+def test_transfers_that_somebody_holds_themselves_are_handed_back_together(
+    books: Engine, service_settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update of all of them that takes its time costs a few lock timeouts, and no attempt."""
+    ids = accept(books, 12)
+    spendings: list[int] = []
+    spend = attempts.spend
+
+    def counting(connection: Connection, seen: dict[int, Any], *rest: Any, **named: Any) -> Any:
+        spendings.append(len(seen))
+        return spend(connection, seen, *rest, **named)
+
+    monkeypatch.setattr(attempts, "spend", counting)
+    with locked(books, "UPDATE transfers SET last_error = NULL WHERE status = 'pending'"):
+        settled = service_settler.settle(ids)
+    assert (settled.outcomes, settled.spent, settled.undone) == ({}, {}, ids)
+    assert spendings == [12]
+    assert untouched(books, ids)
+    assert service_settler.settle(ids).outcomes == dict.fromkeys(ids, POSTED)
 
 
 def test_what_the_server_went_down_under_is_posted_alone_after_a_while_the_least_suspect_first(

@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 # SHARE is what an index build takes, ACCESS EXCLUSIVE what most of ALTER TABLE does.
 LOCKS = [(table, mode) for table in ("wallets", "transfers", "entries") for mode in ("SHARE", "ACCESS EXCLUSIVE")]
 # In seconds: beyond a lock_timeout (2) and a statement_timeout (5), and for as long as attempts take that are spent.
-SHORTEST_S, LONGEST_S = 3.0, 10.0
+SHORTEST_S, LONGEST_S = 2.5, 7.5
 _SLOW = """
 CREATE OR REPLACE FUNCTION chaos_dawdle() RETURNS trigger LANGUAGE plpgsql AS
     $$BEGIN PERFORM pg_sleep({row_s}); RETURN NEW; END $$;
