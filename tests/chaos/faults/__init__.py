@@ -4,9 +4,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from tests.chaos.faults.clock import step_clock
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
+from tests.chaos.faults.storm import cause_storm
 from tests.chaos.stack import Stack
+from tests.faketime import find_library
 
 
 class Fault(NamedTuple):
@@ -22,4 +25,7 @@ FAULTS: Mapping[str, Fault] = {
     "postgres": Fault(kill_postgres, 1),
     "redis": Fault(kill_redis, 1),
     "flush": Fault(empty_redis, 2),
+    "storm": Fault(cause_storm, 1),
+    # Not where libfaketime is missing: this machine's own clock is others', too.
+    **({"clock": Fault(step_clock, 1)} if find_library() else {}),
 }

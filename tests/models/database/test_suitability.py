@@ -13,9 +13,10 @@ from models.checkup import Finding, Level, check_postgres
 from models.database.room import find_room
 from models.database.suitability import POOLER, READ_ONLY, STANDBY
 from models.schema import revision
+from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests import nursery
-from tests.models.ledger.ordering import bounded_engine
+from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
 from tests.pgbouncer import pgbouncer
 from tests.project import ROOT
 
@@ -71,9 +72,9 @@ def test_a_standby_is_refused(primary: PostgresServer, standby: PostgresServer) 
     url = standby.url
     assert refusal_of(url) == f"configuration error: DATABASE_URL: {STANDBY}"
     assert refusal_of(primary.url, OWNER_DATABASE_URL=url) == f"configuration error: OWNER_DATABASE_URL: {STANDBY}"
-    assert doctor(url) == {
-        "postgres": (("postgres", Level.FAIL, f"DATABASE_URL {STANDBY}", doctor(url)["postgres"][3]))
-    }
+    assert wait_for(lambda: readiness(url) == "read only", PATIENCE_S)
+    (found,) = doctor(url).values()
+    assert (found.name, found.level, found.what) == ("postgres", Level.FAIL, f"DATABASE_URL {STANDBY}")
 
 
 def test_a_database_that_takes_no_writes_by_default_is_refused(
@@ -84,6 +85,25 @@ def test_a_database_that_takes_no_writes_by_default_is_refused(
     assert refusal_of(own_database_url) == f"configuration error: DATABASE_URL: {READ_ONLY}"
     assert readiness(own_database_url) == "read only"
     assert doctor(own_database_url)["postgres"].level is Level.FAIL
+
+
+def test_every_command_takes_several_hosts(own_database_url: str, redis_url: str, tmp_path: Path) -> None:
+    """Of which the first does not answer."""
+    userinfo, _, place = own_database_url.rpartition("@")
+    url = f"{userinfo}@127.0.0.1:1,{place}"
+    assert prepare(url).returncode == 0
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WALLET_HOME": str(tmp_path),
+        "DATABASE_URL": url,
+        "REDIS_URL": redis_url,
+    }
+    for command, status in ((["-m", "ops.backup", "dump"], 0), (["-m", "flask", "wallets", "show", "1"], 1)):
+        ended = nursery.run([sys.executable, *command], cwd=ROOT, env=environment, text=True)
+        assert ended.returncode == status, ended.stderr
+    assert "no wallet" in ended.stderr
+    assert readiness(url) == "ok"
+    assert doctor(url)["postgres"].level is Level.OK
 
 
 @pytest.mark.parametrize(
