@@ -29,6 +29,7 @@ class StackSettings(Environment):
     database_url: DatabaseUrl | None = None
     owner_database_url: DatabaseUrl | None = None
     redis_url: RedisUrl | None = None
+    cache_redis_url: RedisUrl | None = None
     admin_user: UserName = "admin"
     admin_password: SecretStr | None = None
 

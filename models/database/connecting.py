@@ -29,8 +29,7 @@ def create_engine_of(url: str, *, override: Mapping[str, str] = MappingProxyType
         override: libpq's parameters that win over the URL's.
         options: SQLAlchemy's.
     """
-    _, _, rest = url.partition("://")
-    given: dict[str, str] = parse_dsn(f"postgresql://{rest}")
+    given = libpq_parameters(url)
     route = _Route({**given, **override})
     host, port = given.pop("host", None), given.pop("port", None)
     is_one = "," not in f"{host}{port}"
@@ -45,6 +44,17 @@ def create_engine_of(url: str, *, override: Mapping[str, str] = MappingProxyType
         query={name: value for name, value in given.items() if name not in override},
     )
     return create_engine(shown, creator=route.connect, **options)
+
+
+def libpq_parameters(url: str) -> dict[str, str]:
+    """Take a URL apart into libpq's parameters, which are also what PostgreSQL's own programs are told.
+
+    Args:
+        url: as :func:`create_engine_of` takes it.
+    """
+    _, _, rest = url.partition("://")
+    parameters: dict[str, str] = parse_dsn(f"postgresql://{rest}")
+    return parameters
 
 
 def connect_timeout_s(connection: psycopg2.extensions.connection) -> float:

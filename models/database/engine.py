@@ -7,15 +7,14 @@ from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-from psycopg2.extensions import parse_dsn
 from sqlalchemy import Connection, Engine, Executable, Row, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from models.database.connecting import connect_timeout_s, create_engine_of
+from models.database.connecting import connect_timeout_s, create_engine_of, libpq_parameters
 from models.database.faults import is_connection_lost
-from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
+from models.database.pool import MOST_AGE_S, BoundedPool, look_at_error
 from models.errors import Unavailable
 from models.sockets import wait_until_ready, watch
 
@@ -61,7 +60,7 @@ def create_bounded_engine(
         kept: connections of these that stay open though nobody has wanted them for a while.
         application_name: what the connection is called in pg_stat_activity, unless the URL says something else.
     """
-    given = parse_dsn(f"postgresql://{url.partition('://')[2]}")
+    given = libpq_parameters(url)
     # What the URL says of the session comes first, for where both say something ours is what the service rests on.
     bounds = (f"-c {key}={value}" for key, value in timeouts_ms.items())
     options = " ".join([given.get("options", ""), *_SESSION, *bounds]).strip()
@@ -79,7 +78,7 @@ def create_bounded_engine(
         execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0)},
     )
     event.listen(engine, "checkout", _refuse_dead)
-    event.listen(engine, "handle_error", count_lock_timeout)
+    event.listen(engine, "handle_error", look_at_error)
     return engine
 
 
