@@ -15,6 +15,7 @@ from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
 from jobs.rq.worker import FIRST_PAUSE_S, LONGEST_PAUSE_S, BatchWorker
 from jobs.settler import Settler
+from models.database.faults import first_line
 from observe.metrics_server import serve_metrics
 
 _log = structlog.get_logger("worker")
@@ -54,7 +55,10 @@ def _wait_for(connection: redis.Redis) -> None:
         try:
             connection.ping()
         except redis.RedisError as error:
-            _log.warning("waiting", on="redis", cause=type(error).__name__, pause_s=pause_s)
+            # One that answers no (a password, a database) is no reason to end, for it may be mended there; but no time
+            # mends it.
+            level = "error" if isinstance(error, redis.AuthenticationError | redis.ResponseError) else "warning"
+            getattr(_log, level)("waiting", on="REDIS_URL", cause=first_line(error), pause_s=pause_s)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         else:

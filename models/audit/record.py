@@ -66,7 +66,8 @@ def begin_or_resume(engine: Engine, *, first_check: str, interval_s: float) -> P
     rows = fetch_all(engine, newest.limit(1))
     if rows and rows[0].finished_at is None:
         return _progress(rows[0], first_check)
-    if rows and rows[0].age_s < interval_s:
+    # One of the future was begun by a clock that was ahead, and says nothing of when the next is due.
+    if rows and 0 <= rows[0].age_s < interval_s:
         return interval_s - float(rows[0].age_s)
     # Should somebody else begin one just now, it is found at the next look.
     begun = postgresql.insert(audits).values(cursor=_cursor(first_check, {}))
@@ -106,7 +107,9 @@ def record(engine: Engine, progress: Progress) -> AuditResult:
     Raises:
         Unavailable: the database cannot be reached.
     """
-    new = insert(audits).values(started_at=progress.started_at, **_ended(progress))
+    # By the clock here, which may be ahead of PostgreSQL's: the next one would be due when that has come.
+    started_at = func.least(progress.started_at, func.now())
+    new = insert(audits).values(started_at=started_at, **_ended(progress))
     with transaction(engine) as connection:
         return _result(connection.execute(new.returning(audits)).one())
 

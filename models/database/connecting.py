@@ -47,7 +47,7 @@ def create_engine_of(url: str, *, override: Mapping[str, str] = MappingProxyType
 
 
 def libpq_parameters(url: str) -> dict[str, str]:
-    """Return what libpq makes of a database's URL, by its own names.
+    """Take a URL apart into libpq's parameters, which are also what PostgreSQL's own programs are told.
 
     Args:
         url: as :func:`create_engine_of` takes it.

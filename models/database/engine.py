@@ -15,7 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.database.connecting import connect_timeout_s, create_engine_of, libpq_parameters
 from models.database.faults import is_connection_lost
-from models.database.pool import MOST_AGE_S, BoundedPool, count_lock_timeout
+from models.database.pool import MOST_AGE_S, BoundedPool, look_at_error
 from models.errors import Unavailable
 from models.sockets import patience, wait_until_ready, watch
 
@@ -105,7 +105,7 @@ def create_bounded_engine(
     event.listen(engine, "connect", refuse_other_encodings)
     event.listen(engine, "connect", note_books)
     event.listen(engine, "checkout", _refuse_dead)
-    event.listen(engine, "handle_error", count_lock_timeout)
+    event.listen(engine, "handle_error", look_at_error)
     return engine
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from psycopg2.errors import LockNotAvailable
+from psycopg2.errors import LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy import ExceptionContext, Pool
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -75,6 +75,11 @@ class BoundedPool(Pool):
                 self._tend_later()
         self._seats.release()
 
+    def renew(self) -> None:
+        """Let every connection that there is now be replaced when it is next wanted."""
+        # SQLAlchemy's own way for all that were opened before a server went away.
+        self._invalidate_time = time.time()
+
     # As SQLAlchemy calls them.
     _do_get = take
     _do_return_conn = give_back
@@ -134,7 +139,16 @@ class BoundedPool(Pool):
             oldest[1].close()
 
 
-def count_lock_timeout(context: ExceptionContext) -> None:
+def look_at_error(context: ExceptionContext) -> None:
     """Look at an error on its way out of an engine."""
-    if isinstance(context.original_exception, LockNotAvailable):
+    if context.engine is not None and isinstance(context.engine.pool, BoundedPool):
+        heed(context.original_exception, context.engine.pool)
+
+
+def heed(error: BaseException | None, pool: BoundedPool) -> None:
+    """Do what an error asks for, whoever has met with it."""
+    if isinstance(error, LockNotAvailable):
         metrics.db_lock_timeouts.inc()
+    elif isinstance(error, ReadOnlySqlTransaction):
+        # The server has become a standby, or somebody else's. Another one may take writes by now.
+        pool.renew()

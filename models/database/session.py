@@ -12,9 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from models.database.engine import WATCH, read_again
-from models.database.pool import BoundedPool
+from models.database.pool import BoundedPool, heed
 from models.sockets import watch
-from observe import metrics
 
 # Where a connection's record keeps what a session needs of it. SQLAlchemy forgets it with the connection.
 _LINE = "line"
@@ -87,8 +86,7 @@ class Session:
                 self._entry.invalidate()
             self._pool.give_back(self._entry)
         if isinstance(error, psycopg2.Error):
-            if isinstance(error, LockNotAvailable):
-                metrics.db_lock_timeouts.inc()
+            heed(error, self._pool)
             raise self._translated(error, is_lost=bool(self._line.driver.closed)) from error
 
     def begin(self, *, lock_timeout_ms: int | None = None) -> None:

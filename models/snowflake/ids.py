@@ -18,6 +18,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -28,9 +29,10 @@ from observe import metrics
 
 # The whole wait of one call for a clock that is behind. NTP steps of more than that are rare.
 MAX_WAIT_MS = 1_000
-# A process gives up a node for the clock's sake no more often than this. Each is of no use until the clock gets to
-# where it was left, and there are so many only: a clock that leaps to and fro is not to use them up.
-MOVE_PAUSE_S = 60.0
+# A process gives up at most so many nodes in so many seconds for the clock's sake. Each is of no use until the clock
+# gets to where it was left, and there are so many only: a clock that leaps to and fro is not to use them up.
+MOST_MOVES = 10
+MOVES_WITHIN_S = 600.0
 
 _log = structlog.get_logger("snowflake")
 _BEFORE_ALL = (EPOCH_MS << SEQUENCE_BITS) - 1
@@ -81,7 +83,8 @@ class Snowflake:
         self._tick = _BEFORE_ALL
         # The last instant that the node was not this process's for.
         self._floor_ms = 0
-        self._may_move_at_s = float("-inf")
+        # When nodes were given up for the clock's sake, by the uptime.
+        self._moves_s: deque[float] = deque(maxlen=MOST_MOVES)
         self._has_failed = False
         _generators.add(self)
 
@@ -166,9 +169,10 @@ class Snowflake:
         One that was found so, when no other was better, is kept.
         """
         last_ms, now_s = self._tick >> SEQUENCE_BITS, self._uptime_s()
-        if last_ms <= self._floor_ms or now_s < self._may_move_at_s:
+        has_moved_much = len(self._moves_s) == MOST_MOVES and now_s - self._moves_s[0] < MOVES_WITHIN_S
+        if last_ms <= self._floor_ms or has_moved_much:
             return False
-        self._may_move_at_s = now_s + MOVE_PAUSE_S
+        self._moves_s.append(now_s)
         metrics.clock_steps.inc()
         _log.error("the clock has gone back", by_ms=behind_ms, left_node=reservation.node)
         self.lease.release(last_ms)

@@ -4,12 +4,15 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from tests.chaos.faults.clock import step_clock
 from tests.chaos.faults.database import freeze_postgres, lock_table, slow_down
 from tests.chaos.faults.disk import fill_disk
 from tests.chaos.faults.flush import empty_redis
 from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
 from tests.chaos.faults.memory import fill_redis
+from tests.chaos.faults.storm import cause_storm
 from tests.chaos.stack import Stack
+from tests.faketime import find_library
 
 
 class Fault(NamedTuple):
@@ -30,4 +33,7 @@ FAULTS: Mapping[str, Fault] = {
     "frozen postgres": Fault(freeze_postgres, 1),
     "full redis": Fault(fill_redis, 1),
     "full disk": Fault(fill_disk, 1),
+    "storm": Fault(cause_storm, 1),
+    # Not where libfaketime is missing: this machine's own clock is others', too.
+    **({"clock": Fault(step_clock, 1)} if find_library() else {}),
 }

@@ -1,6 +1,7 @@
 """The record of audits: one under way at most, which anybody can go on with; results are kept, the oldest are not."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, text
@@ -62,6 +63,20 @@ def test_the_next_is_begun_when_it_is_due(engine: Engine) -> None:
     assert isinstance(record.begin_or_resume(engine, first_check="books", interval_s=300.0), float)
     with engine.begin() as connection:
         connection.execute(text("UPDATE audits SET started_at = now() - interval '301 seconds'"))
+    begin(engine)
+
+
+def test_a_clock_that_was_ahead_puts_off_no_audit(engine: Engine) -> None:
+    """Neither PostgreSQL's, nor that of whoever audits in the foreground."""
+    begin(engine)
+    with engine.begin() as connection:
+        ahead = "UPDATE audits SET started_at = now() + interval '1 day', finished_at = now(), ok = true, cursor = NULL"
+        connection.execute(text(ahead))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    result = record.record(engine, Progress(started_at=tomorrow, check=None))
+    assert result.started_at < tomorrow - timedelta(hours=23)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM audits WHERE started_at < now()"))
     begin(engine)
 
 

@@ -10,20 +10,25 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from models.database import connecting
 from models.database.connecting import create_engine_of
 from models.database.engine import create_bounded_engine, fetch_all
-from models.database.faults import first_line
+from models.database.faults import first_line, sqlstate
+from models.database.session import Session, Statement
 from models.errors import Unavailable
+from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests.models.database.catching import caught
+from tests.models.database.test_suitability import administer
 from tests.models.ledger.ordering import PATIENCE_S
 
 # The servers are started once.
 pytestmark = pytest.mark.xdist_group("standby")
 
 PORT = text("SELECT inet_server_port()")
+BACKEND = text("SELECT pg_backend_pid()")
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +162,34 @@ def test_it_is_spelled_as_libpqs_own_programs_take_it(primary: PostgresServer) -
 def test_a_socket_of_this_machine_is_no_name(tmp_path: Path) -> None:
     engine = bounded(f"postgresql://u@/d?host={tmp_path}")
     assert f"{tmp_path}/.s.PGSQL.5432" in str(caught(lambda: engine.connect().close()))
+
+
+def test_a_server_that_takes_writes_no_longer_is_left(primary: PostgresServer) -> None:
+    """As after a failover that ends no session: the next connection may lead to another one."""
+    write = Statement("write", ("int",), "SELECT set_config('x.y', nextval('served')::text, false), $1")
+    engine = create_bounded_engine(
+        primary.url, timeouts_ms={"statement_timeout": 5_000}, pool_size=2, application_name="hosts"
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SEQUENCE IF NOT EXISTS served")
+    try:
+        with engine.connect() as one, engine.connect() as other:
+            before = {each.execute(BACKEND).scalar_one() for each in (one, other)}
+        administer(primary, "ALTER SYSTEM SET default_transaction_read_only = on")
+        administer(primary, "SELECT pg_reload_conf()")
+
+        def is_refused() -> bool:
+            try:
+                with Session(engine) as session:
+                    session.rows(write, 0)
+            except DBAPIError as error:
+                return sqlstate(error) == "25006"
+            return False
+
+        assert wait_for(is_refused, PATIENCE_S)
+        with engine.connect() as one, engine.connect() as other:
+            assert not before & {each.execute(BACKEND).scalar_one() for each in (one, other)}
+    finally:
+        administer(primary, "ALTER SYSTEM RESET default_transaction_read_only")
+        administer(primary, "SELECT pg_reload_conf()")
+        engine.dispose()

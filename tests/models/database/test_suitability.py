@@ -1,6 +1,7 @@
 """A server that the service cannot rest on is refused at the start, by name, and /readyz and doctor know it, too."""
 
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,9 +14,10 @@ from models.checkup import Finding, Level, check_postgres
 from models.database.room import find_room
 from models.database.suitability import POOLER, READ_ONLY, STANDBY
 from models.schema import revision
+from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests import nursery
-from tests.models.ledger.ordering import bounded_engine
+from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
 from tests.pgbouncer import pgbouncer
 from tests.project import ROOT
 
@@ -61,19 +63,14 @@ def administered(server: PostgresServer, statement: str, undo: str) -> Iterator[
         administer(server, undo)
 
 
-def of_own(server: PostgresServer, url: str) -> str:
-    """Return the owner's URL of the database that the role `wallet` has on the tests' own server."""
-    return server.url.rpartition("/")[0] + "/" + url.rpartition("/")[2]
-
-
 def test_a_standby_is_refused(primary: PostgresServer, standby: PostgresServer) -> None:
     assert prepare(primary.url).returncode == 0
     url = standby.url
     assert refusal_of(url) == f"configuration error: DATABASE_URL: {STANDBY}"
     assert refusal_of(primary.url, OWNER_DATABASE_URL=url) == f"configuration error: OWNER_DATABASE_URL: {STANDBY}"
-    assert doctor(url) == {
-        "postgres": (("postgres", Level.FAIL, f"DATABASE_URL {STANDBY}", doctor(url)["postgres"][3]))
-    }
+    assert wait_for(lambda: readiness(url) == "read only", PATIENCE_S)
+    (found,) = doctor(url).values()
+    assert (found.name, found.level, found.what) == ("postgres", Level.FAIL, f"DATABASE_URL {STANDBY}")
 
 
 def test_a_database_that_takes_no_writes_by_default_is_refused(
@@ -84,6 +81,25 @@ def test_a_database_that_takes_no_writes_by_default_is_refused(
     assert refusal_of(own_database_url) == f"configuration error: DATABASE_URL: {READ_ONLY}"
     assert readiness(own_database_url) == "read only"
     assert doctor(own_database_url)["postgres"].level is Level.FAIL
+
+
+def test_every_command_takes_several_hosts(own_database_url: str, redis_url: str, tmp_path: Path) -> None:
+    """Of which the first does not answer."""
+    userinfo, _, place = own_database_url.rpartition("@")
+    url = f"{userinfo}@127.0.0.1:1,{place}"
+    assert prepare(url).returncode == 0
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WALLET_HOME": str(tmp_path),
+        "DATABASE_URL": url,
+        "REDIS_URL": redis_url,
+    }
+    for command, status in ((["-m", "ops.backup", "dump"], 0), (["-m", "flask", "wallets", "show", "1"], 1)):
+        ended = nursery.run([sys.executable, *command], cwd=ROOT, env=environment, text=True)
+        assert ended.returncode == status, ended.stderr
+    assert "no wallet" in ended.stderr
+    assert readiness(url) == "ok"
+    assert doctor(url)["postgres"].level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -123,40 +139,49 @@ def test_a_server_that_refuses_us_is_told_at_once(
 # Connections
 
 
+@pytest.fixture
+def role(postgres_server: PostgresServer) -> str:
+    """A role that nobody else of these tests connects as."""
+    role = f"few_{secrets.token_hex(4)}"
+    administer(postgres_server, f"CREATE ROLE {role} LOGIN PASSWORD 'few'")
+    return role
+
+
+def as_role(role: str, url: str) -> str:
+    return f"postgresql://{role}:few@{url.rpartition('@')[2]}"
+
+
+@pytest.mark.parametrize("who", ["the role", "the database"])
 def test_a_limit_that_leaves_workers_none_is_refused_and_names_its_setting(
-    postgres_server: PostgresServer, own_database_url: str
+    postgres_server: PostgresServer, own_database_url: str, role: str, who: str
 ) -> None:
     """Two processes of the API may have seven each, and two workers need two each."""
-    role = ("ALTER ROLE wallet CONNECTION LIMIT {}", "ALTER ROLE wallet CONNECTION LIMIT -1", "the role")
-    database = ("ALTER DATABASE own CONNECTION LIMIT {}", "ALTER DATABASE own CONNECTION LIMIT -1", "the database")
-    for change, undo, who in (role, database):
-        with administered(postgres_server, change.format(17), undo):
-            line = refusal_of(own_database_url)
-            assert line.startswith(f"configuration error: DB_CONNECTIONS: {who} allows 17 connections")
-            assert prepare(own_database_url, WORKERS="1").returncode == 0
-            assert prepare(own_database_url, DB_CONNECTIONS="4").returncode == 0
-            assert refusal_of(own_database_url, API_PROCESSES="4", DB_CONNECTIONS="4").count("the API may take 20") == 1
-        with administered(postgres_server, change.format(18), undo):
-            ended = prepare(own_database_url)
-            assert ended.returncode == 0
-            assert "connections may run out" in ended.stdout + ended.stderr
+    what = f"ROLE {role}" if who == "the role" else "DATABASE own"
+    url, owner = as_role(role, own_database_url), {"OWNER_DATABASE_URL": own_database_url}
+    administer(postgres_server, f"ALTER {what} CONNECTION LIMIT 17")
+    line = refusal_of(url, **owner)
+    assert line.startswith(f"configuration error: DB_CONNECTIONS: {who} allows 17 connections, of which the API may")
+    assert "the API may take 20" in refusal_of(url, API_PROCESSES="4", DB_CONNECTIONS="4", **owner)
+    assert prepare(url, WORKERS="1", **owner).returncode == 0
+    assert prepare(url, DB_CONNECTIONS="4", **owner).returncode == 0
+    administer(postgres_server, f"ALTER {what} CONNECTION LIMIT 18")
+    ended = prepare(url, **owner)
+    assert ended.returncode == 0
+    assert "connections may run out" in ended.stdout
 
 
 def test_doctor_counts_what_others_have_of_the_same_limit(
-    postgres_server: PostgresServer, own_database_url: str
+    postgres_server: PostgresServer, own_database_url: str, role: str
 ) -> None:
-    role = "ALTER ROLE wallet CONNECTION LIMIT {}"
-    elsewhere = of_own(postgres_server, "/wallet")
-    with (
-        administered(postgres_server, role.format(12), role.format(-1)),
-        closing(psycopg2.connect(elsewhere)),
-        closing(psycopg2.connect(elsewhere)),
-    ):
-        found = doctor(own_database_url, wanted=10)["connections"]
-        assert (found.level, found.what) == (
-            Level.OK, "the role allows 12 connections, of which others have 2 now, this service may take 10",
-        )  # fmt: skip
-        assert doctor(own_database_url, wanted=11)["connections"].level is Level.WARN
+    """The same role in another database is somebody else."""
+    administer(postgres_server, f"ALTER ROLE {role} CONNECTION LIMIT 12")
+    url = as_role(role, own_database_url)
+    elsewhere = url.rpartition("/")[0] + "/postgres"
+    with closing(psycopg2.connect(elsewhere)), closing(psycopg2.connect(elsewhere)):
+        found = doctor(url, wanted=10)["connections"]
+        assert found.level is Level.OK
+        assert found.what == "the role allows 12 connections, of which others have 2 now, this service may take 10"
+        assert doctor(url, wanted=11)["connections"].level is Level.WARN
 
 
 def test_a_superuser_has_what_is_reserved_and_no_limit_of_its_own(postgres_server: PostgresServer) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from models.snowflake.ids import MAX_WAIT_MS, MOVE_PAUSE_S, ClockMovedBackwards, Snowflake
+from models.snowflake.ids import MAX_WAIT_MS, MOST_MOVES, MOVES_WITHIN_S, ClockMovedBackwards, Snowflake
 from models.snowflake.layout import EPOCH_MS, LAST_MS, Parts, decode, encode
 from models.snowflake.leases import (
     LEASE_S,
@@ -125,23 +125,22 @@ def clock_steps() -> float:
     return next(iter(metrics.clock_steps.collect())).samples[0].value
 
 
-def test_a_clock_that_leaps_to_and_fro_uses_up_one_node_a_minute(database: Engine) -> None:
+def test_a_clock_that_leaps_to_and_fro_uses_up_so_many_nodes_and_no_more(database: Engine) -> None:
     clock, uptime = FakeClock(), FakeUptime()
     ids = leasing(database, clock, uptime)
-    for node in (0, 1):
+    for node in range(MOST_MOVES + 1):
+        assert decode(ids.next_id()) == Parts(START_MS, node, 0)
         clock.now_ms += HOUR_MS
-        assert decode(ids.next_id()).node == node
+        assert decode(ids.next_id()) == Parts(START_MS + HOUR_MS, node, 0)
         clock.now_ms -= HOUR_MS
-        if node == 0:
-            assert decode(ids.next_id()).node == 1
     assert ids.is_able()
     for _ in range(3):
         with pytest.raises(ClockMovedBackwards):
             ids.next_id()
     assert not ids.is_able()
-    uptime.now_s += MOVE_PAUSE_S
+    uptime.now_s += MOVES_WITHIN_S
     assert ids.is_able()
-    assert decode(ids.next_id()).node == 2
+    assert decode(ids.next_id()).node == MOST_MOVES + 1
 
 
 def test_where_no_other_node_is_any_better_the_clock_must_come(database: Engine) -> None:
@@ -152,7 +151,7 @@ def test_where_no_other_node_is_any_better_the_clock_must_come(database: Engine)
     ahead = ids.next_id()
     clock.now_ms -= HOUR_MS
     for _ in range(3):
-        uptime.now_s += MOVE_PAUSE_S
+        uptime.now_s += MOVES_WITHIN_S
         with pytest.raises(ClockMovedBackwards):
             ids.next_id()
         assert not ids.is_able()
@@ -259,7 +258,7 @@ def test_no_id_is_issued_twice_whatever_happens_to_three_generators_on_two_nodes
     for who, action in story:
         clocks[who].now_ms += steps_ms.get(action, 0)
         if action == "pause":
-            uptimes[who].now_s += MOVE_PAUSE_S
+            uptimes[who].now_s += MOVES_WITHIN_S
         elif action == "lapse":
             uptimes[who].now_s += LEASE_S
         elif action == "expire":
