@@ -131,20 +131,23 @@ class BatchWorker(SimpleWorker):
         """
         del pipeline
         if time.monotonic() >= self._next_heartbeat:
-            self._next_heartbeat = time.monotonic() + HEARTBEAT_S
-            self.last_heartbeat = now()
-            with suppress(redis.RedisError):
-                self._keys.register(
-                    self.key,
-                    self.serialize() | {"state": self._state},
-                    groups=[self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())],
-                    ttl_s=timeout or self.worker_ttl + 60,
-                )
+            self._show(timeout)
+
+    def _show(self, timeout: int | None = None) -> None:
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+        self.last_heartbeat = now()
+        with suppress(redis.RedisError):
+            self._keys.register(
+                self.key,
+                self.serialize() | {"state": self._state},
+                groups=[self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())],
+                ttl_s=timeout or self.worker_ttl + 60,
+            )
 
     def register_birth(self) -> None:
         """Register; RQ's own way would end here if Redis is full."""
         self.birth_date = now()
-        self.heartbeat()
+        self._show()
 
     def register_death(self) -> None:
         """Sign off. Step by step, for a full Redis refuses the last one."""
