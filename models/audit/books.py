@@ -71,29 +71,34 @@ WITH page AS MATERIALIZED (
             AS seq_before,
         coalesce(balance_lag,
             CASE WHEN wallet_id = :wallet_id AND :seq >= coalesce(o.seq, 0) THEN :balance ELSE o.balance END, 0)
-            AS balance_before
+            AS balance_before,
+        o.seq AS opening_seq, o.balance AS opening
     FROM chained LEFT JOIN LATERAL (
         -- for a wallet's first entry in the slice only
         SELECT openings.seq, openings.balance FROM openings
         WHERE chained.seq_lag IS NULL AND openings.wallet_id = chained.wallet_id LIMIT 1
     ) o ON true
 ), sums AS MATERIALIZED (
-    SELECT wallet_id, max(seq) AS seq, sum(amount) AS amount, (array_agg(balance_after ORDER BY seq DESC))[1] AS balance
+    SELECT wallet_id, max(seq) AS seq, sum(amount) AS amount,
+        (array_agg(balance_after ORDER BY seq DESC))[1] AS balance,
+        max(opening_seq) AS opening_seq, max(opening) AS opening
     FROM part GROUP BY wallet_id
 ), begun AS MATERIALIZED (
     SELECT a.* FROM edge, accounts a WHERE a.id <= edge.wallet_id
 ), opened AS MATERIALIZED (
     -- what stands for entries that have left; where the last slice has got beyond that, its word counts
-    SELECT b.*, coalesce(o.seq, 0) AS opening_seq, coalesce(o.balance, 0) AS opening,
-        b.id = :wallet_id AND :seq >= coalesce(o.seq, 0) AS is_gone_on_with
-    FROM begun b LEFT JOIN LATERAL (SELECT seq, balance FROM openings WHERE wallet_id = b.id LIMIT 1) o ON true
+    SELECT b.*, s.seq, s.balance AS newest_balance, s.amount,
+        coalesce(s.opening_seq, o.seq, 0) AS opening_seq, coalesce(s.opening, o.balance, 0) AS opening,
+        b.id = :wallet_id AND :seq >= coalesce(s.opening_seq, o.seq, 0) AS is_gone_on_with
+    FROM begun b LEFT JOIN sums s ON s.wallet_id = b.id LEFT JOIN LATERAL (
+        SELECT openings.seq, openings.balance FROM openings WHERE s.wallet_id IS NULL AND wallet_id = b.id LIMIT 1
+    ) o ON true
 ), standing AS MATERIALIZED (
-    SELECT a.id, a.balance, a.version,
-        coalesce(s.seq, CASE WHEN is_gone_on_with THEN :seq ELSE opening_seq END) AS newest_seq,
-        coalesce(s.balance, CASE WHEN is_gone_on_with THEN :balance ELSE opening END) AS newest_balance,
-        coalesce(s.amount, 0) + CASE WHEN is_gone_on_with THEN :sum ELSE opening END AS amount
-    FROM edge, opened a LEFT JOIN sums s ON s.wallet_id = a.id
-    WHERE (a.id, :end) <= (edge.wallet_id, edge.seq)
+    SELECT id, balance, version,
+        coalesce(opened.seq, CASE WHEN is_gone_on_with THEN :seq ELSE opening_seq END) AS newest_seq,
+        coalesce(newest_balance, CASE WHEN is_gone_on_with THEN :balance ELSE opening END) AS newest_balance,
+        coalesce(amount, 0) + CASE WHEN is_gone_on_with THEN :sum ELSE opening END AS amount
+    FROM edge, opened WHERE (id, :end) <= (edge.wallet_id, edge.seq)
 ), linked AS MATERIALIZED (
     SELECT part.wallet_id, part.seq, part.amount, part.transfer_id, t.id, t.status, t.completed_at,
         (t.source = part.wallet_id AND t.source_seq = part.seq)
