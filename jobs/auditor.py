@@ -22,13 +22,13 @@ from models.database.faults import first_line
 from models.errors import Unavailable
 from observe import background
 
-# What a slice looks at: some 25 milliseconds' worth. One that takes too long is followed by a smaller one. There is one
+# What a slice looks at: some 30 milliseconds' worth. One that takes too long is followed by a smaller one. There is one
 # in a pass of the relay, at most: with 2,000 a round through 100 million transfers took ten hours for the pauses alone.
-MAX_SLICE, MIN_SLICE = 5_000, 50
+MAX_SLICE, MIN_SLICE = 4_000, 50
 # The longest that a slice may hold up the relay, which has a lock to prolong.
 SLICE_TIMEOUT_MS = 1_000
-# After a slice, this many times as long as it took belongs to others: an audit may take a tenth of one core.
-REST = 9.0
+# After a slice, at least this many times as long as it took belongs to others: an audit may take a seventh of one core.
+REST = 6.0
 # After a slice that failed.
 RETRY_S = 10.0
 # How much of an audit is walked through again when its process is killed.

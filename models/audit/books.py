@@ -131,7 +131,9 @@ WITH page AS MATERIALIZED (
     UNION ALL
     SELECT 'entry_has_wallet', wallet_id || '-' || seq,
         format('entry %s of wallet %s, which does not exist', seq, wallet_id)
-    FROM part WHERE NOT EXISTS (SELECT FROM accounts a WHERE a.id = part.wallet_id)
+    FROM part WHERE wallet_id = ANY (ARRAY(
+        SELECT wallet_id FROM sums WHERE NOT EXISTS (SELECT FROM accounts a WHERE a.id = sums.wallet_id)
+    ))
     UNION ALL
     SELECT 'entry_has_posted_transfer', wallet_id || '-' || seq,
         format('entry %s of wallet %s: transfer %s %s', seq, wallet_id, transfer_id,

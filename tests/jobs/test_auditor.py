@@ -133,7 +133,7 @@ def test_an_interval_of_0_turns_it_off(books: Engine, redis_client: redis.Redis,
 def test_after_each_slice_it_rests(
     auditor: Auditor, clock: Clock, books: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slice that took a second is followed by nine without one, however often the relay comes by."""
+    """A slice that took a second is followed by six without one, however often the relay comes by."""
     ran_at: list[float] = []
 
     def slow(*given: Any, **named: Any) -> Slice:
