@@ -5,9 +5,10 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from models.audit import books
 from models.audit.audit import MAX_IDS, run_slice, run_whole
@@ -421,3 +422,42 @@ def test_no_false_alarm_while_many_processes_move_money(engine: Engine, orders: 
         faults = [fault for storm in storms for fault in storm.result()["faults"]]
     assert faults == []
     check_books(engine)
+
+
+def test_a_slice_of_many_wallets_compares_nothing_with_everything(engine: Engine) -> None:
+    """After an import there are as many wallets in a slice as entries."""
+    many = 2_000
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO wallets (id, balance, version) SELECT n, 1, 1 FROM generate_series(1, :many) AS n",
+            (
+                "INSERT INTO transfers (id, kind, destination, amount, status, destination_seq, completed_at)"
+                " SELECT n, 'deposit', n, 1, 'posted', 1, now() FROM generate_series(1, :many) AS n"
+            ),
+            (
+                "INSERT INTO entries (wallet_id, seq, transfer_id, type, amount, balance_after)"
+                " SELECT n, 1, n, 1, 1, 1 FROM generate_series(1, :many) AS n"
+            ),
+        ):
+            connection.execute(text(statement), {"many": many})
+    plans: list[dict[str, Any]] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "standing AS MATERIALIZED" in statement and not statement.startswith("EXPLAIN"):
+            explained = connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters
+            ).scalar_one()
+            plans.append(explained[0]["Plan"])
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        done = BooksCheck(engine).run({"walk": "wallets"}, many)
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    assert done.checked["entries"] == many
+    ahead, compared = plans, 0
+    while ahead:
+        node = ahead.pop()
+        compared += (node["Actual Rows"] + node.get("Rows Removed by Join Filter", 0)) * node["Actual Loops"]
+        ahead += node.get("Plans", [])
+    assert compared < 100 * many
