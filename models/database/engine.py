@@ -97,6 +97,7 @@ def create_bounded_engine(
         pool_recycle=MOST_AGE_S,
         # An error that is logged shows its statement, not what was in it: keys and amounts are the users' own.
         hide_parameters=True,
+        execution_options={LOCK_TIMEOUT: timeouts_ms.get("lock_timeout", 0), _BOOKS: books},
     )
 
     def note_books(connection: psycopg2.extensions.connection, *_: object) -> None:

@@ -78,7 +78,7 @@ class Orders:
         """
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._ids = ids
-        patience_ms = min(GROUP_PATIENCE_MS, engine.get_execution_options().get(LOCK_TIMEOUT) or GROUP_PATIENCE_MS)
+        patience_ms = min(GROUP_PATIENCE_MS, engine.get_execution_options()[LOCK_TIMEOUT] or GROUP_PATIENCE_MS)
         post = Poster(engine, cache or NobodyCaches())
         record = partial(record_together, engine=engine)
         together = partial(Groups[Placement], most=MOST_TOGETHER, patience_s=PATIENCE_S)
