@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,14 +65,7 @@ def dump(settings: StackSettings, file: Path | None) -> Path:
             with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)) as written:
                 # Owner and privileges are those of the place it is restored to; extensions are a superuser's to make.
                 options = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-extension=*")
-                _run(
-                    "pg_dump",
-                    *options,
-                    "--lock-wait-timeout=10s",
-                    f"--file={draft}",
-                    url=url,
-                    given=_of_libpq(settings),
-                )
+                _run("pg_dump", *options, "--lock-wait-timeout=10s", f"--file={draft}", url=url)
                 _check_contents(draft)
                 os.fsync(written.fileno())
             draft.rename(file)
@@ -92,15 +85,7 @@ def restore(settings: StackSettings, file: Path) -> str:
         _check_empty(owner)
         _empty_redis(settings)
         _forget_cache(settings.cache_redis_url)
-        _run(
-            "pg_restore",
-            "--single-transaction",
-            "--no-owner",
-            "--no-privileges",
-            str(file),
-            url=owner_url,
-            given=_of_libpq(settings),
-        )
+        _run("pg_restore", "--single-transaction", "--no-owner", "--no-privileges", str(file), url=owner_url)
         _start_ids_above_now(owner)
         try:
             migrations.upgrade(owner)
@@ -263,21 +248,13 @@ def engine_of(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _of_libpq(settings: StackSettings) -> dict[str, str]:
-    """Where the driver looks for what a URL does not say, a password above all: for servers that are not our own."""
-    if settings.database_url is None:
-        return {}
-    return {name: value for name, value in os.environ.items() if name == "HOME" or name.startswith("PG")}
-
-
-def _run(program: str, *arguments: str, url: str | None = None, given: Mapping[str, str] | None = None) -> str:
+def _run(program: str, *arguments: str, url: str | None = None) -> str:
     """Run one of PostgreSQL's programs and return what it says. The password is in its environment, not on show.
 
     Args:
         program: its name.
         arguments: for it.
         url: of the database, as the service takes it; the program is told what the service's driver is told.
-        given: what else its environment has.
 
     Raises:
         StackError: it is not there, or has failed.
@@ -285,7 +262,8 @@ def _run(program: str, *arguments: str, url: str | None = None, given: Mapping[s
     environment, command = plain_environment(), [str(_find(program)), *arguments]
     if url is not None:
         parameters = libpq_parameters(url)
-        environment |= {"PGCONNECT_TIMEOUT": "10", **(given or {})}
+        # Where a password or a certificate may stand that the URL does not have.
+        environment |= {"PGCONNECT_TIMEOUT": "10", "HOME": str(Path.home())}
         if password := parameters.pop("password", None):
             environment["PGPASSWORD"] = password
         command.append(f"--dbname={make_dsn(**parameters)}")

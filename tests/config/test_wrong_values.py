@@ -85,6 +85,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "DB_CONNECTIONS": (*INTEGER, "1"),
     "LOCK_TIMEOUT_MS": (*INTEGER, "9"),
     "STATEMENT_TIMEOUT_MS": (*INTEGER, "9"),
+    "MIGRATION_TIMEOUT_S": (*INTEGER, "604801"),
     "IDLE_IN_TRANSACTION_TIMEOUT_MS": (*INTEGER, "99"),
     "LOG_LEVEL": (*WORD, "info"),
     "METRICS_PORT": (*INTEGER, "0", "65536"),

@@ -35,6 +35,7 @@ COUNTED = {
     "wallet_throttled_total": {"limit"},
     "wallet_shed_total": {"where"},
     "wallet_background_faults_total": {"task"},
+    "wallet_clock_steps_total": set(),
     "wallet_db_pool_waits_total": set(),
     "wallet_db_lock_timeouts_total": set(),
 }

@@ -14,7 +14,7 @@ from models.ledger import statements
 from models.ledger.orders import Orders
 from models.ledger.settlement import EntryType
 from models.ledger.statements import Statement, Statements
-from models.schema.tables import entries, wallets
+from models.schema.tables import entries, openings, wallets
 from tests.models.ledger.archiving import age, archive
 from tests.models.ledger.ordering import bounded_engine, deposit, transfer, withdrawal
 from tests.proxy import TcpProxy
@@ -84,8 +84,8 @@ def test_whatever_the_days_it_has_what_a_naive_look_finds(
     shared_engine: Engine, offsets: list[int], first: int, last: int
 ) -> None:
     with shared_engine.begin() as connection:
-        connection.execute(entries.delete())
-        connection.execute(wallets.delete())
+        for table in (entries, openings, wallets):
+            connection.execute(table.delete())
     start = date(2026, 11, 1)
     write(shared_engine, 7, [datetime(2026, 11, 1, 23, tzinfo=UTC) + timedelta(days=each) for each in sorted(offsets)])
     reader = Statements(shared_engine)

@@ -73,6 +73,8 @@ def test_who_callers_are_is_for_the_api_alone_to_know() -> None:
         others = dict(SERVICES[name]["environment"])
         # It believes nobody, so it may listen for those who ask for its metrics.
         assert others.pop("ALLOW_USER_ID_MODE") == "1"
+        # How many workers have to find connections.
+        assert others.pop("WORKERS", None) == ("${WORKERS:-2}" if name == "prepare" else None)
         assert others == {key: value for key, value in told.items() if key not in alone | {"ALLOW_USER_ID_MODE"}}
     assert alone <= told.keys()
 
