@@ -81,7 +81,7 @@ def create_bounded_engine(
     bounds = (f"-c {key}={value}" for key, value in timeouts_ms.items())
     options = " ".join([given.get("options", ""), *_SESSION, *bounds]).strip()
     silence_s = timeouts_ms["statement_timeout"] / 1000 + SILENCE_MARGIN_S
-    _wait_no_longer_than(silence_s)
+    wait_no_longer_than(silence_s)
     books: list[str] = []
     engine = create_engine_of(
         url,
@@ -222,7 +222,7 @@ def read_again(read: Callable[[], _Rows]) -> _Rows:
     raise AssertionError("unreachable")
 
 
-def _wait_no_longer_than(silence_s: float) -> None:
+def wait_no_longer_than(silence_s: float) -> None:
     """Install the wait callback, unless one that is more patient is there already: another engine needs it."""
     installed = psycopg2.extensions.get_wait_callback()
     if not isinstance(installed, _Deadline) or installed.silence_s < silence_s:
