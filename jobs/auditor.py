@@ -27,8 +27,8 @@ from observe import background
 MAX_SLICE, MIN_SLICE = 4_000, 50
 # The longest that a slice may hold up the relay, which has a lock to prolong.
 SLICE_TIMEOUT_MS = 1_000
-# After a slice, at least this many times as long as it took belongs to others: an audit may take a seventh of one core.
-REST = 6.0
+# After a slice, at least this many times as long as it took belongs to others: an audit may take a fifth of one core.
+REST = 4.0
 # After a slice that failed.
 RETRY_S = 10.0
 # How much of an audit is walked through again when its process is killed.
