@@ -2,7 +2,7 @@
 
 python -m bench.year [--transfers 10000000] [--rounds 5] [--jobs 20000] [--seconds 2] [--quick] [--write]
 
-Books of 10 million transfers take up to 30 GiB of disk while it runs, and half an hour.
+Books of 10 million transfers take up to 30 GiB of disk while it runs, and a quarter of an hour.
 """
 
 import argparse
