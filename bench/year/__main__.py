@@ -12,6 +12,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"bench.year: {error}", file=sys.stderr)
         return 1
     taken_at = datetime.now(UTC).isoformat(timespec="seconds")
-    told = f"{markdown(found)}\n\nTaken on {taken_at[:10]}: {_words(facts)}.\n"
+    # A page's lines have a length (tests/docs/test_links.py).
+    where = textwrap.fill(f"Taken on {taken_at[:10]}: {_words(facts)}.", 120)
+    told = f"{markdown(found)}\n\n{where}\n"
     print(f"\n{told}")
     if options.write:
         write(told)
