@@ -253,9 +253,9 @@ class BooksCheck:
 
     def _one(self, statement: Any, **parameters: object) -> Row[Any]:
         with transaction(self._engine) as connection:
-            # What a slice has found is joined with itself, row by row without it: of as many wallets as entries each
-            # would be compared with each. Tables are looked up by key, whatever is allowed.
-            connection.exec_driver_sql("SET LOCAL enable_hashjoin = on")
+            # What a slice has found is joined with itself: row by row, each of as many wallets as entries would be
+            # compared with each. Tables are looked up by key (LATERAL), for which there is no other way.
+            connection.exec_driver_sql("SET LOCAL enable_hashjoin = on; SET LOCAL enable_nestloop = off")
             return connection.execute(statement, parameters).one()
 
     def _cut(self, place: _Place, _: int) -> Slice:

@@ -133,7 +133,7 @@ def test_an_interval_of_0_turns_it_off(books: Engine, redis_client: redis.Redis,
 def test_after_each_slice_it_rests(
     auditor: Auditor, clock: Clock, books: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slice that took a second is followed by six without one, however often the relay comes by."""
+    """A slice that took a second is followed by some without one, however often the relay comes by."""
     ran_at: list[float] = []
 
     def slow(*given: Any, **named: Any) -> Slice:
@@ -142,7 +142,7 @@ def test_after_each_slice_it_rests(
         return run_slice(*given, **named)
 
     monkeypatch.setattr(jobs.auditor, "run_slice", slow)
-    while clock.now < 50.0:
+    while len(ran_at) < 5:
         auditor.run_once()
         clock.now += 0.25
     assert ran_at[0] == 0.0
