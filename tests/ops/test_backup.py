@@ -265,7 +265,7 @@ def cached(client: redis.Redis) -> list[bytes]:
 # Every way of saying where the database is
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def reachable(home: Path) -> Iterator[tuple[PostgresServer, Path]]:
     """The books' server, and the folder of a socket of its."""
     with TemporaryDirectory(prefix="wallet-") as folder:  # short, as a socket's path has to be
