@@ -36,6 +36,7 @@ from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient
 from tests.models.ledger.ordering import post_now
 from tests.proxy import TcpProxy
+from tests.small_redis import ROOMY
 
 TEMPLATE = "wallet_template"
 ADMIN_PASSWORD = "test-admin"
@@ -270,6 +271,22 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of an empty Redis database."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
+        yield client
+
+
+@pytest.fixture(scope="module")
+def small_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server whose memory is nobody else's."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def small_client(small_redis: RedisServer) -> Iterator[redis.Redis]:
+    """A client of it, empty, with memory."""
+    with redis.Redis.from_url(small_redis.url) as client:
+        client.config_set("maxmemory", ROOMY)
+        client.flushall()
         yield client
 
 

@@ -1,8 +1,5 @@
 """The API beside a Redis without memory: nobody notices but whoever asks how it is."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import redis
 from flask.testing import FlaskClient
@@ -26,93 +23,71 @@ from tests.api.calls import (
 )
 from tests.api.conftest import AppMaker
 from tests.api.waiters import wait_for
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server whose memory is nobody else's."""
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
+from tests.small_redis import ROOMY, fill_memory
 
 
 @pytest.fixture
-def own_redis(server: RedisServer) -> Iterator[redis.Redis]:
-    """A client of it, empty, with memory."""
-    with redis.Redis.from_url(server.url) as client:
-        client.config_set("maxmemory", "200mb")
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def own_client(make_app: AppMaker, server: RedisServer, own_redis: redis.Redis) -> FlaskClient:
+def own_client(make_app: AppMaker, small_redis: RedisServer, small_client: redis.Redis) -> FlaskClient:
     """A client of an application on that server; users 1 and 2 have 10000 cents each."""
-    del own_redis
-    client = make_app(redis_url=server.url, rate_limit="1/minute;burst=20").test_client()
+    del small_client
+    client = make_app(redis_url=small_redis.url, rate_limit="1/minute;burst=20").test_client()
     fund(client, 1, 2)
     return client
-
-
-def fill(client: redis.Redis) -> None:
-    """Let there be no memory left."""
-    client.config_set("maxmemory", 1)
-    with pytest.raises(redis.ResponseError, match="used memory"):
-        client.set("one more", "x")
 
 
 def hits(client: redis.Redis, wallet_id: int) -> bool:
     return bool(client.exists(f"wallet:cache:entries:{wallet_id}"))
 
 
-def test_ready_says_degraded_while_it_is_full(own_client: FlaskClient, own_redis: redis.Redis) -> None:
+def test_ready_says_degraded_while_it_is_full(own_client: FlaskClient, small_client: redis.Redis) -> None:
     assert answer(get(own_client, "/readyz", user=None))["status"] == "ready"
-    fill(own_redis)
+    fill_memory(small_client)
     degraded = {"status": "degraded", "dependencies": {"postgres": "ok", "redis": "degraded"}}
     assert answer(get(own_client, "/readyz", user=None)) == degraded
-    own_redis.config_set("maxmemory", "200mb")
+    small_client.config_set("maxmemory", ROOMY)
     assert answer(get(own_client, "/readyz", user=None))["status"] == "ready"
 
 
-def test_no_read_is_old_and_what_is_cached_is_served(own_client: FlaskClient, own_redis: redis.Redis) -> None:
+def test_no_read_is_old_and_what_is_cached_is_served(own_client: FlaskClient, small_client: redis.Redis) -> None:
     wait_for(own_client.application.extensions["wallet"].cache.pulse.believes)
     assert (balance_of(own_client, 1), balance_of(own_client, 2)) == (10_000, 10_000)
-    assert hits(own_redis, 1)
-    fill(own_redis)
+    assert hits(small_client, 1)
+    fill_memory(small_client)
     for number in range(1, 4):
         answer(post(own_client, DEPOSIT, {"amount": 100}))
         assert balance_of(own_client, 1) == 10_000 + 100 * number
         first = answer(get(own_client, HISTORY))["transactions"][0]
         assert first["balance_after"] == 10_000 + 100 * number
     # Nothing new is cached, and what is goes with the next change.
-    assert (hits(own_redis, 1), hits(own_redis, 2)) == (False, True)
+    assert (hits(small_client, 1), hits(small_client, 2)) == (False, True)
     assert balance_of(own_client, 2) == 10_000
     answer(post(own_client, TRANSFER, {"destination_user_id": 2, "amount": 100}))
-    assert not hits(own_redis, 2)
+    assert not hits(small_client, 2)
     assert balance_of(own_client, 2) == 10_100
 
 
-def test_limits_hold_in_each_process(own_client: FlaskClient, own_redis: redis.Redis) -> None:
-    fill(own_redis)
+def test_limits_hold_in_each_process(own_client: FlaskClient, small_client: redis.Redis) -> None:
+    fill_memory(small_client)
     answers = [get(own_client, BALANCE, user=2) for _ in range(21)]
     assert [each.status_code for each in answers[:20]] == [200] * 20
     problem(answers[20], "rate_limited")
 
 
 def test_transfers_are_accepted_and_go_onto_the_queue_up_to_a_bound(
-    own_client: FlaskClient, own_redis: redis.Redis
+    own_client: FlaskClient, small_client: redis.Redis
 ) -> None:
-    fill(own_redis)
+    fill_memory(small_client)
     accepted = [post(own_client, TRANSFER_LATER, {"destination_user_id": 2, "amount": 1}) for _ in range(5)]
     assert [each.status_code for each in accepted] == [202] * 5
-    keys = RqKeys(own_redis)
+    keys = RqKeys(small_client)
     wait_for(lambda: keys.queue_length() == 5)
     assert 0 < RESERVED_WAITING < FEWEST_WAITING
 
 
-def test_the_metrics_tell_how_much_of_the_memory_is_taken(server: RedisServer, own_redis: redis.Redis) -> None:
-    used = int(own_redis.info("memory")["used_memory"])
-    own_redis.config_set("maxmemory", used // 2)
-    with connect_redis(server.url) as client:
+def test_the_metrics_tell_how_much_of_the_memory_is_taken(small_redis: RedisServer, small_client: redis.Redis) -> None:
+    used = int(small_client.info("memory")["used_memory"])
+    small_client.config_set("maxmemory", used // 2)
+    with connect_redis(small_redis.url) as client:
         found = {metric.name: metric.samples[0].value for metric in read_redis(RqKeys(client))}
     assert found["wallet_redis_max_memory_bytes"] == used // 2
     assert found["wallet_redis_memory_bytes"] > used // 2

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,38 +31,22 @@ from tests.jobs.backlog import (
     status_of,
 )
 from tests.jobs.conftest import WorkerMaker, WorkerStarter, drain
+from tests.small_redis import ROOMY
 
-LARGE = "200mb"
 WORKER = "rq:worker:tests"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server whose memory is nobody else's."""
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    """A client of it, empty, with memory."""
-    with redis.Redis.from_url(server.url) as client:
-        client.config_set("maxmemory", LARGE)
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def keys(client: redis.Redis) -> RqKeys:
+def keys(small_client: redis.Redis) -> RqKeys:
     """The steps of a job's life in it."""
-    return RqKeys(client)
+    return RqKeys(small_client)
 
 
 @pytest.fixture
-def queue(client: redis.Redis, server: RedisServer) -> Iterator[TransferQueue]:
+def queue(small_client: redis.Redis, small_redis: RedisServer) -> Iterator[TransferQueue]:
     """The way onto the queue, as a request has it."""
-    del client
-    queue = TransferQueue(connect_redis(server.url))
+    del small_client
+    queue = TransferQueue(connect_redis(small_redis.url))
     yield queue
     queue.close()
 
@@ -75,29 +58,29 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rq_keys, "RESERVED_WAITING", 5)
 
 
-def used(client: redis.Redis) -> int:
-    return int(client.info("memory")["used_memory"])
+def used(small_client: redis.Redis) -> int:
+    return int(small_client.info("memory")["used_memory"])
 
 
-def measure_again(client: redis.Redis) -> None:
+def measure_again(small_client: redis.Redis) -> None:
     """Let the next one who enqueues look at the memory."""
-    client.delete(MOST)
+    small_client.delete(MOST)
 
 
-def leave_room(client: redis.Redis, jobs: int) -> int:
+def leave_room(small_client: redis.Redis, jobs: int) -> int:
     """Set a limit under which so many jobs more are the queue's share of the memory, and return it in bytes."""
-    limit = int((used(client) + jobs * rq_keys.JOB_BYTES) / rq_keys.MEMORY_SHARE)
-    client.config_set("maxmemory", limit)
-    measure_again(client)
+    limit = int((used(small_client) + jobs * rq_keys.JOB_BYTES) / rq_keys.MEMORY_SHARE)
+    small_client.config_set("maxmemory", limit)
+    measure_again(small_client)
     return limit
 
 
-def fill(client: redis.Redis) -> None:
+def fill(small_client: redis.Redis) -> None:
     """Let there be no memory left, and be known."""
-    client.config_set("maxmemory", 1)
-    measure_again(client)
+    small_client.config_set("maxmemory", 1)
+    measure_again(small_client)
     with pytest.raises(redis.ResponseError, match="used memory"):
-        client.set("one more", "x")
+        small_client.set("one more", "x")
 
 
 def new(*ids: int) -> list[NewJob]:
@@ -108,68 +91,70 @@ def new(*ids: int) -> list[NewJob]:
 
 
 def test_waiting_jobs_take_a_share_of_the_memory_and_others_find_room(
-    few: None, client: redis.Redis, keys: RqKeys
+    few: None, small_client: redis.Redis, keys: RqKeys
 ) -> None:
     del few
-    limit = leave_room(client, 2_000)
+    limit = leave_room(small_client, 2_000)
     pushed = 0
     for first in range(1, 10_001, 100):
         pushed += keys.enqueue(new(*range(first, first + 100)))
-        measure_again(client)
+        measure_again(small_client)
     assert 1_000 < pushed < 3_000
-    assert used(client) < limit * (rq_keys.MEMORY_SHARE + 0.05)
-    assert client.set("something else", "x" * 10_000)
+    assert used(small_client) < limit * (rq_keys.MEMORY_SHARE + 0.05)
+    assert small_client.set("something else", "x" * 10_000)
 
 
 def test_so_many_jobs_may_wait_whatever_the_memory_and_some_places_are_for_those_who_have_waited_longer(
-    few: None, client: redis.Redis, keys: RqKeys, monkeypatch: pytest.MonkeyPatch
+    few: None, small_client: redis.Redis, keys: RqKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del few
     monkeypatch.setattr(rq_keys, "MOST_WAITING", 100)
-    client.config_set("maxmemory", 0)
+    small_client.config_set("maxmemory", 0)
     assert keys.feed(new(*range(1, 201)), lost=False) == (95, 105)
     assert keys.feed(new(*range(1, 10)), lost=False) == (0, 0)  # these are there
     assert keys.feed(new(*range(301, 401))) == (5, 95)
-    assert len(queued(client)) == 100
+    assert len(queued(small_client)) == 100
 
 
-def test_the_memory_is_looked_at_no_more_than_once_a_second(client: redis.Redis, keys: RqKeys) -> None:
-    leave_room(client, 50_000)
-    client.config_resetstat()
+def test_the_memory_is_looked_at_no_more_than_once_a_second(small_client: redis.Redis, keys: RqKeys) -> None:
+    leave_room(small_client, 50_000)
+    small_client.config_resetstat()
     for number in range(1, 100):
         keys.enqueue(new(number))
-    asked = client.info("commandstats")["cmdstat_info"]["calls"]
+    asked = small_client.info("commandstats")["cmdstat_info"]["calls"]
     assert asked < 50
-    assert 0 < client.pttl(MOST) <= 1_000
+    assert 0 < small_client.pttl(MOST) <= 1_000
 
 
 def test_a_server_that_does_not_tell_its_memory_has_room(
-    client: redis.Redis, keys: RqKeys, server: RedisServer
+    small_client: redis.Redis, keys: RqKeys, small_redis: RedisServer
 ) -> None:
-    client.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
-    host, port = server.url.rpartition("@")[2].split("/")[0].split(":")
+    small_client.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
+    host, port = small_redis.url.rpartition("@")[2].split("/")[0].split(":")
     with redis.Redis(host=host, port=int(port), username="mute", password="x") as mute:
         assert RqKeys(mute).enqueue(new(1, 2)) == 2
     assert keys.queue_length() == 2
 
 
-def test_who_finds_no_room_is_told_so_and_is_no_fault(few: None, client: redis.Redis, queue: TransferQueue) -> None:
+def test_who_finds_no_room_is_told_so_and_is_no_fault(
+    few: None, small_client: redis.Redis, queue: TransferQueue
+) -> None:
     del few
-    leave_room(client, 0)
+    leave_room(small_client, 0)
     assert [queue.enqueue(number, trace=None) for number in range(1, 9)] == [True] * 5 + [False] * 3
     assert queue._circuit.allows()
-    leave_room(client, 1_000)
+    leave_room(small_client, 1_000)
     assert queue.enqueue(8, trace=None)
 
 
 def test_the_relay_feeds_in_what_waits_in_postgresql_the_oldest_first(
-    few: None, books: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    few: None, books: Engine, small_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del few
     monkeypatch.setattr(rq_keys, "MOST_WAITING", 300)
     monkeypatch.setattr("jobs.relay.PAGE", 100)
     ids = accept(books, 1_000)
-    relay, keys = Relay(client, books), RqKeys(client)
+    relay, keys = Relay(small_client, books), RqKeys(small_client)
     taken: list[str] = []
     while len(taken) < len(ids):
         relay.run_once()
@@ -182,44 +167,44 @@ def test_what_is_accepted_beyond_the_queues_share_is_settled_when_workers_come(
     few: None,
     *,
     books: Engine,
-    client: redis.Redis,
-    server: RedisServer,
+    small_client: redis.Redis,
+    small_redis: RedisServer,
     queue: TransferQueue,
     start_worker: WorkerStarter,
 ) -> None:
     """Workers are down, the queue's share is reached, and acceptance goes on."""
     del few
-    leave_room(client, 500)
+    leave_room(small_client, 500)
     ids = accept(books, 3_000)
     for number in ids:
         queue.enqueue_soon(number, trace=None)
     assert wait_for(queue._accepted.empty, PATIENCE_S)
     assert queue.ping()  # others find memory
-    assert 100 < RqKeys(client).queue_length() < 1_500
-    worker = start_worker(lease_s=10.0, REDIS_URL=server.url)
+    assert 100 < RqKeys(small_client).queue_length() < 1_500
+    worker = start_worker(lease_s=10.0, REDIS_URL=small_redis.url)
     assert wait_for(lambda: count_pending(books) == 0, PATIENCE_S), worker.log.read_text()
     assert_posted_once(books, ids)
     worker.stop()
 
 
-def test_where_memory_is_short_finished_jobs_are_not_kept(client: redis.Redis, keys: RqKeys) -> None:
+def test_where_memory_is_short_finished_jobs_are_not_kept(small_client: redis.Redis, keys: RqKeys) -> None:
     keys.enqueue(new(1, 2))
     claim = keys.claim(worker_key=WORKER, worker_name="tests", lease="l", limit=10, lease_s=60)
     keys.finish("l", [1])
-    assert (status_of(client, 1), [*members(client, FINISHED)]) == ("finished", ["1"])
-    fill(client)
+    assert (status_of(small_client, 1), [*members(small_client, FINISHED)]) == ("finished", ["1"])
+    fill(small_client)
     keys.finish("l", [2])
-    assert (claim.ids, hash_of(client, 2), members(client, STARTED)) == (["1", "2"], {}, {})
+    assert (claim.ids, hash_of(small_client, 2), members(small_client, STARTED)) == (["1", "2"], {}, {})
 
 
 # --- a full one
 
 
-def test_a_full_redis_takes_every_step_of_a_jobs_life(client: redis.Redis, keys: RqKeys) -> None:
+def test_a_full_redis_takes_every_step_of_a_jobs_life(small_client: redis.Redis, keys: RqKeys) -> None:
     def claim(lease: str, lease_s: float = 60.0) -> list[str]:
         return keys.claim(worker_key=WORKER, worker_name="tests", lease=lease, limit=10, lease_s=lease_s).ids
 
-    fill(client)
+    fill(small_client)
     assert keys.enqueue(new(1, 2, 3, 4)) == 4
     assert claim("a") == ["1", "2", "3", "4"]
     assert keys.renew("a", ["1", "2", "3", "4"], lease_s=60) == 4
@@ -230,25 +215,30 @@ def test_a_full_redis_takes_every_step_of_a_jobs_life(client: redis.Redis, keys:
     assert keys.postpone("c", {1: datetime.now(UTC)}) == 1
     assert keys.bury(2, generation=0, error="told to", lease="c")
     assert keys.bury(9, generation=0, error="one that Redis has forgotten")
-    assert [*members(client, FAILED)] == ["2", "9"]
+    assert [*members(small_client, FAILED)] == ["2", "9"]
     assert keys.requeue(["2"]) == 1
     assert keys.find_lost([1, 2, 3, 7]) == [1, 7]
     keys.finish("c", [3, 4])
-    assert ([*members(client, SCHEDULED)], members(client, STARTED)) == (["1"], {})
+    assert ([*members(small_client, SCHEDULED)], members(small_client, STARTED)) == (["1"], {})
     keys.wait_for_jobs(1)
-    assert InsistentLock(client, "lock", ttl_s=5).acquire()
-    assert not InsistentLock(client, "lock", ttl_s=5).acquire()
+    assert InsistentLock(small_client, "lock", ttl_s=5).acquire()
+    assert not InsistentLock(small_client, "lock", ttl_s=5).acquire()
 
 
 def test_a_worker_that_is_started_with_a_full_redis_registers_and_settles_what_postgresql_has(
-    *, books: Engine, client: redis.Redis, server: RedisServer, queue: TransferQueue, start_worker: WorkerStarter
+    *,
+    books: Engine,
+    small_client: redis.Redis,
+    small_redis: RedisServer,
+    queue: TransferQueue,
+    start_worker: WorkerStarter,
 ) -> None:
-    fill(client)
+    fill(small_client)
     ids = accept(books, 50)
-    worker = start_worker(lease_s=10.0, REDIS_URL=server.url)
+    worker = start_worker(lease_s=10.0, REDIS_URL=small_redis.url)
     assert wait_for(lambda: are_final(books, ids), PATIENCE_S), worker.log.read_text()
-    assert [each.pid for each in Worker.all(connection=client)] == [worker.pid]
-    (found,) = (each for each in check_redis(client) if each.name == "workers")
+    assert [each.pid for each in Worker.all(connection=small_client)] == [worker.pid]
+    (found,) = (each for each in check_redis(small_client) if each.name == "workers")
     assert found.what == "1 registered"
     # And one that runs goes on to be given new ones, for which its own figures are no hindrance.
     more = accept(books, 50, first_id=5_000)
@@ -257,41 +247,41 @@ def test_a_worker_that_is_started_with_a_full_redis_registers_and_settles_what_p
     assert_posted_once(books, [*ids, *more])
     worker.stop()
     assert '"waiting"' not in worker.log.read_text()
-    assert Worker.all(connection=client) == []
+    assert Worker.all(connection=small_client) == []
 
 
 def test_a_suspended_worker_stays_so_when_redis_is_full(
-    *, books: Engine, client: redis.Redis, server: RedisServer, start_worker: WorkerStarter
+    *, books: Engine, small_client: redis.Redis, small_redis: RedisServer, start_worker: WorkerStarter
 ) -> None:
-    client.set(WORKERS_SUSPENDED, 1)
-    worker = start_worker(lease_s=10.0, REDIS_URL=server.url)
-    seen: Callable[[], list[Any]] = lambda: [each.get_state() for each in Worker.all(connection=client)]  # noqa: E731
+    small_client.set(WORKERS_SUSPENDED, 1)
+    worker = start_worker(lease_s=10.0, REDIS_URL=small_redis.url)
+    seen: Callable[[], list[Any]] = lambda: [each.get_state() for each in Worker.all(connection=small_client)]  # noqa: E731
     assert wait_for(lambda: seen() == ["suspended"], PATIENCE_S), worker.log.read_text()
-    fill(client)
+    fill(small_client)
     ids = accept(books, 5)
-    assert wait_for(lambda: len(queued(client)) == 5, PATIENCE_S), worker.log.read_text()  # its relay goes on
-    (before,) = Worker.all(connection=client)
+    assert wait_for(lambda: len(queued(small_client)) == 5, PATIENCE_S), worker.log.read_text()  # its relay goes on
+    (before,) = Worker.all(connection=small_client)
     assert wait_for(
-        lambda: Worker.all(connection=client)[0].last_heartbeat > before.last_heartbeat,  # type: ignore[operator]
+        lambda: Worker.all(connection=small_client)[0].last_heartbeat > before.last_heartbeat,  # type: ignore[operator]
         PATIENCE_S,
     )
     assert count_pending(books) == 5
-    client.delete(WORKERS_SUSPENDED)
+    small_client.delete(WORKERS_SUSPENDED)
     assert wait_for(lambda: are_final(books, ids), PATIENCE_S), worker.log.read_text()
     worker.stop()
 
 
 def test_a_worker_driven_by_hand_counts_when_there_is_memory_and_works_when_there_is_none(
-    *, books: Engine, client: redis.Redis, server: RedisServer, make_worker: WorkerMaker
+    *, books: Engine, small_client: redis.Redis, small_redis: RedisServer, make_worker: WorkerMaker
 ) -> None:
-    worker = make_worker(url=server.url)
+    worker = make_worker(url=small_redis.url)
     first, second = accept(books, 2)
-    RqKeys(client).enqueue(new(first))
+    RqKeys(small_client).enqueue(new(first))
     drain(worker)
-    fill(client)
-    RqKeys(client).enqueue(new(second))
+    fill(small_client)
+    RqKeys(small_client).enqueue(new(second))
     drain(worker)
     assert_posted_once(books, [first, second])
-    client.config_set("maxmemory", LARGE)
-    (shown,) = Worker.all(connection=client)
+    small_client.config_set("maxmemory", ROOMY)
+    (shown,) = Worker.all(connection=small_client)
     assert shown.successful_job_count == 1

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -38,6 +37,7 @@ from tests.models.cache.caching import FIELD, LONGEST_TRANSACTION_S, cache_at, c
 from tests.models.ledger.ordering import PATIENCE_S, deposit
 from tests.project import ROOT
 from tests.proxy import CountingProxy, TcpProxy
+from tests.small_redis import ROOMY, fill_memory
 
 WALLET = 7
 
@@ -50,31 +50,8 @@ def cache(redis_client: redis.Redis, redis_url: str, engine: Engine) -> Iterator
         yield cache
 
 
-@pytest.fixture(scope="module")
-def small_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server whose memory is nobody else's."""
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-@pytest.fixture
-def small_client(small_redis: RedisServer) -> Iterator[redis.Redis]:
-    """A client of it, empty, with memory."""
-    with redis.Redis.from_url(small_redis.url) as client:
-        client.config_set("maxmemory", "100mb")
-        client.flushall()
-        yield client
-
-
 def entries_of(client: redis.Redis, wallet_id: int = WALLET) -> dict[bytes, bytes]:
     return cast("dict[bytes, bytes]", client.hgetall(f"{ENTRIES}{wallet_id}"))
-
-
-def fill_memory(client: redis.Redis) -> None:
-    """Let there be no memory left."""
-    client.config_set("maxmemory", "1mb")
-    with pytest.raises(redis.ResponseError, match="used memory"):
-        client.set("one more", "x")
 
 
 def test_what_was_filled_is_found_by_its_field_and_its_wallet(cache: WalletCache) -> None:
@@ -241,7 +218,7 @@ def test_a_cache_without_memory_and_without_an_epoch_misses(
         small_client.flushall()
         fill_memory(small_client)
         noted = missed(cache, WALLET)
-        small_client.config_set("maxmemory", "100mb")
+        small_client.config_set("maxmemory", ROOMY)
         assert not cache.fill(WALLET, FIELD, noted, 1, b"{}")
         assert put(cache, WALLET, 1)
 
@@ -272,7 +249,7 @@ def test_above_a_share_of_the_memory_nothing_is_filled_so_that_the_queue_finds_r
         assert wait_for(lambda: not cache.pulse.has_room, PATIENCE_S)
         assert not put(cache, WALLET, 1, b"{}", "page")
         assert hit(cache, WALLET) == b"{}"
-        small_client.config_set("maxmemory", "100mb")
+        small_client.config_set("maxmemory", ROOMY)
         assert wait_for(lambda: cache.pulse.has_room, PATIENCE_S)
         assert put(cache, WALLET, 1, b"{}", "page")
 
