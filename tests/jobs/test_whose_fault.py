@@ -122,6 +122,14 @@ def _connected(url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+def is_lost(connection: Connection) -> bool:
+    try:
+        connection.execute(text("SELECT 1"))
+    except DBAPIError:
+        return True
+    return False
+
+
 def answers(engine: Engine) -> bool:
     try:
         with engine.connect() as connection:
@@ -148,8 +156,12 @@ def test_one_transfer_that_takes_the_server_down_each_time_stops_nobody_for_ever
         with fault_on(owner, [poison], "PERFORM crash();"):
             while waiting:
                 assert crashes <= 2 * MOST_CRASHES + len(DELAYS_S), waiting
-                settled = settler.settle(waiting)
-                crashes += settled.fault is not None
+                with owner.connect() as witness:
+                    settled = settler.settle(waiting)
+                    if settled.fault is not None:
+                        crashes += 1
+                        # The server lets others in until it has noticed, and then ends them all.
+                        assert wait_for(lambda: is_lost(witness), PATIENCE_S)
                 assert wait_for(lambda: answers(owner), PATIENCE_S)
                 dead = {each for each, spent in settled.spent.items() if spent.next_attempt_at is None}
                 waiting = [each for each in waiting if each not in settled.outcomes and each not in dead]

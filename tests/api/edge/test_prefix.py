@@ -29,6 +29,8 @@ class PrefixProxy(TcpProxy):
     """Serves below a path, as nginx with ``location /money/wallet/ { proxy_pass http://…/; }`` does."""
 
     def _translate(self, data: bytes) -> bytes:
+        if not data.startswith((b"GET ", b"POST ")):  # a body that comes by itself
+            return data
         line, end, rest = data.partition(b"\r\n")
         method, target, version = line.decode().split(" ")
         assert target.startswith(PREFIX), f"{target} is not for this server"
