@@ -147,6 +147,6 @@ class _Crowd:
                 continue
             line.received = b""
             if not received.startswith(self._begins):
-                raise FloodError(f"an answer was {received[:60]!r}, not {self._begins.decode().strip()}")
+                raise FloodError(f"an answer was {received[:1_000]!r}, not {self._begins.decode().strip()}")
             done.append(line)
         return done
