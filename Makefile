@@ -5,6 +5,7 @@ export PYTHON
 
 RUN := .venv/bin/python
 OURS := api config jobs models observe ops worker.py wsgi.py
+INTO := .
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock'
@@ -12,7 +13,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs chaos bench picture backup restore archive vulnerabilities mutants lock
+.PHONY: help run test check docs chaos bench picture backup restore archive proto vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -67,6 +68,13 @@ archive: ## let entries from before a day leave for files in FOLDER (BEFORE, WAL
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m ops.archive move "$(or $(BEFORE),$(error BEFORE=… is the day before which entries leave))" \
 		"$(or $(FOLDER),$(error FOLDER=… is where their files are kept))"
+
+proto: ## generate the gRPC code anew, wallet/v1/ from proto/ (INTO: below another folder)
+	$(VENV) requirements-dev.txt
+	@mkdir -p "$(INTO)/wallet/v1"
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(RUN) -m grpc_tools.protoc --proto_path=proto \
+		--python_out="$(INTO)" --grpc_python_out="$(INTO)" --mypy_out=quiet:"$(INTO)" --mypy_grpc_out=quiet:"$(INTO)" \
+		wallet/v1/wallet.proto
 
 vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for weaknesses in the code
 	$(VENV) requirements-dev.txt

@@ -7,10 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from config.reading import Environment
+from config.listening import Listening
 from config.urls import DatabaseUrl, RedisUrl
 from config.values import (
-    Host,
     Rate,
     UserName,
     Word,
@@ -30,14 +29,12 @@ _SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class Settings(Environment):
+class Settings(Listening):
     """The settings of one service process (API, worker, command). Names are environment variables."""
 
     database_url: DatabaseUrl
     redis_url: RedisUrl
 
-    host: Host = "127.0.0.1"
-    port: int = Field(default=8080, ge=1, le=65535)
     auth_mode: Literal["user-id", "jwt"] = "user-id"
     # User-id mode believes whatever the caller says, so it listens on loopback only unless told otherwise.
     allow_user_id_mode: bool = False

@@ -8,10 +8,11 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from config.reading import ConfigurationError, Environment, complain, load
+from config.listening import Listening
+from config.reading import ConfigurationError, complain, load
 from config.service import Settings
 from config.urls import DatabaseUrl, RedisUrl
-from config.values import Host, UserName
+from config.values import UserName
 
 # Where a local stack says what is up, below its WALLET_HOME.
 STACK_STATE = Path("run/stack.json")
@@ -19,12 +20,10 @@ STACK_STATE = Path("run/stack.json")
 NOWHERE = {"database_url": "postgresql://nowhere", "redis_url": "redis://nowhere"}
 
 
-class StackSettings(Environment):
+class StackSettings(Listening):
     """What ``make run`` reads: without the URLs it starts servers of its own below ``wallet_home``."""
 
     wallet_home: Path = Path(".local")
-    host: Host = "127.0.0.1"
-    port: int = Field(default=8080, ge=1, le=65535)
     workers: int = Field(default=2, ge=0, le=64)
     database_url: DatabaseUrl | None = None
     owner_database_url: DatabaseUrl | None = None

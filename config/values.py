@@ -67,6 +67,11 @@ def check_user_name(text: str) -> str:
     return check_word(text)
 
 
+def read_port_or_off(text: object) -> object:
+    """Read what may be ``off``: None."""
+    return None if text == "off" else text
+
+
 Host = Annotated[str, AfterValidator(check_host)]
 Word = Annotated[str, AfterValidator(check_word)]
 UserName = Annotated[str, AfterValidator(check_user_name)]

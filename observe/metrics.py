@@ -88,6 +88,46 @@ def _request_of(method: str, route: str | None, status: int) -> Histogram:
     return child
 
 
+# --- gRPC calls
+
+_calls = Histogram(
+    "wallet_grpc_call_duration_seconds",
+    "gRPC calls ended, by method and code. A watch takes as long as it is watched.",
+    ["method", "code"],
+    buckets=_REQUEST_BOUNDS_S,
+    registry=registry,
+)
+_call: dict[tuple[str, str], Histogram] = {}
+
+
+def observe_call(method: str, code: str, seconds: float) -> None:
+    """Count a gRPC call that has ended.
+
+    Args:
+        method: its name, of those that there are; else :data:`NO_ROUTE`.
+        code: gRPC's own word for how it ended, such as ``NOT_FOUND``.
+        seconds: from its arrival to its end.
+    """
+    try:
+        child = _call[method, code]
+    except KeyError:
+        child = _call[method, code] = _calls.labels(method, code)
+    child.observe(seconds)
+
+
+watchers = Gauge(
+    "wallet_grpc_watchers",
+    "Jobs that are being watched over gRPC.",
+    registry=registry,
+    multiprocess_mode="livesum",
+)
+watch_seats = Gauge(
+    "wallet_grpc_watch_seats",
+    "Jobs that can be watched at a time, of all processes that run.",
+    registry=registry,
+    multiprocess_mode="livesum",
+)
+
 # --- transfers
 
 _transfers = Counter("wallet_transfers", "Transfers by their outcome.", ["kind", "outcome"], registry=registry)
@@ -134,15 +174,18 @@ cache_kept_evictions = Gauge(
 # --- refusals
 
 throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication", "password"))
-# ``requests``: answered 503 without being tried; ``waiting``: a long poll answered at once, as too many waited.
-shed = _counters("wallet_shed", "What was turned away under load.", "where", ("requests", "waiting"))
+# ``requests``, ``calls``: answered that it is too busy without being tried; ``waiting``: a long poll answered at once, as
+# too many waited; ``watching``: a watch that had to end, as there were too many.
+shed = _counters(
+    "wallet_shed", "What was turned away under load.", "where", ("requests", "calls", "waiting", "watching")
+)
 
 # --- beside requests and jobs
 
 # What runs in threads that nobody waits for (observe/background.py).
 TASKS = (
     "queue_feeder", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server", "provider_keys",
-    "rq_commands", "http_connections",
+    "rq_commands", "http_connections", "grpc_calls", "grpc_watches",
 )  # fmt: skip
 background_faults = _counters(
     "wallet_background_faults", "Faults that nobody foresaw, of what runs beside requests and jobs.", "task", TASKS
