@@ -58,7 +58,7 @@ class Gate(grpc.ServerInterceptor):
         return handler
 
     def _attended(self, handler: Handler) -> Handler:
-        """Have the threads told when the message of a call is there."""
+        """Have the threads told when the message of a call is there, and have ours answer also when it is none."""
         behavior = handler.unary_unary or handler.unary_stream
         if behavior is None:
             return handler
@@ -70,7 +70,10 @@ class Gate(grpc.ServerInterceptor):
 
         setattr(attend, POOL, pool)
         make = grpc.unary_unary_rpc_method_handler if handler.unary_unary else grpc.unary_stream_rpc_method_handler
-        return make(attend, handler.request_deserializer, handler.response_serializer)
+        read: Any = handler.request_deserializer
+        if getattr(behavior, "__self__", None) is self._face:
+            read = answering.read_leniently(read, self._face.services.max_body_bytes)
+        return make(attend, read, handler.response_serializer)
 
     def _refusal(self, method: str) -> Handler:
         """Return what refuses a call, without waiting for its message: as if there could be any number of them."""
