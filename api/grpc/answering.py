@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import grpc
+import structlog
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -27,6 +28,7 @@ LEAST_S = 0.02
 # gRPC's way to say that there is no deadline is a time beyond all others; and nothing here takes longer.
 FOREVER_S = 86_400.0
 
+_log = structlog.get_logger("grpc")
 # When the call that this context is for has come.
 arrived_at: ContextVar[float] = ContextVar("arrived_at")
 
@@ -195,6 +197,11 @@ def _code_of_gone(asked: Asked) -> grpc.StatusCode:
 
 
 def _tell(method: str, code: grpc.StatusCode, **facts: Any) -> None:
-    seconds = time.perf_counter() - arrived_at.get()
-    metrics.observe_call(method, code.name, seconds)
-    logs.write("info", "call", {"method": method, "code": code.name, "duration_ms": round(seconds * 1000, 3), **facts})
+    """Count a call and log it. Its answer is what it is by now, whatever should go wrong here."""
+    try:
+        seconds = time.perf_counter() - arrived_at.get()
+        metrics.observe_call(method, code.name, seconds)
+        about = {"method": method, "code": code.name, "duration_ms": round(seconds * 1000, 3), **facts}
+        logs.write("info", "call", about)
+    except Exception:  # noqa: BLE001 - whatever it is, grpcio would tell its text
+        _log.critical("unexpected error", exc_info=True)

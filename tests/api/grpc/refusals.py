@@ -34,6 +34,8 @@ READS: dict[str, Message] = {
 }
 EVERY_CALL: dict[str, Message] = {**MOVES, **READS}
 TRANSFERS, AMOUNTS = ("Transfer", "EnqueueTransfer"), ("Deposit", "Withdraw")
+# How far a move gets the balance of user 1, who begins with 10000.
+BALANCE_AFTER = {"Deposit": 10_067, "EnqueueTransfer": 10_000}
 # So slow that no token comes back within a test.
 SLOW = "1/hour;burst=5"
 Ask: TypeAlias = Callable[[GrpcServer], Answer[Any]]
@@ -61,3 +63,14 @@ def asks(method: str, message: Message | bytes | None = None, **options: Any) ->
 def pays(**fields: Any) -> TransferRequest:
     """Make a transfer that is all right but for these."""
     return TransferRequest(**({"destination_user_id": 2, "amount": 67} | fields))
+
+
+def assert_done_once(call: Callable[..., Answer[Any]], method: str, unknown: Answer[Any]) -> None:
+    """Both of the ways out that the contract names lead to the transfer: GetJob, and the same key again."""
+    transfer_id = int(unknown.trailing["transfer-id"])
+    status = "pending" if method == "EnqueueTransfer" else "posted"
+    assert call("GetJob", JobRequest(job_id=transfer_id)).message.status == status
+    again = call(method, MOVES[method], key="k")
+    assert again.is_replay
+    assert transfer_id == (again.message.job_id if method == "EnqueueTransfer" else again.message.transfer_id)
+    assert call("GetBalance").message.balance == BALANCE_AFTER.get(method, 9_933)
