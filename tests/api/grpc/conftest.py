@@ -12,6 +12,14 @@ from sqlalchemy import Engine
 
 from tests.api.grpc.server import GrpcServer, Starter, environment_of, fund, grpc_server
 from tests.conftest import ADMIN_PASSWORD
+from tests.proxy import TcpProxy
+
+
+@pytest.fixture(scope="session")
+def postgres(service_database_url: str) -> Iterator[TcpProxy]:
+    """What stands between a process and PostgreSQL."""
+    with TcpProxy.before(service_database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

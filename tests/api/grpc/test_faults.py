@@ -34,13 +34,6 @@ NOT_OURS = {"not_found", "method_not_allowed", "unsupported_media_type"}
 COMMITS = {method: b"INSERT INTO transfers" if method == "EnqueueTransfer" else b"COMMIT" for method in MOVES}
 
 
-@pytest.fixture(scope="session")
-def postgres(service_database_url: str) -> Iterator[TcpProxy]:
-    """What stands between a process and PostgreSQL."""
-    with TcpProxy.before(service_database_url) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def cut(shared: Shared, postgres: TcpProxy) -> Iterator[GrpcServer]:
     """A process that reaches PostgreSQL through ``postgres``, with users 1 and 2."""
