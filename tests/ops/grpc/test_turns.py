@@ -1,4 +1,4 @@
-"""However many are told to leave at once, and however they end: one at a time is gone, and nobody waits for the dead."""
+"""However many are told to leave at once, and however they end: one at a time is gone, and nobody waits for them."""
 
 import signal
 import subprocess
@@ -196,7 +196,7 @@ def test_one_alone_waits_for_nobody(tmp_path: Path) -> None:
 def test_of_many_that_are_told_in_the_same_instant_never_two_are_gone(tmp_path: Path, supervisor: Turns) -> None:
     count = 4
     running = {number: start(RELOAD, tmp_path, number, count - 1) for number in range(1, count + 1)}
-    followed: dict[int, "subprocess.Popen[str]"] = {}
+    followed: dict[int, subprocess.Popen[str]] = {}
     try:
         assert wait_for(lambda: supervisor.count_serving() == count, PATIENCE_S)
         for process in running.values():
