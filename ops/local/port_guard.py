@@ -20,7 +20,7 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPFNOSUPPORT)
 
 class _Address(NamedTuple):
     family: int
-    address: tuple[str | int, ...]
+    address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 class PortGuard:

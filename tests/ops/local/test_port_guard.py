@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ops.local import port_guard
 from ops.local.port_guard import PortGuard
 from tests.nursery import Forked
 from tests.ops.local.test_stack import free_port
@@ -159,7 +158,7 @@ def test_of_several_addresses_of_a_name_each_is_held_and_those_that_are_not_here
     def resolve(host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found[host]]
 
-    monkeypatch.setattr(port_guard.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     guard = PortGuard("several", port)
     assert [bind(f"127.0.0.{n}", port) for n in (1, 2, 3)] == ["bound", "EADDRINUSE", "EADDRINUSE"]
     guard.close()
