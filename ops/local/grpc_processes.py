@@ -1,17 +1,17 @@
 """The gRPC processes of a stack: what they run, the port that they share, and whether all of them serve.
 
 Whoever supervises them knows nothing of gRPC itself: its library would be memory for nothing. Whether they serve is
-what they say by their locks (:mod:`ops.grpc.turns`), and they say so after their health does.
+what they say by their locks (:mod:`ops.local.turns`), and they say so after their health does.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config import Settings
-from ops.grpc.turns import Turns
 from ops.local import processes
 from ops.local.port_guard import PortGuard
 from ops.local.processes import Child, StackError
+from ops.local.turns import Turns
 
 # The processes of a run before may be on their way out, after their supervisor was killed.
 PORT_TIMEOUT_S = 3.0
