@@ -8,13 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config import Settings
-from ops.local import processes
+from ops.local.addresses import bracketed, reachable, wait_for_port
 from ops.local.port_guard import PortGuard
-from ops.local.processes import Child, StackError
+from ops.local.processes import Child
 from ops.local.turns import Turns
-
-# The processes of a run before may be on their way out, after their supervisor was killed.
-PORT_TIMEOUT_S = 3.0
 
 # Makes a child that runs Python with these arguments, by its name.
 MakeChild = Callable[[str, Sequence[str]], Child]
@@ -60,18 +57,11 @@ class GrpcProcesses:
         host, port = self._settings.host, self._settings.grpc_port
         if port is None:
             return
-        problem: list[OSError] = []
 
-        def is_taken() -> bool:
-            problem.clear()
-            try:
-                self._guard = PortGuard(host, port)
-            except OSError as error:
-                problem.append(error)
-            return not problem
+        def take() -> None:
+            self._guard = PortGuard(host, port)
 
-        if not processes.wait_for(is_taken, PORT_TIMEOUT_S):
-            raise StackError(f"cannot listen on GRPC_PORT={port} of HOST={host}: {problem[0].strerror}")
+        wait_for_port("GRPC_PORT", host, port, take)
 
     def make(self, make_child: MakeChild) -> Sequence[Child]:
         """Make them, to be launched."""
@@ -95,13 +85,3 @@ class GrpcProcesses:
 
     def _arguments(self, number: int) -> Sequence[str]:
         return ("-m", "ops.grpc", "--turns", str(self._folder), "--number", str(number))
-
-
-def reachable(host: str) -> str:
-    """An address at which this machine reaches what listens on the host."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-
-
-def bracketed(host: str) -> str:
-    """The host as it stands before a port."""
-    return f"[{host}]" if ":" in host else host

@@ -179,7 +179,9 @@ def test_an_ipv6_host_stands_in_brackets(tmp_path: Path, runs: list[Run]) -> Non
     runs.append(run := Run(tmp_path, settings={"HOST": "::1", "GRPC_PORT": port, "WORKERS": "0"}))
     assert run.wait_until_up()["grpc"]["target"] == f"[::1]:{port}"
     assert serves(f"[::1]:{port}")
-    assert run.finish() == 0
+    run.process.terminate()
+    assert f"\n  gRPC            [::1]:{port}\n" in run.output()
+    assert run.process.returncode == 0
 
 
 def test_with_off_there_are_none(tmp_path: Path, runs: list[Run]) -> None:
