@@ -75,8 +75,8 @@ class Asked:
         """See that a message is one that can be understood, when it is known who has sent it.
 
         Raises:
-            ApiError: ``payload_too_large``; ``bad_input``: it is none, or there is more in it than is known here. To pass
-                over that, as others do, might be to do something else than what was asked for.
+            ApiError: ``payload_too_large``; ``bad_input``: it is none, or there is more in it than is known here. To
+                pass over that, as others do, might be to do something else than what was asked for.
         """
         if request is UNREADABLE:
             raise ApiError("bad_input", "The message cannot be read.")
