@@ -13,9 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from config import Settings
-from ops.local.grpc_processes import GrpcProcesses
-from ops.local.processes import IS_LINUX, StackError, process_identity, wait_for
+from ops.local.processes import IS_LINUX, process_identity, wait_for
 from ops.local.turns import Turns
 from tests.certificates import make_certificate
 from tests.ops.local.test_port_guard import if_ipv6
@@ -207,18 +205,7 @@ def test_a_certificate_that_is_none_ends_the_start_with_one_line(tmp_path: Path,
     assert name in last
 
 
-def test_a_port_is_taken_once(settings: Settings, tmp_path: Path) -> None:
-    mine = settings.model_copy(update={"grpc_port": free_port()})
-    first, second = (GrpcProcesses(mine, tmp_path) for _ in range(2))
-    first.take_port()
-    with pytest.raises(StackError, match=f"^cannot listen on GRPC_PORT={mine.grpc_port} of HOST=127.0.0.1: "):
-        second.take_port()
-    first.close()
-    second.take_port()
-    second.close()
-
-
 def test_whoever_supervises_does_not_load_the_library() -> None:
-    script = "import sys, ops.local.stack, ops.compose.grpc; print('grpc' in sys.modules)"
+    script = "import sys, ops.local.stack, ops.grpc.master; print('grpc' in sys.modules)"
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout == "False\n"
