@@ -5,8 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import grpc
@@ -19,12 +20,14 @@ from tests.certificates import make_certificate
 from tests.ops.local.test_port_guard import if_ipv6
 from tests.ops.local.test_stack import Run, are_gone, environment_of, free_port, pids_in
 from tests.project import ROOT
+from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
 pytestmark = pytest.mark.stack
 together = pytest.mark.xdist_group("grpc stack")
 if_proc = pytest.mark.skipif(not IS_LINUX, reason="reads /proc")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 PATIENCE_S = 30.0
+WATCHERS = 60
 # What the library would read by itself.
 OF_THE_LIBRARY = {"GRPC_VERBOSITY": "debug", "grpc_trace": "all"}
 
@@ -169,6 +172,28 @@ def test_a_killed_supervisor_leaves_none_and_the_next_run_has_the_port(tmp_path:
     assert again.finish() == 0
     assert not process_identity(pid)
     assert not listens(int(settings["GRPC_PORT"]))
+
+
+def test_a_full_stop_waits_for_no_watcher(tmp_path: Path, runs: list[Run]) -> None:
+    """Each watches a job that does not end, and would be there as long as a call may last."""
+    settings = {"GRPC_PORT": str(free_port()), "WORKERS": "0", "GRACEFUL_TIMEOUT_S": str(int(2 * PATIENCE_S))}
+    runs.append(run := Run(tmp_path, settings=settings))
+    target = run.wait_until_up()["grpc"]["target"]
+    caller = (("authorization", "1"),)
+    with ExitStack() as open_channels:
+        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+        channels = [open_channels.enter_context(grpc.insecure_channel(target, options=options)) for _ in range(6)]
+        stubs = [wallet_pb2_grpc.WalletServiceStub(channel) for channel in channels]
+        payment = wallet_pb2.TransferRequest(destination_user_id=2, amount=1)
+        job = wallet_pb2.JobRequest(
+            job_id=stubs[0].EnqueueTransfer(payment, metadata=caller, timeout=PATIENCE_S).job_id
+        )
+        watches = [stub.WatchJob(job, metadata=caller) for stub in stubs for _ in range(WATCHERS // len(stubs))]
+        assert all(next(watch).job_id == job.job_id for watch in watches)
+        began = time.monotonic()
+        assert run.finish() == 0
+        assert time.monotonic() - began < PATIENCE_S
+        assert {watch.code() for watch in watches} == {grpc.StatusCode.UNAVAILABLE}
 
 
 @if_ipv6
