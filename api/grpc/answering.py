@@ -18,6 +18,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from api.calls.problems import ApiError, explain
 from api.edge.proxies import Proxies
 from api.grpc.metadata import ERROR_CODE, Sent, initial, status_code
+from api.grpc.patience import Patience
 from api.services import Services
 from observe import logs, metrics
 
@@ -25,6 +26,10 @@ from observe import logs, metrics
 LEAST_S = 0.02
 # gRPC's way to say that there is no deadline is a time beyond all others; and nothing here takes longer.
 FOREVER_S = 86_400.0
+
+# For a message of a stream to be taken by its reader. It is small, and mostly taken within milliseconds.
+TAKING_S, TAKERS = 5.0, 32
+_taking = Patience(TAKING_S, crowd=TAKERS)
 
 # When the call that this context is for has come.
 arrived_at: ContextVar[float] = ContextVar("arrived_at")
@@ -126,7 +131,8 @@ def stream(
                 if not is_begun:
                     context.send_initial_metadata(initial(asked.call))
                     is_begun = True
-                yield reply
+                with _taking.expect(context):
+                    yield reply
         except GeneratorExit:  # nobody is there to read on
             _tell(name, _code_of_gone(asked))
             raise
