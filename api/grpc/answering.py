@@ -70,9 +70,12 @@ class Asked:
         """See that it can be answered at all.
 
         Raises:
-            ApiError: ``bad_input``: something is given twice; ``unavailable``: there is no time left to do it in.
+            ApiError: ``bad_input``: something is given twice; ``unavailable``: nobody waits for it any more, or there
+                is no time left to do it in.
         """
         self.sent.check()
+        if not self.context.is_active():
+            raise ApiError("unavailable", "The caller has gone. Nothing moved.", {"Retry-After": "1"})
         if self.seconds_left < LEAST_S:
             raise ApiError("unavailable", "The deadline leaves no time. Nothing moved.", {"Retry-After": "1"})
 
