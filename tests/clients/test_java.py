@@ -26,8 +26,9 @@ REQUIRED = "REQUIRE_JAVA"
 LEAST_JDK = 17
 # From nothing it takes 13 s on two processors that do nothing else, 60 MB of downloads included.
 BUILD_S = 240
-# The network may fail. Each try begins where the last one ended.
+# The network may fail, or be away for a moment. Each try begins where the last one ended.
 BUILDS = 3
+PAUSE_S = 10
 RUN_S = 120
 SECRET = "a secret of the tests, long enough for HS256"
 # What a service in good health never says.
@@ -68,7 +69,8 @@ def _build(folder: Path) -> None:
     # A server that says nothing is given up on (Maven 3.8 and before, then those after).
     command += ["-Dmaven.wagon.rto=30000", "-Daether.connector.requestTimeout=30000"]
     said = ""
-    for _ in range(BUILDS):
+    for build in range(BUILDS):
+        time.sleep(PAUSE_S * (build > 0))
         try:
             built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=BUILD_S)
         except subprocess.TimeoutExpired as error:
@@ -89,7 +91,7 @@ def _run(client: Path, *arguments: str) -> list[str]:
     return checks
 
 
-@pytest.mark.timeout(BUILDS * BUILD_S + 3 * RUN_S)
+@pytest.mark.timeout(BUILDS * (BUILD_S + PAUSE_S) + 3 * RUN_S)
 def test_all_that_the_contract_says_is_so_and_both_faces_agree_on_every_balance(client: Path, stack: Stack) -> None:
     checks = _run(client, stack.target) + _run_without_scope(client, stack)
     seen = {check.partition(":")[0] for check in checks}
