@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from api.edge.compression import MIN_BYTES
 from api.edge.edge import ROUTE, Application, StartResponse
-from api.services import EXTENSION, Services, services
+from api.running import services, services_of
+from api.services import Services
 
 _OUTCOME = "wallet.outcome"
 _STATUS_LINES = {status: f"{status.value} {status.phrase}" for status in (HTTPStatus.OK, HTTPStatus.ACCEPTED)}
@@ -65,7 +66,7 @@ def install(app: Flask) -> None:
         if (view := _views.get(app.view_functions[rule.endpoint])) is not None
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    app.wsgi_app = _before(app.wsgi_app, views, app.extensions[EXTENSION])  # type: ignore[method-assign, assignment]
+    app.wsgi_app = _before(app.wsgi_app, views, services_of(app))  # type: ignore[method-assign, assignment]
 
 
 def _before(flask: Application, views: dict[tuple[str, str], View], made: Services) -> Application:

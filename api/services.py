@@ -1,16 +1,14 @@
-"""What the views call: made once per process, handed to them through the application."""
+"""What all faces call: made once per process."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
-from flask import Flask, current_app
 from sqlalchemy import Engine
 
-from api.access import limits
 from api.access.identity import Identity, make_identity
-from api.access.limits import Limits
-from api.access.token_bucket import TAKE
+from api.access.limits import Limits, make_limits
+from api.access.token_bucket import TAKE, TokenBucket
 from api.counted_orders import CountedOrders
 from api.readings import Readings
 from api.waiting import WaitingRoom
@@ -26,8 +24,6 @@ from models.redis_line.line import RedisLine
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from observe import metrics
-
-EXTENSION = "wallet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +70,17 @@ class Services:
         self.engine.dispose()
 
 
-def make_services(app: Flask, settings: Settings) -> Services:
-    """Wire up one process."""
-    engine = make_engine(settings, application_name="wallet-api")
+def make_services(
+    settings: Settings, make_strategy: Callable[[RedisLine], TokenBucket], *, application_name: str
+) -> Services:
+    """Wire up one process.
+
+    Args:
+        settings: of the process.
+        make_strategy: makes what throttles, with its buckets at the other end of a line.
+        application_name: what its connections to PostgreSQL are called there.
+    """
+    engine = make_engine(settings, application_name=application_name)
     snowflake = Snowflake(NodeLease(engine))
     cache = make_cache(settings, engine)
     queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
@@ -84,9 +88,9 @@ def make_services(app: Flask, settings: Settings) -> Services:
     history = History(engine)
     if shares_redis := settings.cache_redis_url is None:
         cache.pulse.watch(line)
-    throttle = limits.install(app, settings, line)
+    throttle = make_limits(settings, lambda: make_strategy(line))
     return Services(
-        identity=make_identity(app, settings, throttle),
+        identity=make_identity(settings, throttle),
         limits=throttle,
         max_body_bytes=settings.max_body_bytes,
         engine=engine,
@@ -101,8 +105,3 @@ def make_services(app: Flask, settings: Settings) -> Services:
         waiting=WaitingRoom(history.find_ended),
         readings=Readings(settings),
     )
-
-
-def services() -> Services:
-    """Return the running application's services."""
-    return cast("Services", current_app.extensions[EXTENSION])

@@ -31,6 +31,9 @@ class KeysUnavailable(Exception):
 class Verifier(Protocol):
     """What tells by a token who sends it."""
 
+    def prefetch(self) -> None:
+        """Have what it verifies by before the first token comes, if it can be had."""
+
     def verify(self, token: str) -> Caller:
         """Return whom the token is about.
 

@@ -7,7 +7,7 @@ from. Only what browsers say about the page, and no page can change, tells such 
 from collections.abc import Mapping
 from typing import Any
 
-from api.edge.errors import ApiError
+from api.calls.problems import ApiError
 from api.edge.proxies import Proxies
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

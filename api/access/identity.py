@@ -1,30 +1,21 @@
-"""Who is asking: a user by an id or a token, as AUTH_MODE says, an administrator by HTTP Basic.
-
-A request is known by its WSGI environment, since what is served from the cache never reaches Flask.
-"""
+"""Who is asking: a user by an id or a token, as AUTH_MODE says, an administrator by HTTP Basic."""
 
 import base64
 import binascii
 import hmac
 import importlib
-from typing import Any, NoReturn, cast
-
-from flask import Flask, current_app, request
+from typing import NoReturn
 
 from api.access.callers import BadCredentials, Caller, KeysUnavailable, Verifier, find_user_id
-from api.access.cross_site import refuse_other_sites
 from api.access.limits import Limits
-from api.edge.errors import RETRY_AFTER_S, ApiError
-from api.edge.proxies import Proxies
+from api.calls.call import Call
+from api.calls.problems import RETRY_AFTER_S, ApiError
 from config import Settings
 from observe import logs
 
 _USER_ID_CHALLENGE = 'UserId realm="wallet"'
 _BEARER_CHALLENGE = 'Bearer realm="wallet"'
 _ADMIN_CHALLENGE = 'Basic realm="wallet-admin", charset="UTF-8"'
-# What gunicorn asks for by name, to have the provider's keys before the first request.
-_TOKENS = "wallet-tokens"
-_EXTENSION = "wallet-identity"
 
 
 class Identity:
@@ -34,34 +25,38 @@ class Identity:
         """``tokens`` verifies bearer tokens; None in user-id mode, which has none."""
         self._tokens = tokens
         self._limits = limits
-        self._proxies = Proxies(settings.trusted_proxies)
         self._deposit_scope = settings.deposit_scope
         self._admin_user = settings.admin_user
         self._admin_password = settings.admin_password.get_secret_value()
 
-    def require_user(self, environ: dict[str, Any]) -> int:
+    def prefetch(self) -> None:
+        """Have the identity provider's keys before the first call, if there is one and it answers."""
+        if self._tokens is not None:
+            self._tokens.prefetch()
+
+    def require_user(self, call: Call) -> int:
         """Return the id of the user who asks, and take a token of his bucket.
 
         Raises:
             ApiError: ``unauthorized``, ``rate_limited``, or ``unavailable`` if nobody can tell.
         """
-        return self._require_throttled(environ).user_id
+        return self._require_throttled(call).user_id
 
-    def identify_user(self, environ: dict[str, Any]) -> int:
+    def identify_user(self, call: Call) -> int:
         """Return the id of the user who asks, for a caller who takes the token himself.
 
         Raises:
             ApiError: ``unauthorized``, or ``unavailable`` if nobody can tell.
         """
-        return self._require_caller(environ).user_id
+        return self._require_caller(call).user_id
 
-    def require_depositor(self, environ: dict[str, Any]) -> int:
+    def require_depositor(self, call: Call) -> int:
         """Return the id of the user who asks and may deposit: with DEPOSIT_SCOPE, by a token with that scope.
 
         Raises:
             ApiError: ``forbidden`` without the scope; else as :meth:`require_user`.
         """
-        caller = self._require_throttled(environ)
+        caller = self._require_throttled(call)
         scope = self._deposit_scope
         if scope is not None and scope not in caller.scopes:
             # RFC 6750, 3.1
@@ -70,47 +65,45 @@ class Identity:
             raise ApiError("forbidden", detail, {"WWW-Authenticate": challenge})
         return caller.user_id
 
-    def require_admin(self, environ: dict[str, Any]) -> None:
-        """Let only administrators pass, and change something only for their own page or for no page at all.
+    def require_admin(self, call: Call) -> None:
+        """Let only administrators pass.
 
         Raises:
-            ApiError: ``forbidden`` for a user, and for a request that another site's page has sent; ``unauthorized``
-                for anyone else.
+            ApiError: ``forbidden`` for a user; ``unauthorized`` for anyone else.
         """
-        header = environ.get("HTTP_AUTHORIZATION", "")
-        if self._is_admin(environ, header):
-            self._limits.take(environ, "admin")
-            refuse_other_sites(environ, self._proxies)
+        header = call.authorization or ""
+        if self._is_admin(call, header):
+            self._limits.take(call, "admin")
             logs.bind(admin=self._admin_user)
             return
         try:
             self._authenticate(header)
         except BadCredentials:
-            self._reject(environ, "Administrators sign in by HTTP Basic.", _ADMIN_CHALLENGE)
+            self._reject(call, "Administrators sign in by HTTP Basic.", _ADMIN_CHALLENGE)
         raise ApiError("forbidden", "Only administrators may do this.")
 
-    def require_user_or_admin(self, environ: dict[str, Any]) -> int | None:
+    def require_user_or_admin(self, call: Call) -> int | None:
         """Return the id of the user who asks, None for an administrator. For what changes nothing.
 
         Raises:
             ApiError: as :meth:`require_user`.
         """
-        if self._is_admin(environ, environ.get("HTTP_AUTHORIZATION", "")):
-            self._limits.take(environ, "admin")
+        if self._is_admin(call, call.authorization or ""):
+            self._limits.take(call, "admin")
             return None
-        return self.require_user(environ)
+        return self.require_user(call)
 
-    def _require_throttled(self, environ: dict[str, Any]) -> Caller:
-        caller = self._require_caller(environ)
-        self._limits.take(environ, str(caller.user_id))
+    def _require_throttled(self, call: Call) -> Caller:
+        caller = self._require_caller(call)
+        self._limits.take(call, str(caller.user_id))
         return caller
 
-    def _require_caller(self, environ: dict[str, Any]) -> Caller:
-        header = environ.get("HTTP_AUTHORIZATION", "")
+    def _require_caller(self, call: Call) -> Caller:
+        header = call.authorization or ""
         try:
             caller = self._authenticate(header)
         except BadCredentials as bad:
-            self._reject(environ, bad.reason, self._user_challenge(header, bad.reason))
+            self._reject(call, bad.reason, self._user_challenge(header, bad.reason))
         logs.bind(user_id=str(caller.user_id))
         return caller
 
@@ -142,7 +135,7 @@ class Identity:
         described = f'{_BEARER_CHALLENGE}, error="invalid_token", error_description="{reason}"'
         return described if header else _BEARER_CHALLENGE
 
-    def _is_admin(self, environ: dict[str, Any], header: str) -> bool:
+    def _is_admin(self, call: Call, header: str) -> bool:
         """Compare in constant time, name and password both, so that neither tells how much of it was right.
 
         Every password that is tried, of whatever route, is tried here.
@@ -158,44 +151,27 @@ class Identity:
         except (binascii.Error, ValueError):
             given = b""
         is_right = hmac.compare_digest(given, f"{self._admin_user}:{self._admin_password}".encode())
-        self._limits.count_password(environ, self._proxies.client_address(environ), is_right=is_right)
+        self._limits.count_password(call, is_right=is_right)
         if not is_right:
             raise ApiError("unauthorized", "Name or password is wrong.", {"WWW-Authenticate": _ADMIN_CHALLENGE})
         return True
 
-    def _reject(self, environ: dict[str, Any], detail: str, challenge: str) -> NoReturn:
+    def _reject(self, call: Call, detail: str, challenge: str) -> NoReturn:
         """Refuse whoever shows no credentials of a user, or bad ones. All of these end here.
 
         Raises:
             ApiError: ``unauthorized``, or ``rate_limited`` when an address goes on and on.
         """
-        if "HTTP_AUTHORIZATION" in environ:
-            self._limits.count_bad_credentials(environ, self._proxies.client_address(environ))
+        if call.authorization is not None:
+            self._limits.count_bad_credentials(call)
         raise ApiError("unauthorized", detail, {"WWW-Authenticate": challenge})
 
 
-def make_identity(app: Flask, settings: Settings, limits: Limits) -> Identity:
-    """Let an application believe what AUTH_MODE says.
+def make_identity(settings: Settings, limits: Limits) -> Identity:
+    """Believe what AUTH_MODE says.
 
     Tokens need PyJWT and cryptography, so what reads them is imported where there are any.
     """
     is_by_token = settings.auth_mode == "jwt"
     tokens = importlib.import_module("api.access.tokens").make_verifier(settings) if is_by_token else None
-    app.extensions[_TOKENS] = tokens
-    made = app.extensions[_EXTENSION] = Identity(settings, tokens, limits)
-    return made
-
-
-def require_admin() -> None:
-    """As :meth:`Identity.require_admin`, for Flask's request."""
-    _identity().require_admin(request.environ)
-
-
-def require_user_or_admin() -> int | None:
-    """As :meth:`Identity.require_user_or_admin`, for Flask's request."""
-    return _identity().require_user_or_admin(request.environ)
-
-
-def _identity() -> Identity:
-    """Return the running application's."""
-    return cast("Identity", current_app.extensions[_EXTENSION])
+    return Identity(settings, tokens, limits)

@@ -8,7 +8,7 @@ import click
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.services import services
+from api.running import services
 from models.database.faults import first_line
 from models.errors import WalletServiceError
 

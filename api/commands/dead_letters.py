@@ -5,7 +5,7 @@ import getpass
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from api.services import services
+from api.running import services
 from models.errors import WalletServiceError
 from models.ledger.transfer import MAX_ID
 

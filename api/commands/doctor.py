@@ -15,7 +15,7 @@ from redis import RedisError
 
 import config
 from api.commands.conclusion import concludes, examples
-from api.services import services
+from api.running import services
 from api.settings import current_settings
 from config import Settings
 from jobs.checkup import check_cache, check_redis

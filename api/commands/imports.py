@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
 from api.commands.parameters import Key
-from api.services import services
+from api.running import services
 from models.ledger import import_file
 from models.ledger.import_file import FileRefused
 from models.ledger.imports import Imports, content_id

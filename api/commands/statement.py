@@ -18,7 +18,7 @@ from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of
 from api.commands.parameters import ID
 from api.contract.schemas import TransactionOut
-from api.services import services
+from api.running import services
 from models.ledger.statements import Statement, Statements
 
 DAY = click.DateTime(["%Y-%m-%d"])

@@ -7,9 +7,9 @@ from flask.cli import AppGroup
 from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of, show_facts, show_table
 from api.commands.parameters import CENTS, ID, Key
+from api.contract.checking import MAX_KEY_LENGTH
 from api.contract.schemas import MAX_PAGE_SIZE, TransactionOut, WalletOut
-from api.contract.validation import MAX_KEY_LENGTH
-from api.services import services
+from api.running import services
 from models.ledger.import_file import Opening
 from models.ledger.imports import Imports
 from models.ledger.statements import Statements

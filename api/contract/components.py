@@ -2,8 +2,8 @@
 
 from typing import Any, TypeAlias
 
-from api.contract.validation import MAX_KEY_LENGTH
-from api.edge.errors import PROBLEMS, Problem
+from api.calls.problems import PROBLEMS, Problem
+from api.contract.checking import MAX_KEY_LENGTH
 
 Json: TypeAlias = dict[str, Any]
 

@@ -15,6 +15,7 @@ from flask import Blueprint, Flask, Response, current_app, request
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
+from api.calls.problems import PROBLEMS
 from api.contract.components import (
     ADMIN_SCHEME,
     HEADERS,
@@ -37,7 +38,6 @@ from api.contract.routes import (
 )
 from api.contract.schemas import NoQuery
 from api.contract.validation import read_query
-from api.edge.errors import PROBLEMS
 from api.settings import settings_of
 
 blueprint = Blueprint("openapi", __name__)

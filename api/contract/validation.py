@@ -2,23 +2,20 @@
 
 import functools
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
 from flask import Response, current_app
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
-from api.edge.errors import ApiError
+from api.calls.problems import ApiError
+from api.contract.checking import check_idempotency_key, validate
 
-MAX_KEY_LENGTH = 255
 _JSON = "application/json"
-# What no text has in it, and what is a header's no longer when somebody writes it on.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # The least number of characters that an integer beyond 64 bits can have.
 _TOO_LONG_FOR_INT64 = 20
 
@@ -61,7 +58,7 @@ def read_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) ->
         raise ApiError("bad_input", "The body is not valid JSON.") from None
     if not isinstance(given, dict):
         raise ApiError("bad_input", "The body must be a JSON object.")
-    return _validate(model, given, what="body")
+    return validate(model, given, what="body")
 
 
 def read_query(environ: Mapping[str, Any], model: type[M]) -> M:
@@ -83,25 +80,19 @@ def _read_query(model: type[BaseModel], text: str) -> BaseModel:
     given = dict(pairs)
     if len(given) < len(pairs):
         raise ApiError("bad_input", f"query: {_repeated(pairs)[:64]}: must be given once")
-    return _validate(model, given, what="query")
+    return validate(model, given, what="query")
 
 
 def read_idempotency_key(environ: Mapping[str, Any]) -> str | None:
     """Read the Idempotency-Key header, if there is one. That it was sent once, the server has seen to.
 
     Raises:
-        ApiError: ``bad_input``: it is empty, longer than 255 characters, or one of them is a control character.
+        ApiError: ``bad_input``: it can be none.
     """
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
         return None
-    if not key.isascii():
-        key = _decode(key)
-    if not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise ApiError("bad_input", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters.")
-    if _CONTROLS.search(key):
-        raise ApiError("bad_input", "Idempotency-Key must have no control characters.")
-    return key
+    return check_idempotency_key(key if key.isascii() else _decode(key))
 
 
 def _decode(value: str) -> str:
@@ -193,18 +184,3 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _strict = json.JSONDecoder(object_pairs_hook=_once, parse_int=_int64_or_none, parse_constant=_refuse_constant)
-
-
-def _validate(model: type[M], given: dict[str, Any], *, what: str) -> M:
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-    # An amount that is there and wrong has a code of its own, when nothing else is wrong.
-    first = next((p for p in problems if not _is_amount(p)), problems[0])
-    name = ".".join(str(part) for part in first["loc"]) or what
-    raise ApiError("invalid_amount" if _is_amount(first) else "bad_input", f"{what}: {name[:64]}: {first['msg']}")
-
-
-def _is_amount(problem: Any) -> bool:
-    return bool(problem["loc"] == ("amount",) and problem["type"] not in {"missing", "extra_forbidden"})

@@ -16,11 +16,12 @@ from flask import Flask, Response, current_app, g, jsonify, request
 from rq_dashboard import web
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from api.access.identity import require_admin
+from api.access.administrators import require_admin
+from api.calls.problems import RETRY_AFTER_S
 from api.dashboard.mount import PREFIX
 from api.dashboard.templates import DashboardLoader
 from api.edge.application import make_flask
-from api.edge.errors import RETRY_AFTER_S, problem_response
+from api.edge.errors import problem_response
 from api.settings import current_settings, settings_of
 from jobs.rq import dashboard
 from jobs.rq.keys import QUEUE_NAME

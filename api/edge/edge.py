@@ -5,11 +5,13 @@ same cost three times as much, and do not see what Flask itself fails at.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from api.edge import tracing
+from api.calls import tracing
+from api.calls.call import Call
 from api.edge.headers import DEFAULTS, HSTS
 from api.edge.proxies import Proxies
 from observe import logs, metrics
@@ -17,9 +19,9 @@ from observe import logs, metrics
 if TYPE_CHECKING:
     from flask import Request
 
-# What the application leaves for this layer to find, in the request's environment: headers, and the URL rule of what
-# was answered without Flask.
-HEADERS, ROUTE = "wallet.headers", "wallet.route"
+# What is in the request's environment: the call that it is, and, from the application for this layer to find, the URL
+# rule of what was answered without Flask.
+_CALL, ROUTE = "wallet.call", "wallet.route"
 
 # Probes and scrapes come every few seconds for ever; they are worth a line only to whoever debugs them.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -38,7 +40,10 @@ class Edge:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request."""
         started_at = time.perf_counter()
-        trace = tracing.begin(environ)
+        trace = tracing.begin(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_X_REQUEST_ID"))
+        call = environ[_CALL] = Call(
+            trace, environ.get("HTTP_AUTHORIZATION"), partial(self._proxies.client_address, environ)
+        )
         if "HTTP_X_FORWARDED_PREFIX" in environ:
             # Where WSGI has it: whatever spells a path, in Flask or not, puts this before it.
             environ["SCRIPT_NAME"] = self._proxies.prefix(environ)
@@ -46,7 +51,7 @@ class Edge:
         def respond(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             names = {name for name, _ in headers}
             headers += [default for default in DEFAULTS if default[0] not in names]
-            headers += environ.get(HEADERS, ())
+            headers += call.told
             if self._proxies.is_https(environ):
                 headers.append(HSTS)
             headers.append(("X-Request-ID", trace.request_id))
@@ -61,14 +66,10 @@ class Edge:
             logs.end_context()
 
 
-def add_header(environ: dict[str, Any], name: str, value: str) -> None:
-    """Let the response, whatever it will be, have another header."""
-    environ.setdefault(HEADERS, []).append((name, value))
-
-
-def mark_replayed(environ: dict[str, Any]) -> None:
-    """Say that this is the first answer to its Idempotency-Key again."""
-    add_header(environ, "Idempotency-Replayed", "true")
+def call_of(environ: Mapping[str, Any]) -> Call:
+    """Return the call that a request is."""
+    call: Call = environ[_CALL]
+    return call
 
 
 def _tell(environ: dict[str, Any], status: int, seconds: float) -> None:

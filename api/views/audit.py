@@ -2,10 +2,10 @@
 
 from flask import Blueprint, request
 
-from api.access.identity import require_admin
+from api.access.administrators import require_admin
 from api.contract.schemas import AuditOut, NoQuery
 from api.contract.validation import answers, read_query
-from api.services import services
+from api.running import services
 from models.audit import record
 
 blueprint = Blueprint("audit", __name__)

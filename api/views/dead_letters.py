@@ -2,10 +2,10 @@
 
 from flask import Blueprint, request
 
-from api.access.identity import require_admin
+from api.access.administrators import require_admin
 from api.contract.schemas import DeadLettersOut, DeadLettersQuery, JobOut, NoQuery, RequeuedAllOut, RequeuedOut
 from api.contract.validation import answers, read_query
-from api.services import services
+from api.running import services
 from api.settings import current_settings
 from api.views.jobs import read_job_id
 from models.ledger.transfer import MAX_ID

@@ -4,7 +4,7 @@ from flask import Blueprint, Response, request
 
 from api.contract.schemas import HealthOut, NoQuery, ReadinessOut
 from api.contract.validation import json_response, read_query
-from api.services import services
+from api.running import services
 from models.schema import revision
 
 blueprint = Blueprint("health", __name__)

@@ -4,10 +4,10 @@ import re
 
 from flask import Blueprint, request
 
-from api.access.identity import require_user_or_admin
 from api.contract.schemas import JobOut, JobQuery
 from api.contract.validation import answers, read_query
-from api.services import services
+from api.edge.edge import call_of
+from api.running import services
 from models.errors import TransferNotFound
 from models.ledger.transfer import MAX_ID
 
@@ -20,7 +20,7 @@ _JOB_ID = re.compile(r"[0-9]{1,19}")
 @answers
 def job(job_id: str) -> JobOut:
     """Return how a transfer stands, waiting for its end if asked to."""
-    caller = require_user_or_admin()
+    caller = services().identity.require_user_or_admin(call_of(request.environ))
     query = read_query(request.environ, JobQuery)
     transfer_id = read_job_id(job_id)
     look = services().history.get_transfer

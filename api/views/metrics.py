@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 
 from api.contract.schemas import NoQuery
 from api.contract.validation import read_query
-from api.services import services
+from api.running import services
 from observe import metrics_files
 
 blueprint = Blueprint("metrics", __name__)

@@ -5,15 +5,14 @@ from typing import Any
 
 from flask import Blueprint
 
+from api.actions import orders
+from api.actions.orders import Terms
+from api.calls.problems import RETRY_AFTER_S
 from api.contract.schemas import AcceptedOut, NoQuery, TransferBody, TransferOut
 from api.contract.validation import read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
-from api.edge import tracing
-from api.edge.edge import add_header, mark_replayed
-from api.edge.errors import RETRY_AFTER_S, note_placed
+from api.edge.edge import call_of
 from api.services import Services
-from models.ledger.transfer import Kind, Order
-from observe import logs
 
 blueprint = Blueprint("transfers", __name__)
 
@@ -22,10 +21,7 @@ blueprint = Blueprint("transfers", __name__)
 @directly
 def transfer_now(services: Services, environ: dict[str, Any]) -> Answer:
     """Move money before answering."""
-    receipt = services.orders.execute(_read_order(services, environ, "transfer/v1"))
-    note_placed(environ, receipt.transfer_id)
-    if receipt.replayed:
-        mark_replayed(environ)
+    receipt = orders.transfer_now(services, call_of(environ), *_read(services, environ))
     return Answer.of(TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id))
 
 
@@ -33,31 +29,17 @@ def transfer_now(services: Services, environ: dict[str, Any]) -> Answer:
 @directly
 def transfer_later(services: Services, environ: dict[str, Any]) -> Answer:
     """Record the transfer, put its job on the queue, and answer with where to follow it."""
-    order = _read_order(services, environ, "transfer/v2")
-    acceptance = services.orders.accept(order)
-    note_placed(environ, acceptance.transfer_id)
-    logs.bind(job_id=str(acceptance.transfer_id))
-    if acceptance.replayed:
-        mark_replayed(environ)
-    else:
-        # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
-        services.queue.enqueue_soon(acceptance.transfer_id, trace=order.trace)
+    call = call_of(environ)
+    acceptance = orders.transfer_later(services, call, *_read(services, environ))
     url = f"{environ['SCRIPT_NAME']}/api/jobs/v1/{acceptance.transfer_id}"
-    add_header(environ, "Location", url)
-    add_header(environ, "Retry-After", str(RETRY_AFTER_S))
+    call.tell("Location", url)
+    call.tell("Retry-After", str(RETRY_AFTER_S))
     return Answer.of(AcceptedOut(job_id=acceptance.transfer_id, status_url=url), HTTPStatus.ACCEPTED)
 
 
-def _read_order(services: Services, environ: dict[str, Any], call: str) -> Order:
-    user_id = services.identity.require_user(environ)
+def _read(services: Services, environ: dict[str, Any]) -> tuple[Terms, int]:
+    """Read on which terms, and to whom."""
+    user_id = services.identity.require_user(call_of(environ))
     read_query(environ, NoQuery)
     body = read_body(environ, TransferBody, most_bytes=services.max_body_bytes)
-    return Order(
-        call=call,
-        kind=Kind.TRANSFER,
-        source=user_id,
-        destination=body.destination_user_id,
-        amount_cents=body.amount,
-        idempotency_key=read_idempotency_key(environ),
-        trace=tracing.of(environ).traceparent,
-    )
+    return Terms(user_id, body.amount, read_idempotency_key(environ)), body.destination_user_id

@@ -94,8 +94,7 @@ def post_worker_init(worker: base.Worker) -> None:
     would look through all of it for more than a second.
     """
     app: Any = worker.wsgi
-    if (tokens := app.extensions["wallet-tokens"]) is not None:
-        tokens.prefetch()
+    app.extensions["wallet"].identity.prefetch()
     gc.freeze()
 
 

@@ -1,6 +1,6 @@
 """Every error code, status and reason stands in the reference."""
 
-from api.edge.errors import PROBLEMS
+from api.calls.problems import PROBLEMS
 from models.errors import REFUSALS, IdempotencyKeyReused
 from models.ledger.attempts import ATTEMPTS_EXHAUSTED, WORKER_LOST
 from models.ledger.transfer import Status

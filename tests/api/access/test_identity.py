@@ -6,8 +6,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from api.access.identity import require_admin
-from api.edge.errors import ApiError
+from api.access.administrators import require_admin
+from api.calls import tracing
+from api.calls.call import Call
+from api.calls.problems import ApiError
 from tests.api.access.provider import SECRET, SigningKey, bearer, provider, signed
 from tests.api.calls import (
     ADMIN,
@@ -110,7 +112,8 @@ def test_probes_need_no_credentials(client: FlaskClient) -> None:
     ],
 )
 def test_only_administrators_pass_where_they_alone_may(app: Flask, credentials: str, code: str | None) -> None:
-    with app.test_request_context(environ_overrides={"HTTP_AUTHORIZATION": credentials}):
+    call = Call(tracing.begin(None, None), credentials, lambda: "127.0.0.1")
+    with app.test_request_context(environ_overrides={"wallet.call": call}):
         if code is None:
             require_admin()
             return

@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api import settings
+from api.calls.problems import PROBLEMS
 from api.contract.openapi import documented_routes, make_document
 from api.contract.routes import LINKS, OPERATIONS, TAGS, UNDOCUMENTED_BLUEPRINTS
-from api.edge.errors import PROBLEMS
 from tests.api.calls import ADMIN, Json, answer, ask, get, problem
 
 DOCUMENT = "/openapi.json"

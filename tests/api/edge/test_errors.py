@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
+from api.calls.problems import PROBLEMS
 from api.direct import Answer
-from api.edge.errors import PROBLEMS
 from models.ledger.history import History
 from observe import metrics
 from tests.api.calls import (

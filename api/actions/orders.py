@@ -1,0 +1,78 @@
+"""Moving money: a call becomes an order, and its answer says whether it was one before."""
+
+from typing import NamedTuple
+
+from api.calls.call import Call
+from api.services import Services
+from models.ledger.transfer import Acceptance, Kind, Order, Receipt
+from observe import logs
+
+
+class Terms(NamedTuple):
+    """Who moves how much; ``idempotency_key``: what the caller calls it, if that is not to happen twice."""
+
+    user_id: int
+    amount_cents: int
+    idempotency_key: str | None
+
+
+def deposit(services: Services, call: Call, terms: Terms) -> Receipt:
+    """Credit the user's wallet; open it if there is none.
+
+    Raises:
+        models.errors.WalletServiceError: as :meth:`models.ledger.orders.Orders.execute`.
+    """
+    return _execute(services, call, _order("deposit/v1", Kind.DEPOSIT, terms, call, (None, terms.user_id)))
+
+
+def withdraw(services: Services, call: Call, terms: Terms) -> Receipt:
+    """Debit the user's wallet; raises as :func:`deposit`."""
+    return _execute(services, call, _order("withdraw/v1", Kind.WITHDRAWAL, terms, call, (terms.user_id, None)))
+
+
+def transfer_now(services: Services, call: Call, terms: Terms, destination: int) -> Receipt:
+    """Move money to another user's wallet before this returns; raises as :func:`deposit`."""
+    order = _order("transfer/v1", Kind.TRANSFER, terms, call, (terms.user_id, destination))
+    return _execute(services, call, order)
+
+
+def transfer_later(services: Services, call: Call, terms: Terms, destination: int) -> Acceptance:
+    """Record a transfer, and have its job put on the queue.
+
+    Raises:
+        models.errors.WalletServiceError: as :meth:`models.ledger.orders.Orders.accept`.
+    """
+    order = _order("transfer/v2", Kind.TRANSFER, terms, call, (terms.user_id, destination))
+    acceptance = services.orders.accept(order)
+    _note(call, acceptance)
+    logs.bind(job_id=str(acceptance.transfer_id))
+    if not acceptance.replayed:
+        # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
+        services.queue.enqueue_soon(acceptance.transfer_id, trace=order.trace)
+    return acceptance
+
+
+def _order(name: str, kind: Kind, terms: Terms, call: Call, parties: tuple[int | None, int | None]) -> Order:
+    source, destination = parties
+    return Order(
+        call=name,
+        kind=kind,
+        source=source,
+        destination=destination,
+        amount_cents=terms.amount_cents,
+        idempotency_key=terms.idempotency_key,
+        trace=call.trace.traceparent,
+    )
+
+
+def _execute(services: Services, call: Call, order: Order) -> Receipt:
+    receipt = services.orders.execute(order)
+    _note(call, receipt)
+    return receipt
+
+
+def _note(call: Call, placed: Receipt | Acceptance) -> None:
+    """Note that the books have this call's transfer, and say so if they had it before."""
+    call.placed = placed.transfer_id
+    if placed.replayed:
+        call.tell("Idempotency-Replayed", "true")

@@ -1,0 +1,1 @@
+"""One call, whatever face it comes by: what is known of it, and how it can fail."""
