@@ -17,6 +17,7 @@ import psycopg2
 import redis
 from sqlalchemy import Engine, text
 
+from bench.parts import is_listening
 from config import Settings, load
 from jobs.connections import make_engine
 from models.schema import migrations
@@ -41,6 +42,13 @@ class Served(NamedTuple):
 
     port: int
     process: Command
+
+
+class ServedGrpc(NamedTuple):
+    """gRPC at work: processes that share a port."""
+
+    port: int
+    processes: list[Command]
 
 
 class Site:
@@ -137,13 +145,39 @@ class Site:
             api.stop()
 
     @contextmanager
+    def grpc(self) -> Iterator[ServedGrpc]:
+        """Serve gRPC as production does; each process may be stopped meanwhile.
+
+        Raises:
+            StackError: one of the processes does not get ready.
+        """
+        served = ServedGrpc(_find_port(), [])
+        for number in range(1, self.settings().grpc_processes + 1):
+            served.processes.append(self.command(f"grpc-{number}", "-m", "ops.grpc", GRPC_PORT=str(served.port)))
+
+        def have_settled() -> bool:
+            return all(not each.is_running or is_listening(each.pid or 0, served.port) for each in served.processes)
+
+        try:
+            for each in served.processes:
+                each.launch()
+            if not processes.wait_for(have_settled, READY_TIMEOUT_S):
+                raise StackError(f"gRPC was not ready within {READY_TIMEOUT_S:.0f} s")
+            if failed := [each for each in served.processes if not each.is_running]:
+                raise StackError(f"gRPC did not start: {failed[0].complaint()}")
+            yield served
+        finally:
+            for each in served.processes:
+                each.stop()
+
+    @contextmanager
     def bare(self) -> Iterator[int]:
         """Serve a bare Flask route under a gunicorn with :data:`BARE_OPTIONS`, and give the port.
 
         Raises:
             StackError: it does not get ready.
         """
-        port = next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
+        port = _find_port()
         words = [f"--{name}={value}" for name, value in BARE_OPTIONS.items()]
         words += [f"--bind={LOOPBACK}:{port}", "--no-control-socket", "bench.bare_app:app"]
         bare = self.command("bare", "-m", "gunicorn", *words)
@@ -180,10 +214,14 @@ class Site:
 
     @cached_property
     def _port(self) -> int:
-        return next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
+        return _find_port()
 
     def _make_yardstick(self) -> None:
         self.execute_as_admin("postgres", f"CREATE DATABASE {YARDSTICK} OWNER wallet")
+
+
+def _find_port() -> int:
+    return next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
 
 
 def _show(engine: Engine, name: str) -> str:

@@ -1,4 +1,6 @@
+import io
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ def test_a_part_is_what_it_runs_and_what_has_ended_of_that() -> None:
     before = parts.cpu_s({"self": [os.getpid()]})
     subprocess.run([sys.executable, "-c", BUSY], check=True)
     after = parts.cpu_s({"self": [os.getpid()]})
-    assert after["self"] - before["self"] >= 0.49
+    assert after["self"] - before["self"] >= 0.48
     assert after[parts.CLIENT] - before[parts.CLIENT] < 0.4  # the client is this process without those it starts
 
 
@@ -37,3 +39,20 @@ def test_memory_is_told_in_megabytes_and_nothing_of_what_is_gone() -> None:
         child.wait()
     assert parts.pss_mb(child.pid) == 0.0
     assert parts.cpu_s({"gone": [child.pid]})["gone"] == 0.0
+
+
+def test_whether_a_process_listens_is_known_whoever_else_does() -> None:
+    listening = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    with (
+        socket.create_server(("127.0.0.1", 0)) as ours,
+        subprocess.Popen([sys.executable, "-c", listening], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+    ):
+        port, theirs = ours.getsockname()[1], int((child.stdout or io.BytesIO()).readline())
+        assert [parts.is_listening(pid, port) for pid in (os.getpid(), child.pid)] == [True, False]
+        assert [parts.is_listening(pid, theirs) for pid in (os.getpid(), child.pid)] == [False, True]
+        with socket.create_connection(("127.0.0.1", theirs)) as connection:  # a port of ours that nobody listens on
+            assert not parts.is_listening(os.getpid(), connection.getsockname()[1])
+        child.communicate(b"\n")
+    assert not parts.is_listening(child.pid, theirs)
