@@ -27,7 +27,7 @@ UNDER_WAY = CONNECTIONS * STREAMS
 # A client's way to a method, before its name.
 SERVICE = "/wallet.v1.WalletService/"
 _PARTS = {
-    "grpc": "gRPC processes",
+    "grpc": "gRPC's processes",
     "workers": "workers",
     "postgres": "PostgreSQL",
     "valkey": "Valkey",
@@ -87,12 +87,13 @@ class GrpcFace:
         )
         memory = Figure(
             key="grpc_memory",
-            label="PSS of the gRPC processes",
+            label="PSS of gRPC's processes",
             unit="MB",
             at_most=_MEMORY_MB,
             heading="megabytes (shorter is better)",
         )
-        return (*(stand.figure for stand in STANDS), *spent, memory)
+        master = Figure(key="grpc_memory_master", label="PSS of gRPC's master", unit="MB")
+        return (*(stand.figure for stand in STANDS), *spent, memory, master)
 
     def take(self, site: Site, plan: Plan) -> Values:
         """Call in turns, for ``plan.window_s`` seconds each time."""
@@ -102,7 +103,7 @@ class GrpcFace:
             stack.enter_context(at_work(site.redis, workers))
             api, served = stack.enter_context(site.api()), stack.enter_context(site.grpc())
             with site.bare() as bare:
-                filled = Windows(site, workers, {"grpc": served.processes})
+                filled = Windows(site, workers, {"grpc": [served.process]})
                 doors = _Doors(filled, grpc=served.port, api=api.port, bare=bare)
                 try:
                     doors.warm_up()
@@ -111,9 +112,10 @@ class GrpcFace:
                             doors.open(stand, plan.window_s)
                 except FloodError as error:
                     raise BenchError(str(error)) from error
-            held = sum(parts.pss_mb(pid) for each in served.processes for pid in parts.family(each.pid or 0))
+            master, *processes = parts.family(served.process.pid or 0)
+            held = {"grpc_memory": sum(map(parts.pss_mb, processes)), "grpc_memory_master": parts.pss_mb(master)}
         asks.check(site, posted=filled.transfers)
-        return doors.values() | {"grpc_memory": held}
+        return doors.values() | held
 
 
 @dataclass(slots=True)

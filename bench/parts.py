@@ -55,10 +55,17 @@ def children(pid: int) -> list[int]:
     return [each for each in _family(_look(), pid) if each != pid]
 
 
-def is_listening(pid: int, port: int) -> bool:
-    """Tell whether a process itself listens on a port, which others may share; elsewhere, whether anybody does."""
+def are_listening(pid: int, port: int, count: int) -> bool:
+    """Tell whether so many of what a process has started listen on a port, which they share.
+
+    Elsewhere, whether anybody listens there.
+    """
     if not IS_LINUX:
         return not is_port_free(LOOPBACK, port)
+    return sum(_is_listening(child, port) for child in children(pid)) >= count
+
+
+def _is_listening(pid: int, port: int) -> bool:
     own = _PROC / str(pid)
     try:
         lines = [line.split() for name in ("tcp", "tcp6") for line in (own / "net" / name).read_text().splitlines()]

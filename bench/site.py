@@ -17,7 +17,7 @@ import psycopg2
 import redis
 from sqlalchemy import Engine, text
 
-from bench.parts import is_listening
+from bench.parts import are_listening
 from config import Settings, load
 from jobs.connections import make_engine
 from models.schema import migrations
@@ -38,17 +38,10 @@ UNTHROTTLED = {"RATE_LIMIT": "1000000/second;burst=1000000"}
 
 
 class Served(NamedTuple):
-    """The API at work."""
+    """The API at work, or gRPC: the process that has started all others."""
 
     port: int
     process: Command
-
-
-class ServedGrpc(NamedTuple):
-    """gRPC at work: processes that share a port."""
-
-    port: int
-    processes: list[Command]
 
 
 class Site:
@@ -145,30 +138,25 @@ class Site:
             api.stop()
 
     @contextmanager
-    def grpc(self) -> Iterator[ServedGrpc]:
-        """Serve gRPC as production does; each process may be stopped meanwhile.
+    def grpc(self) -> Iterator[Served]:
+        """Serve gRPC as production does.
 
         Raises:
-            StackError: one of the processes does not get ready.
+            StackError: not all of its processes get ready.
         """
-        served = ServedGrpc(_find_port(), [])
-        for number in range(1, self.settings().grpc_processes + 1):
-            served.processes.append(self.command(f"grpc-{number}", "-m", "ops.grpc", GRPC_PORT=str(served.port)))
-
-        def have_settled() -> bool:
-            return all(not each.is_running or is_listening(each.pid or 0, served.port) for each in served.processes)
-
+        port, count = _find_port(), self.settings().grpc_processes
+        grpc = self.command("grpc", "-m", "ops.grpc", GRPC_PORT=str(port))
+        grpc.launch()
         try:
-            for each in served.processes:
-                each.launch()
-            if not processes.wait_for(have_settled, READY_TIMEOUT_S):
+            if not processes.wait_for(
+                lambda: not grpc.is_running or are_listening(grpc.pid or 0, port, count), READY_TIMEOUT_S
+            ):
                 raise StackError(f"gRPC was not ready within {READY_TIMEOUT_S:.0f} s")
-            if failed := [each for each in served.processes if not each.is_running]:
-                raise StackError(f"gRPC did not start: {failed[0].complaint()}")
-            yield served
+            if not grpc.is_running:
+                raise StackError(f"gRPC did not start: {grpc.complaint()}")
+            yield Served(port, grpc)
         finally:
-            for each in served.processes:
-                each.stop()
+            grpc.stop()
 
     @contextmanager
     def bare(self) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 import queue
 import random
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,12 +10,13 @@ from typing import NamedTuple
 
 import grpc
 
-from bench import asks, crew
+from bench import asks
 from bench.asks import AMOUNT_CENTS, READERS
 from bench.backlog import Spread
 from bench.figures import BenchError, Figure, Plan, Values
-from bench.site import ServedGrpc, Site
+from bench.site import Site
 from bench.steady import percentile
+from ops.local.processes import Command
 from ops.local.server import LOOPBACK
 from wallet.v1 import wallet_pb2
 from wallet.v1.wallet_pb2_grpc import WalletServiceStub
@@ -90,7 +90,7 @@ class Watchers:
                     raise BenchError(f"{ended} of {WATCHERS} watchers were sent away")
             except grpc.RpcError as error:
                 raise BenchError(f"a call failed: {tell(error)}") from error
-            stop_s = stop(served)
+            stop_s = stop(served.process)
             for each in watches:
                 see_off(each)
         asks.check(site, posted=(count + WARM_UP_CALLS) // 2)
@@ -153,16 +153,16 @@ def call_steadily(stubs: Sequence[WalletServiceStub], count: int) -> list[float]
     return found
 
 
-def stop(served: ServedGrpc) -> float:
-    """Have all processes stop, as a full stop does, and return how many seconds it took until all have ended.
+def stop(process: Command) -> float:
+    """Have gRPC stop, as a full stop does, and return how many seconds it took until all of it has ended.
 
     Raises:
-        BenchError: one of them had to be killed.
+        BenchError: it had to be killed.
     """
     began = time.monotonic()
-    crew.send(served.processes, signal.SIGTERM)
-    if late := [each.spec.name for each in served.processes if not each.wait(each.spec.stop_timeout_s)]:
-        raise BenchError(f"{', '.join(late)} did not stop within {served.processes[0].spec.stop_timeout_s:.0f} s")
+    process.send(process.spec.stop_signal)
+    if not process.wait(process.spec.stop_timeout_s):
+        raise BenchError(f"{process.spec.name} did not stop within {process.spec.stop_timeout_s:.0f} s")
     return time.monotonic() - began
 
 

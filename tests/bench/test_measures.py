@@ -64,7 +64,7 @@ def test_calls_over_grpc_are_measured_beside_rest_and_nothing_is_left_pending(si
     found = _take(GrpcFace(), site)
     assert all(found[stand.key] > 0 for stand in grpc_face.STANDS)
     assert found["grpc_v2_cpu_grpc"] > 0
-    assert found["grpc_memory"] > 20
+    assert found["grpc_memory"] > found["grpc_memory_master"] > 5
 
 
 @pytest.mark.long

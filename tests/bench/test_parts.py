@@ -41,18 +41,43 @@ def test_memory_is_told_in_megabytes_and_nothing_of_what_is_gone() -> None:
     assert parts.cpu_s({"gone": [child.pid]})["gone"] == 0.0
 
 
-def test_whether_a_process_listens_is_known_whoever_else_does() -> None:
-    listening = (
-        "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
-    )
+# Forks two that listen on one port, and says which.
+LISTENING = """
+import os, socket
+def listen(port):
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", port))
+    return made
+held = listen(0)  # bound, and not listening
+port = held.getsockname()[1]
+reading, writing = os.pipe()
+for _ in range(2):
+    if not os.fork():
+        os.close(writing)
+        own = listen(port)
+        own.listen()
+        os.read(reading, 1)  # until the one that has started this one ends
+        os._exit(0)
+print(port, flush=True)
+input()
+"""
+
+
+def test_how_many_of_a_process_listen_is_known_whoever_else_does() -> None:
+    command = [sys.executable, "-c", LISTENING]
     with (
         socket.create_server(("127.0.0.1", 0)) as ours,
-        subprocess.Popen([sys.executable, "-c", listening], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as master,
     ):
-        port, theirs = ours.getsockname()[1], int((child.stdout or io.BytesIO()).readline())
-        assert [parts.is_listening(pid, port) for pid in (os.getpid(), child.pid)] == [True, False]
-        assert [parts.is_listening(pid, theirs) for pid in (os.getpid(), child.pid)] == [False, True]
-        with socket.create_connection(("127.0.0.1", theirs)) as connection:  # a port of ours that nobody listens on
-            assert not parts.is_listening(os.getpid(), connection.getsockname()[1])
-        child.communicate(b"\n")
-    assert not parts.is_listening(child.pid, theirs)
+        port = int((master.stdout or io.BytesIO()).readline())
+        deadline = time.monotonic() + 20
+        while not parts.are_listening(master.pid, port, 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not parts.are_listening(master.pid, port, 3)  # the one that started them only holds the port
+        assert not parts.are_listening(master.pid, ours.getsockname()[1], 1)
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            assert not parts.are_listening(master.pid, connection.getsockname()[1], 1)
+        master.communicate(b"\n")
+    assert not parts.are_listening(master.pid, port, 1)
