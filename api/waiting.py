@@ -1,9 +1,10 @@
-"""Long polling: a caller may wait for a job to end, within bounds that keep the API answering everyone else."""
+"""Waiting for jobs, within bounds that keep everyone else answered: long polls and watches."""
 
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
+from typing import Generic, TypeVar
 
 from models.ledger.transfer import Transfer
 from observe import background, metrics
@@ -16,20 +17,19 @@ MOST_WAITERS = 1_000
 FIRST_PAUSE_S = 0.004
 LONGEST_PAUSE_S = 0.1
 
-# Of some transfers, which have ended.
-FindEnded = Callable[[Collection[int]], Collection[int]]
+K = TypeVar("K", bound=Hashable)
 
 
-class _Waiter:
+class _Waiter(Generic[K]):
     """One who waits: to be looked for again at that instant, and so long after that."""
 
-    __slots__ = ("due_at", "error", "is_called", "pause_s", "transfer_id")
+    __slots__ = ("due_at", "error", "is_called", "key", "pause_s")
 
-    def __init__(self, transfer_id: int) -> None:
-        self.transfer_id = transfer_id
+    def __init__(self, key: K, is_called: threading.Event) -> None:
+        self.key = key
         self.pause_s = FIRST_PAUSE_S
         self.due_at = time.monotonic() + self.pause_s
-        self.is_called = threading.Event()
+        self.is_called = is_called
         self.error: Exception | None = None
 
     def wait_on(self, now: float) -> None:
@@ -41,15 +41,15 @@ class _Waiter:
             self.due_at = (now // LONGEST_PAUSE_S + 1) * LONGEST_PAUSE_S
 
 
-class WaitingRoom:
-    """Where requests wait for their transfers, and one thread looks for all of them together."""
+class Room(Generic[K]):
+    """Where callers wait for something to happen, each by a key, and one thread looks for all of them together."""
 
-    def __init__(self, find_ended: FindEnded, *, most: int = MOST_WAITERS) -> None:
-        """``find_ended`` may raise anything: who waits for what it was asked about is then told."""
-        self._find_ended = find_ended
+    def __init__(self, find: Callable[[Collection[K]], Collection[K]], *, most: int = MOST_WAITERS) -> None:
+        """``find``: of some keys, those for which it has happened. It may raise anything: who waits is then told."""
+        self._find = find
         self._most = most
         self._changed = threading.Condition()
-        self._waiters: set[_Waiter] = set()
+        self._waiters: set[_Waiter[K]] = set()
         self._is_watched = False
         self._closes_at = math.inf
 
@@ -58,42 +58,43 @@ class WaitingRoom:
         """How many wait."""
         return len(self._waiters)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may wait still."""
+        return time.monotonic() < self._closes_at
+
     def close(self, *, within_s: float) -> None:
         """End every wait within these seconds, those that have yet to begin included: this process is to end."""
         with self._changed:
             self._closes_at = time.monotonic() + within_s
             self._changed.notify()
 
-    def wait_until_final(self, look: Callable[[], Transfer], wait_s: float) -> Transfer:
-        """Wait until the transfer's status is final, the time is over or the room closes; return what was seen last.
+    def wait(self, key: K, seconds: float, *, is_called: threading.Event | None = None) -> bool:
+        """Wait until it happens, the time is over, the room closes, or somebody else sets the event.
 
-        Args:
-            look: reads the transfer; what it raises is passed on, and so is what the looks for all raise.
-            wait_s: seconds, at most :data:`MAX_WAIT_S`; 0 looks once.
+        Returns:
+            False: there is no room, and nobody has waited.
+
+        Raises:
+            Exception: what the look has raised.
         """
-        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
-        transfer = look()
-        while not transfer.status.is_final and time.monotonic() < min(deadline, self._closes_at):
-            waiter = self._enter(transfer.id)
-            if waiter is None:
-                metrics.shed["waiting"].inc()
-                break
-            try:
-                waiter.is_called.wait(deadline - time.monotonic())
-            finally:
-                self._waiters.discard(waiter)
-            if waiter.error is not None:
-                raise waiter.error
-            if time.monotonic() < self._closes_at:  # or all who wait would look at once
-                transfer = look()
-        return transfer
+        waiter = self._enter(key, is_called or threading.Event())
+        if waiter is None:
+            return False
+        try:
+            waiter.is_called.wait(seconds)
+        finally:
+            self._waiters.discard(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+        return True
 
-    def _enter(self, transfer_id: int) -> _Waiter | None:
+    def _enter(self, key: K, is_called: threading.Event) -> _Waiter[K] | None:
         """Return whoever waits now; None: there is no room."""
         with self._changed:
             if len(self._waiters) >= self._most:
                 return None
-            waiter = _Waiter(transfer_id)
+            waiter = _Waiter(key, is_called)
             self._waiters.add(waiter)
             if not self._is_watched:
                 self._is_watched = background.start("waiting_room", self._watch) is not None
@@ -118,10 +119,10 @@ class WaitingRoom:
             else:
                 self._look([waiter for waiter in waiters if waiter.due_at <= now])
 
-    def _look(self, due: list[_Waiter]) -> None:
+    def _look(self, due: list[_Waiter[K]]) -> None:
         """Look once for all of these."""
         try:
-            ended = self._find_ended({waiter.transfer_id for waiter in due})
+            found = self._find({waiter.key for waiter in due})
         except Exception as error:  # noqa: BLE001 - it is theirs
             for waiter in due:
                 waiter.error = error
@@ -130,9 +131,30 @@ class WaitingRoom:
         now = time.monotonic()
         for waiter in due:
             waiter.wait_on(now)
-        self._call([waiter for waiter in due if waiter.transfer_id in ended])
+        self._call([waiter for waiter in due if waiter.key in found])
 
-    def _call(self, waiters: list[_Waiter]) -> None:
+    def _call(self, waiters: list[_Waiter[K]]) -> None:
         for waiter in waiters:
             self._waiters.discard(waiter)
             waiter.is_called.set()
+
+
+class WaitingRoom(Room[int]):
+    """Where calls wait for their transfers to end, by their ids."""
+
+    def wait_until_final(self, look: Callable[[], Transfer], wait_s: float) -> Transfer:
+        """Wait until the transfer's status is final, the time is over or the room closes; return what was seen last.
+
+        Args:
+            look: reads the transfer; what it raises is passed on, and so is what the looks for all raise.
+            wait_s: seconds, at most :data:`MAX_WAIT_S`; 0 looks once.
+        """
+        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
+        transfer = look()
+        while not transfer.status.is_final and time.monotonic() < deadline and self.is_open:
+            if not self.wait(transfer.id, deadline - time.monotonic()):
+                metrics.shed["waiting"].inc()
+                break
+            if self.is_open:  # or all who wait would look at once
+                transfer = look()
+        return transfer

@@ -174,8 +174,8 @@ cache_kept_evictions = Gauge(
 # --- refusals
 
 throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication", "password"))
-# ``requests``, ``calls``: told that it is too busy, without being tried; ``waiting``: a long poll answered at once, since
-# too many waited; ``watching``: a watch that had to end, since there were too many.
+# ``requests``, ``calls``: told that it is too busy, untried. ``waiting``: a long poll answered at once, since too many
+# waited. ``watching``: a watch that had to end, likewise.
 shed = _counters(
     "wallet_shed", "What was turned away under load.", "where", ("requests", "calls", "waiting", "watching")
 )

@@ -85,6 +85,16 @@ FROM transfers WHERE id = $1
 )
 _ENDED = Statement("find_ended", ("bigint[]",), "SELECT id FROM transfers WHERE id = ANY ($1) AND status <> 'pending'")
 
+_PROGRESS = Statement("find_progress", ("bigint[]",), "SELECT id, status, attempts FROM transfers WHERE id = ANY ($1)")
+
+
+class Progress(NamedTuple):
+    """How far a transfer has come: what changes of it, as long as it is somebody's to wait for."""
+
+    transfer_id: int
+    status: str
+    attempts: int
+
 
 class _TransferRow(NamedTuple):
     id: int
@@ -182,6 +192,16 @@ class History:
             Unavailable: the database cannot be reached.
         """
         return {transfer_id for (transfer_id,) in read_rows(self._engine, _ENDED, list(transfer_ids))}
+
+    def find_progressed(self, seen: Collection[Progress]) -> set[Progress]:
+        """Return which of these is no more how a transfer stands: all of them in one look.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        ids = {each.transfer_id for each in seen}
+        stand = {Progress(*row) for row in read_rows(self._engine, _PROGRESS, list(ids))}
+        return {each for each in seen if each not in stand}
 
 
 def as_transfer(row: Any) -> Transfer:

@@ -1,0 +1,157 @@
+"""What every call goes through, whatever it is for: its trace, its deadline, how it ends, one line in the log.
+
+A method of the servicer is written as a function of a message and an :class:`Asked`, which raises what REST's views
+raise; :func:`unary` and :func:`stream` make of it what grpcio calls. Nothing that a method raises gets to grpcio, which
+would tell its text to the caller.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from api.calls.problems import ApiError, explain
+from api.edge.proxies import Proxies
+from api.grpc.metadata import ERROR_CODE, Sent, initial, status_code
+from api.services import Services
+from observe import logs, metrics
+
+# What a call takes that is quick. What would have to end sooner is not begun.
+LEAST_S = 0.02
+# gRPC's way to say that there is no deadline is a time beyond all others; and nothing here takes longer.
+FOREVER_S = 86_400.0
+
+# When the call that this context is for has come.
+arrived_at: ContextVar[float] = ContextVar("arrived_at")
+
+Request = TypeVar("Request", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Asked:
+    """A call that is being answered."""
+
+    __slots__ = ("call", "context", "ends_at", "sent")
+
+    def __init__(self, context: grpc.ServicerContext, proxies: Proxies) -> None:
+        self.context = context
+        self.sent = Sent(context.invocation_metadata())
+        self.call = self.sent.begin_call(context.peer(), proxies)
+        self.ends_at = time.monotonic() + min(context.time_remaining(), FOREVER_S)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the caller waits still."""
+        return self.ends_at - time.monotonic()
+
+    def check(self, request: Message, *, most_bytes: int) -> None:
+        """See that it can be answered at all.
+
+        Raises:
+            ApiError: ``bad_input``: something is given twice, or is not known here, and would be passed over;
+                ``payload_too_large``; ``unavailable``: there is no time left to do it in.
+        """
+        self.sent.check()
+        if request.ByteSize() > most_bytes:
+            raise ApiError("payload_too_large", f"The message may have {most_bytes} bytes.")
+        if unknown := UnknownFieldSet(request):
+            raise ApiError("bad_input", f"request: field {unknown[0].field_number}: is not known here")
+        if self.seconds_left < LEAST_S:
+            raise ApiError("unavailable", "The deadline leaves no time. Nothing moved.", {"Retry-After": "1"})
+
+
+class Face:
+    """What methods of a servicer stand on."""
+
+    def __init__(self, services: Services, proxies: Proxies) -> None:
+        self.services = services
+        self.proxies = proxies
+
+
+S = TypeVar("S", bound=Face)
+
+
+def unary(
+    method: Callable[[S, Request, Asked], Reply],
+) -> Callable[[S, Request, grpc.ServicerContext], Reply]:
+    """Make a method that answers once."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def answer(self: S, request: Request, context: grpc.ServicerContext) -> Reply:
+        asked = Asked(context, self.proxies)
+        try:
+            asked.check(request, most_bytes=self.services.max_body_bytes)
+            reply = method(self, request, asked)
+        except Exception as error:  # noqa: BLE001 - whatever it is, grpcio would tell its text
+            _refuse(name, asked, error)
+        context.send_initial_metadata(initial(asked.call))
+        _tell(name, grpc.StatusCode.OK)
+        return reply
+
+    return answer
+
+
+def stream(
+    method: Callable[[S, Request, Asked], Iterator[Reply]],
+) -> Callable[[S, Request, grpc.ServicerContext], Iterator[Reply]]:
+    """Make a method that answers again and again."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def answer(self: S, request: Request, context: grpc.ServicerContext) -> Iterator[Reply]:
+        asked = Asked(context, self.proxies)
+        is_begun = False
+        try:
+            asked.check(request, most_bytes=self.services.max_body_bytes)
+            for reply in method(self, request, asked):
+                if not is_begun:
+                    context.send_initial_metadata(initial(asked.call))
+                    is_begun = True
+                yield reply
+        except GeneratorExit:  # nobody is there to read on
+            _tell(name, _code_of_gone(asked))
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            _refuse(name, asked, error, is_begun=is_begun)
+        _tell(name, grpc.StatusCode.OK if context.is_active() else _code_of_gone(asked))
+
+    return answer
+
+
+def refuse(context: grpc.ServicerContext, name: str, problem: ApiError, proxies: Proxies) -> NoReturn:
+    """Refuse a call without having a look at what it asks for."""
+    _refuse(name, Asked(context, proxies), problem)
+
+
+def _refuse(name: str, asked: Asked, error: Exception, *, is_begun: bool = False) -> NoReturn:
+    """End a call with what an error comes to."""
+    found = explain(error, asked.call)
+    code = status_code(found.code)
+    for header, value in found.headers.items():
+        asked.call.tell(header, value)
+    if not is_begun:
+        asked.context.send_initial_metadata(initial(asked.call))
+    trailing = [(ERROR_CODE, found.code)]
+    trailing += [(header.lower(), value) for header, value in found.headers.items()]
+    trailing += [(fact.replace("_", "-"), value) for fact, value in found.facts.items()]
+    asked.context.set_trailing_metadata(tuple(trailing))
+    _tell(name, code, error_code=found.code)
+    asked.context.abort(code, found.detail)
+    raise AssertionError  # it has raised
+
+
+def _code_of_gone(asked: Asked) -> grpc.StatusCode:
+    """Return with what a call has ended for a caller who waits no more."""
+    return grpc.StatusCode.CANCELLED if asked.seconds_left > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _tell(method: str, code: grpc.StatusCode, **facts: Any) -> None:
+    seconds = time.perf_counter() - arrived_at.get()
+    metrics.observe_call(method, code.name, seconds)
+    logs.write("info", "call", {"method": method, "code": code.name, "duration_ms": round(seconds * 1000, 3), **facts})

@@ -1,0 +1,56 @@
+"""The contract's messages, out of what the inside answers. What is not there is 0 or ""."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from models.ledger.transfer import Transfer
+from wallet.v1.wallet_pb2 import Job, Transaction, TransactionPage
+
+
+def job_of(transfer: Transfer) -> Job:
+    """Show a transfer."""
+    return Job(
+        job_id=transfer.id,
+        status=transfer.status.value,
+        source_user_id=transfer.source or 0,
+        destination_user_id=transfer.destination or 0,
+        amount=transfer.amount_cents,
+        reason=transfer.reason or "",
+        attempts=transfer.attempts,
+        last_error=transfer.last_error or "",
+        created_at=_instant(transfer.created_at),
+        completed_at=_instant(transfer.completed_at),
+        next_attempt_at=_instant(transfer.next_attempt_at),
+    )
+
+
+def page_of(payload: bytes) -> TransactionPage:
+    """Show a page of the history, from REST's JSON of it: both faces share one entry of the cache."""
+    page = orjson.loads(payload)
+    return TransactionPage(
+        transactions=[_transaction(each) for each in page["transactions"]],
+        next_cursor=page["next_cursor"] or "",
+        has_more=page["has_more"],
+        statement_balance=page["statement_balance"],
+    )
+
+
+def _transaction(entry: Mapping[str, Any]) -> Transaction:
+    return Transaction(
+        transaction_id=entry["transaction_id"],
+        transfer_id=int(entry["transfer_id"]),
+        type=entry["type"],
+        amount=entry["amount"],
+        balance_after=entry["balance_after"],
+        counterparty_user_id=int(entry["counterparty_user_id"] or 0),
+        created_at=entry["created_at"],
+    )
+
+
+def _instant(instant: datetime | None) -> str:
+    if instant is None:
+        return ""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,151 @@
+"""The methods of the contract: read the message, do what REST does, answer. Each is REST's route of the same name.
+
+A field that is 0 or empty is one that is not there: proto3 does not tell the two apart.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from api.actions import orders
+from api.actions.orders import Terms
+from api.actions.reads import BALANCE, HISTORY
+from api.actions.watching import Watcher, Watching
+from api.calls.problems import RETRY_AFTER_S, ApiError
+from api.contract.checking import validate
+from api.contract.schemas import AmountBody, NoQuery, TransactionsQuery, TransferBody
+from api.edge.proxies import Proxies
+from api.grpc.answering import Asked, Face, stream, unary
+from api.grpc.messages import job_of, page_of
+from api.services import Services
+from models.errors import TransferNotFound
+from models.ledger.transfer import Receipt, Status
+from wallet.v1.wallet_pb2 import (
+    AmountRequest,
+    Balance,
+    BalanceRequest,
+    Job,
+    JobRequest,
+    MoneyReply,
+    TransactionPage,
+    TransactionsRequest,
+    TransferRequest,
+)
+from wallet.v1.wallet_pb2_grpc import WalletServiceServicer
+
+_WHAT = "request"
+_NOTHING = NoQuery()
+
+
+class WalletServicer(Face, WalletServiceServicer):
+    """Serves WalletService."""
+
+    def __init__(self, services: Services, proxies: Proxies, watching: Watching) -> None:
+        super().__init__(services, proxies)
+        self._watching = watching
+
+    @unary
+    def Deposit(self, request: AmountRequest, asked: Asked) -> MoneyReply:
+        """Credit the caller's wallet; open it if there is none."""
+        user_id = self.services.identity.require_depositor(asked.call)
+        return _moved(orders.deposit(self.services, asked.call, _read_amount(request, asked, user_id)))
+
+    @unary
+    def Withdraw(self, request: AmountRequest, asked: Asked) -> MoneyReply:
+        """Debit the caller's wallet."""
+        user_id = self.services.identity.require_user(asked.call)
+        return _moved(orders.withdraw(self.services, asked.call, _read_amount(request, asked, user_id)))
+
+    @unary
+    def Transfer(self, request: TransferRequest, asked: Asked) -> MoneyReply:
+        """Move money before answering."""
+        user_id = self.services.identity.require_user(asked.call)
+        return _moved(orders.transfer_now(self.services, asked.call, *_read_transfer(request, asked, user_id)))
+
+    @unary
+    def EnqueueTransfer(self, request: TransferRequest, asked: Asked) -> Job:
+        """Record the transfer, put its job on the queue, and answer with what GetJob answers of it."""
+        user_id = self.services.identity.require_user(asked.call)
+        terms, destination = _read_transfer(request, asked, user_id)
+        acceptance = orders.transfer_later(self.services, asked.call, terms, destination)
+        asked.call.tell("Retry-After", str(RETRY_AFTER_S))
+        return Job(
+            job_id=acceptance.transfer_id,
+            status=Status.PENDING.value,
+            source_user_id=user_id,
+            destination_user_id=destination,
+            amount=terms.amount_cents,
+        )
+
+    @unary
+    def GetJob(self, request: JobRequest, asked: Asked) -> Job:
+        """Return how a transfer stands."""
+        caller = self.services.identity.require_user_or_admin(asked.call)
+        return job_of(self.services.history.get_transfer(_read_job_id(request), seen_by=caller))
+
+    @stream
+    def WatchJob(self, request: JobRequest, asked: Asked) -> Iterator[Job]:
+        """Return how a transfer stands, and again at every change, until its status is final."""
+        caller = self.services.identity.require_user_or_admin(asked.call)
+        watcher = Watcher()
+        if not asked.context.add_callback(watcher.go):
+            return
+        for transfer in self._watching.follow(
+            _read_job_id(request), seen_by=caller, seconds=asked.seconds_left, watcher=watcher
+        ):
+            yield job_of(transfer)
+
+    @unary
+    def GetBalance(self, request: BalanceRequest, asked: Asked) -> Balance:
+        """Return the posted balance."""
+        del request
+        return Balance(**orjson.loads(BALANCE.answer(self.services, asked.call, lambda: _NOTHING)))
+
+    @unary
+    def ListTransactions(self, request: TransactionsRequest, asked: Asked) -> TransactionPage:
+        """Return a page of the history, newest first."""
+        return page_of(HISTORY.answer(self.services, asked.call, lambda: _read_page(request)))
+
+
+def _read_amount(request: AmountRequest, asked: Asked, user_id: int) -> Terms:
+    _refuse_what_is_to_come(request)
+    body = validate(AmountBody, {"amount": request.amount}, what=_WHAT)
+    return Terms(user_id, body.amount, asked.sent.read_idempotency_key())
+
+
+def _read_transfer(request: TransferRequest, asked: Asked, user_id: int) -> tuple[Terms, int]:
+    _refuse_what_is_to_come(request)
+    if request.not_before:
+        raise _unsupported("not_before")
+    given = {"destination_user_id": request.destination_user_id, "amount": request.amount}
+    body = validate(TransferBody, given, what=_WHAT)
+    return Terms(user_id, body.amount, asked.sent.read_idempotency_key()), body.destination_user_id
+
+
+def _refuse_what_is_to_come(request: AmountRequest | TransferRequest) -> None:
+    """Refuse what the contract has room for and the ledger has not: to pass over it would not be what was asked for."""
+    for name in ("description", "reference", "metadata"):
+        if getattr(request, name):
+            raise _unsupported(name)
+
+
+def _unsupported(name: str) -> ApiError:
+    return ApiError("bad_input", f"{_WHAT}: {name}: is not supported yet")
+
+
+def _read_page(request: TransactionsRequest) -> TransactionsQuery:
+    given: dict[str, Any] = {
+        name: value for name in ("type", "page", "page_size", "cursor") if (value := getattr(request, name))
+    }
+    return validate(TransactionsQuery, given, what=_WHAT)
+
+
+def _read_job_id(request: JobRequest) -> int:
+    if request.job_id <= 0:
+        raise TransferNotFound(request.job_id)
+    return request.job_id
+
+
+def _moved(receipt: Receipt) -> MoneyReply:
+    return MoneyReply(transfer_id=receipt.transfer_id, balance=receipt.balance_cents)

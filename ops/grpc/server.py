@@ -1,0 +1,131 @@
+"""grpcio's server, with bounds on whatever a caller can make it hold."""
+
+from collections.abc import Callable, Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import config
+from api.actions.watching import SEATS, Watching
+from api.edge.proxies import Proxies
+from api.grpc.servicer import WalletServicer
+from api.services import Services
+from ops.grpc.gate import POOL, Gate
+from ops.grpc.hands import Hands
+from ops.grpc.tls import Pem, Renewed
+from wallet.v1 import wallet_pb2, wallet_pb2_grpc
+
+# What is asked for at the same time is done together, so few are enough; more would only wait for one another.
+THREADS = 16
+# For whoever asks for the contract, or has himself told how the service is; one call each, as long as it lasts.
+REFLECTING, PROBING, REFUSING = 4, 16, 2
+# How long somebody may take to read the contract.
+REFLECTION_S = 30.0
+# Beyond it grpcio itself refuses. Between this and MAX_BODY_BYTES the refusal has a code of the contract.
+MOST_MESSAGE_BYTES = 262_144
+# A token, a key and a trace, several times over.
+MOST_METADATA_BYTES = 16_384
+MOST_STREAMS = 256
+# A caller who has gone without a word is found out within these.
+PING_EVERY_S, PONG_WITHIN_S = 60, 20
+# A connection belongs to one process for as long as it lasts, so it does not last: callers spread anew. What is under
+# way on it then may take as long as any watch.
+CONNECTION_S, LAST_CALLS_S = 900, 660
+_TICK_S = 0.05
+_SERVICE = wallet_pb2.DESCRIPTOR.services_by_name["WalletService"].full_name
+
+
+class Server:
+    """One process's. Making it listens to nothing."""
+
+    def __init__(self, settings: config.Settings, services: Services) -> None:
+        proxies = Proxies(settings.trusted_proxies)
+        self._settings = settings
+        self._watching = Watching(services.history)
+        self._hands, self._refusing = Hands(THREADS), Hands(REFUSING, name="refuse")
+        self._watchers = Hands(SEATS + REFUSING, name="watch")
+        self._reflecting = Hands(REFLECTING, silence_s=REFLECTION_S, name="reflect")
+        self._probing = Hands(PROBING, name="health")
+        self._health = health.HealthServicer(experimental_non_blocking=False, experimental_thread_pool=self._probing)
+        self._server = grpc.server(
+            self._hands,
+            interceptors=[Gate(self._hands, self._refusing, most=settings.api_queue, proxies=proxies)],
+            options=_options(settings),
+            # Those that are let in, and as many that can be refused with a code of the contract.
+            maximum_concurrent_rpcs=2 * settings.api_queue + SEATS + REFLECTING + PROBING,
+        )
+        self._serve(WalletServicer(services, proxies, self._watching))
+
+    def _serve(self, servicer: WalletServicer) -> None:
+        """Have everything answered, what is not the busiest by threads of its own."""
+        for method, pool in (
+            (WalletServicer.WatchJob, self._watchers),
+            (health.HealthServicer.Check, self._probing),
+            (reflection.ReflectionServicer.ServerReflectionInfo, self._reflecting),
+        ):
+            setattr(method, POOL, pool)
+        wallet_pb2_grpc.add_WalletServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._health.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+
+    def start(self) -> None:
+        """Listen, and answer from now on.
+
+        Raises:
+            RuntimeError: it cannot listen.
+            ConfigurationError: the certificate cannot be used.
+        """
+        settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.grpc_port}"
+        if settings.grpc_tls_cert is None:
+            self._server.add_insecure_port(address)
+        else:
+            self._server.add_secure_port(address, _credentials(settings))
+        self._server.start()
+
+    def stop(self) -> None:
+        """Accept nothing more, and let what is in hand end, within GRACEFUL_TIMEOUT_S. Watches end at once."""
+        self._health.enter_graceful_shutdown()
+        # Watchers have been told, and would stay: nothing that is public sends them away.
+        watched: dict[str, set[Callable[[None], None]]] = vars(self._health)["_send_response_callbacks"]
+        for watchers in list(watched.values()):
+            for tell in list(watchers):
+                tell(None)
+        self._watching.close(within_s=0.0)
+        stopped = self._server.stop(self._settings.graceful_timeout_s)
+        while not stopped.wait(_TICK_S):
+            # Whoever has asked nothing yet, or reads the contract, is not waited for.
+            for pool in (self._hands, self._watchers, self._refusing, self._reflecting, self._probing):
+                pool.cancel_silent(0.0)
+
+
+def _options(settings: config.Settings) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", max(MOST_MESSAGE_BYTES, settings.max_body_bytes)),
+        ("grpc.max_metadata_size", MOST_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MOST_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", MOST_STREAMS),
+        ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
+        ("grpc.keepalive_timeout_ms", PONG_WITHIN_S * 1000),
+        ("grpc.max_connection_age_ms", CONNECTION_S * 1000),
+        ("grpc.max_connection_age_grace_ms", LAST_CALLS_S * 1000),
+    )
+
+
+def _credentials(settings: config.Settings) -> grpc.ServerCredentials:
+    files = Renewed(settings)
+
+    def spell(pem: Pem) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)
+
+    def renew() -> grpc.ServerCertificateConfiguration | None:
+        """Asked at every handshake; None: as before."""
+        return spell(files.current) if files.renew() else None
+
+    wants_clients = settings.grpc_tls_client_ca is not None
+    # (Its stub knows nothing of None.)
+    return grpc.dynamic_ssl_server_credentials(spell(files.current), renew, wants_clients)  # type: ignore[arg-type]
