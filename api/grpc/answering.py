@@ -33,44 +33,52 @@ Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 
 
-class Asked:
-    """A call that is being answered."""
-
-    __slots__ = ("call", "context", "ends_at", "sent")
-
-    def __init__(self, context: grpc.ServicerContext, proxies: Proxies) -> None:
-        self.context = context
-        self.sent = Sent(context.invocation_metadata())
-        self.call = self.sent.begin_call(context.peer(), proxies)
-        self.ends_at = time.monotonic() + min(context.time_remaining(), FOREVER_S)
-
-    @property
-    def seconds_left(self) -> float:
-        """How long the caller waits still."""
-        return self.ends_at - time.monotonic()
-
-    def check(self, request: Message, *, most_bytes: int) -> None:
-        """See that it can be answered at all.
-
-        Raises:
-            ApiError: ``bad_input``: something is given twice, or is not known here, and would be passed over;
-                ``payload_too_large``; ``unavailable``: there is no time left to do it in.
-        """
-        self.sent.check()
-        if request.ByteSize() > most_bytes:
-            raise ApiError("payload_too_large", f"The message may have {most_bytes} bytes.")
-        if unknown := UnknownFieldSet(request):
-            raise ApiError("bad_input", f"request: field {unknown[0].field_number}: is not known here")
-        if self.seconds_left < LEAST_S:
-            raise ApiError("unavailable", "The deadline leaves no time. Nothing moved.", {"Retry-After": "1"})
-
-
 class Face:
     """What methods of a servicer stand on."""
 
     def __init__(self, services: Services, proxies: Proxies) -> None:
         self.services = services
         self.proxies = proxies
+
+
+class Asked:
+    """A call that is being answered."""
+
+    __slots__ = ("_most_bytes", "call", "context", "ends_at", "sent")
+
+    def __init__(self, context: grpc.ServicerContext, face: Face) -> None:
+        self.context = context
+        self.sent = Sent(context.invocation_metadata())
+        self.call = self.sent.begin_call(context.peer(), face.proxies)
+        self.ends_at = time.monotonic() + min(context.time_remaining(), FOREVER_S)
+        self._most_bytes = face.services.max_body_bytes
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the caller waits still."""
+        return self.ends_at - time.monotonic()
+
+    def check(self) -> None:
+        """See that it can be answered at all.
+
+        Raises:
+            ApiError: ``bad_input``: something is given twice; ``unavailable``: there is no time left to do it in.
+        """
+        self.sent.check()
+        if self.seconds_left < LEAST_S:
+            raise ApiError("unavailable", "The deadline leaves no time. Nothing moved.", {"Retry-After": "1"})
+
+    def check_message(self, request: Message) -> None:
+        """See that a message is one that can be understood, when it is known who has sent it.
+
+        Raises:
+            ApiError: ``payload_too_large``; ``bad_input``: there is more in it than is known here. To pass over
+                that, as others do, might be to do something else than what was asked for.
+        """
+        if request.ByteSize() > self._most_bytes:
+            raise ApiError("payload_too_large", f"The message may have {self._most_bytes} bytes.")
+        if unknown := UnknownFieldSet(request):
+            raise ApiError("bad_input", f"request: field {unknown[0].field_number}: is not known here")
 
 
 S = TypeVar("S", bound=Face)
@@ -84,9 +92,9 @@ def unary(
 
     @functools.wraps(method)
     def answer(self: S, request: Request, context: grpc.ServicerContext) -> Reply:
-        asked = Asked(context, self.proxies)
+        asked = Asked(context, self)
         try:
-            asked.check(request, most_bytes=self.services.max_body_bytes)
+            asked.check()
             reply = method(self, request, asked)
         except Exception as error:  # noqa: BLE001 - whatever it is, grpcio would tell its text
             _refuse(name, asked, error)
@@ -105,10 +113,10 @@ def stream(
 
     @functools.wraps(method)
     def answer(self: S, request: Request, context: grpc.ServicerContext) -> Iterator[Reply]:
-        asked = Asked(context, self.proxies)
+        asked = Asked(context, self)
         is_begun = False
         try:
-            asked.check(request, most_bytes=self.services.max_body_bytes)
+            asked.check()
             for reply in method(self, request, asked):
                 if not is_begun:
                     context.send_initial_metadata(initial(asked.call))
@@ -124,9 +132,9 @@ def stream(
     return answer
 
 
-def refuse(context: grpc.ServicerContext, name: str, problem: ApiError, proxies: Proxies) -> NoReturn:
+def refuse(context: grpc.ServicerContext, name: str, problem: ApiError, face: Face) -> NoReturn:
     """Refuse a call without having a look at what it asks for."""
-    _refuse(name, Asked(context, proxies), problem)
+    _refuse(name, Asked(context, face), problem)
 
 
 def _refuse(name: str, asked: Asked, error: Exception, *, is_begun: bool = False) -> NoReturn:

@@ -4,6 +4,7 @@ A field that is 0 or empty is one that is not there: proto3 does not tell the tw
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -82,7 +83,7 @@ class WalletServicer(Face, WalletServiceServicer):
     def GetJob(self, request: JobRequest, asked: Asked) -> Job:
         """Return how a transfer stands."""
         caller = self.services.identity.require_user_or_admin(asked.call)
-        return job_of(self.services.history.get_transfer(_read_job_id(request), seen_by=caller))
+        return job_of(self.services.history.get_transfer(_read_job_id(request, asked), seen_by=caller))
 
     @stream
     def WatchJob(self, request: JobRequest, asked: Asked) -> Iterator[Job]:
@@ -92,29 +93,31 @@ class WalletServicer(Face, WalletServiceServicer):
         if not asked.context.add_callback(watcher.go):
             return
         for transfer in self._watching.follow(
-            _read_job_id(request), seen_by=caller, seconds=asked.seconds_left, watcher=watcher
+            _read_job_id(request, asked), seen_by=caller, seconds=asked.seconds_left, watcher=watcher
         ):
             yield job_of(transfer)
 
     @unary
     def GetBalance(self, request: BalanceRequest, asked: Asked) -> Balance:
         """Return the posted balance."""
-        del request
-        return Balance(**orjson.loads(BALANCE.answer(self.services, asked.call, lambda: _NOTHING)))
+        read = partial(_read_nothing, request, asked)
+        return Balance(**orjson.loads(BALANCE.answer(self.services, asked.call, read)))
 
     @unary
     def ListTransactions(self, request: TransactionsRequest, asked: Asked) -> TransactionPage:
         """Return a page of the history, newest first."""
-        return page_of(HISTORY.answer(self.services, asked.call, lambda: _read_page(request)))
+        return page_of(HISTORY.answer(self.services, asked.call, partial(_read_page, request, asked)))
 
 
 def _read_amount(request: AmountRequest, asked: Asked, user_id: int) -> Terms:
+    asked.check_message(request)
     _refuse_what_is_to_come(request)
     body = validate(AmountBody, {"amount": request.amount}, what=_WHAT)
     return Terms(user_id, body.amount, asked.sent.read_idempotency_key())
 
 
 def _read_transfer(request: TransferRequest, asked: Asked, user_id: int) -> tuple[Terms, int]:
+    asked.check_message(request)
     _refuse_what_is_to_come(request)
     if request.not_before:
         raise _unsupported("not_before")
@@ -134,14 +137,21 @@ def _unsupported(name: str) -> ApiError:
     return ApiError("bad_input", f"{_WHAT}: {name}: is not supported yet")
 
 
-def _read_page(request: TransactionsRequest) -> TransactionsQuery:
+def _read_nothing(request: BalanceRequest, asked: Asked) -> NoQuery:
+    asked.check_message(request)
+    return _NOTHING
+
+
+def _read_page(request: TransactionsRequest, asked: Asked) -> TransactionsQuery:
+    asked.check_message(request)
     given: dict[str, Any] = {
         name: value for name in ("type", "page", "page_size", "cursor") if (value := getattr(request, name))
     }
     return validate(TransactionsQuery, given, what=_WHAT)
 
 
-def _read_job_id(request: JobRequest) -> int:
+def _read_job_id(request: JobRequest, asked: Asked) -> int:
+    asked.check_message(request)
     if request.job_id <= 0:
         raise TransferNotFound(request.job_id)
     return request.job_id

@@ -2,20 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 from api.calls.problems import RETRY_AFTER_S, ApiError
-from api.edge.proxies import Proxies
 from api.grpc import answering
+from api.grpc.answering import Face
 from observe import logs, metrics
 from ops.grpc.hands import Hands
 
 # Where grpcio looks, on what answers a call, for other threads than its own.
 POOL = "experimental_thread_pool"
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _BUSY = ApiError("unavailable", "The service is too busy. Nothing moved.", {"Retry-After": str(RETRY_AFTER_S)})
 
@@ -23,24 +23,24 @@ _BUSY = ApiError("unavailable", "The service is too busy. Nothing moved.", {"Ret
 class Gate(grpc.ServerInterceptor):
     """Lets in so many calls at a time; those beyond are refused at once, and are told so."""
 
-    def __init__(self, hands: Hands, spare: Hands, *, most: int, proxies: Proxies) -> None:
+    def __init__(self, hands: Hands, spare: Hands, *, most: int, face: Face) -> None:
         """Stand before nothing yet.
 
         Args:
             hands: the threads that answer.
             spare: those that only refuse.
             most: calls in hand at a time.
-            proxies: whose word on where a call comes from counts.
+            face: in whose name calls are refused.
         """
         self._hands = hands
         self._spare = spare
         self._most = most
-        self._proxies = proxies
+        self._face = face
         self._known: dict[str, Handler] = {}
         self._refusals: dict[str, Handler] = {}
 
     def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Handler | None], handler_call_details: Any
+        self, continuation: Callable[[grpc.HandlerCallDetails], "Handler | None"], handler_call_details: Any
     ) -> Any:
         """Return who answers a call; None: nobody."""
         answering.arrived_at.set(time.perf_counter())
@@ -76,10 +76,10 @@ class Gate(grpc.ServerInterceptor):
         """Return what refuses a call, without waiting for its message: as if there could be any number of them."""
         if (known := self._refusals.get(method)) is not None:
             return known
-        name, proxies = method.rpartition("/")[2], self._proxies
+        name, face = method.rpartition("/")[2], self._face
 
         def refuse(_requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-            answering.refuse(context, name, _BUSY, proxies)
+            answering.refuse(context, name, _BUSY, face)
 
         setattr(refuse, POOL, self._spare)
         made = self._refusals[method] = grpc.stream_unary_rpc_method_handler(refuse)

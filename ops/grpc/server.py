@@ -40,7 +40,6 @@ class Server:
     """One process's. Making it listens to nothing."""
 
     def __init__(self, settings: config.Settings, services: Services) -> None:
-        proxies = Proxies(settings.trusted_proxies)
         self._settings = settings
         self._watching = Watching(services.history)
         self._hands, self._refusing = Hands(THREADS), Hands(REFUSING, name="refuse")
@@ -48,14 +47,15 @@ class Server:
         self._reflecting = Hands(REFLECTING, silence_s=REFLECTION_S, name="reflect")
         self._probing = Hands(PROBING, name="health")
         self._health = health.HealthServicer(experimental_non_blocking=False, experimental_thread_pool=self._probing)
+        servicer = WalletServicer(services, Proxies(settings.trusted_proxies), self._watching)
         self._server = grpc.server(
             self._hands,
-            interceptors=[Gate(self._hands, self._refusing, most=settings.api_queue, proxies=proxies)],
+            interceptors=[Gate(self._hands, self._refusing, most=settings.api_queue, face=servicer)],
             options=_options(settings),
             # Those that are let in, and as many that can be refused with a code of the contract.
             maximum_concurrent_rpcs=2 * settings.api_queue + SEATS + REFLECTING + PROBING,
         )
-        self._serve(WalletServicer(services, proxies, self._watching))
+        self._serve(servicer)
 
     def _serve(self, servicer: WalletServicer) -> None:
         """Have everything answered, what is not the busiest by threads of its own."""
