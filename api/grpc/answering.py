@@ -29,6 +29,9 @@ FOREVER_S = 86_400.0
 # When the call that this context is for has come.
 arrived_at: ContextVar[float] = ContextVar("arrived_at")
 
+# In the place of a message that is none.
+UNREADABLE: Any = object()
+
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 
@@ -72,9 +75,11 @@ class Asked:
         """See that a message is one that can be understood, when it is known who has sent it.
 
         Raises:
-            ApiError: ``payload_too_large``; ``bad_input``: there is more in it than is known here. To pass over
-                that, as others do, might be to do something else than what was asked for.
+            ApiError: ``payload_too_large``; ``bad_input``: it is none, or there is more in it than is known here. To
+                pass over that, as others do, might be to do something else than what was asked for.
         """
+        if request is UNREADABLE:
+            raise ApiError("bad_input", "The message cannot be read.")
         if request.ByteSize() > self._most_bytes:
             raise ApiError("payload_too_large", f"The message may have {self._most_bytes} bytes.")
         if unknown := UnknownFieldSet(request):

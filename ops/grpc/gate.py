@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from api.calls.problems import RETRY_AFTER_S, ApiError
 from api.grpc import answering
@@ -23,16 +24,18 @@ _BUSY = ApiError("unavailable", "The service is too busy. Nothing moved.", {"Ret
 class Gate(grpc.ServerInterceptor):
     """Lets in so many calls at a time; those beyond are refused at once, and are told so."""
 
-    def __init__(self, hands: Hands, spare: Hands, *, most: int, face: Face) -> None:
+    def __init__(self, hands: Hands, reading: Hands, spare: Hands, *, most: int, face: Face) -> None:
         """Stand before nothing yet.
 
         Args:
             hands: the threads that answer.
+            reading: those for what says so.
             spare: those that only refuse.
-            most: calls in hand at a time.
+            most: calls in the hands of both at a time.
             face: in whose name calls are refused.
         """
         self._hands = hands
+        self._reading = reading
         self._spare = spare
         self._most = most
         self._face = face
@@ -52,25 +55,33 @@ class Gate(grpc.ServerInterceptor):
                 self._tell_unknown()
                 return None
             handler = self._known[method] = self._attended(found)
-        if self._hands.in_hand >= self._most and getattr(handler.unary_unary, POOL, None) is self._hands:
+        if self._hands.in_hand + self._reading.in_hand >= self._most and self._is_bounded(handler):
             metrics.shed["calls"].inc()
             return self._refusal(method)
         return handler
 
-    def _attended(self, handler: Handler) -> Handler:
-        """Have the threads told when the message of a call is there."""
-        behavior = handler.unary_unary or handler.unary_stream
-        if behavior is None:
-            return handler
-        pool: Hands = getattr(behavior, POOL, self._hands)
+    def _is_bounded(self, handler: Handler) -> bool:
+        return getattr(handler.unary_unary, POOL, None) in {self._hands, self._reading}
 
-        def attend(request: Any, context: grpc.ServicerContext) -> Any:
-            pool.has_come()
+    def _attended(self, handler: Handler) -> Handler:
+        """Have a call answered by its threads, and told what is wrong with a message that cannot be read."""
+        behavior = handler.unary_unary or handler.unary_stream
+        read = handler.request_deserializer
+        if behavior is None or read is None:
+            return handler
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
             return behavior(request, context)
 
-        setattr(attend, POOL, pool)
+        def read_or_not(raw: bytes) -> Any:
+            try:
+                return read(raw)
+            except DecodeError:
+                return answering.UNREADABLE
+
+        setattr(answer, POOL, getattr(behavior, POOL, self._hands))
         make = grpc.unary_unary_rpc_method_handler if handler.unary_unary else grpc.unary_stream_rpc_method_handler
-        return make(attend, handler.request_deserializer, handler.response_serializer)
+        return make(answer, read_or_not, handler.response_serializer)
 
     def _refusal(self, method: str) -> Handler:
         """Return what refuses a call, without waiting for its message: as if there could be any number of them."""

@@ -18,6 +18,8 @@ from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
 # What is asked for at the same time is done together, so few are enough; more would only wait for one another.
 THREADS = 16
+# What is read comes out of the cache in a moment. The fewer threads there are, the less they get in each other's way.
+READING = 3
 # For whoever asks for the contract, or has himself told how the service is; one call each, as long as it lasts.
 REFLECTING, PROBING, REFUSING = 4, 16, 2
 # How long somebody may take to read the contract.
@@ -42,7 +44,8 @@ class Server:
     def __init__(self, settings: config.Settings, services: Services) -> None:
         self._settings = settings
         self._watching = Watching(services.history)
-        self._hands, self._refusing = Hands(THREADS), Hands(REFUSING, name="refuse")
+        self._hands, self._reading = Hands(THREADS), Hands(READING, name="read")
+        self._refusing = Hands(REFUSING, name="refuse")
         self._watchers = Hands(SEATS + REFUSING, name="watch")
         self._reflecting = Hands(REFLECTING, silence_s=REFLECTION_S, name="reflect")
         self._probing = Hands(PROBING, name="health")
@@ -50,7 +53,7 @@ class Server:
         servicer = WalletServicer(services, Proxies(settings.trusted_proxies), self._watching)
         self._server = grpc.server(
             self._hands,
-            interceptors=[Gate(self._hands, self._refusing, most=settings.api_queue, face=servicer)],
+            interceptors=[Gate(self._hands, self._reading, self._refusing, most=settings.api_queue, face=servicer)],
             options=_options(settings),
             # Those that are let in, and as many that can be refused with a code of the contract.
             maximum_concurrent_rpcs=2 * settings.api_queue + SEATS + REFLECTING + PROBING,
@@ -60,6 +63,9 @@ class Server:
     def _serve(self, servicer: WalletServicer) -> None:
         """Have everything answered, what is not the busiest by threads of its own."""
         for method, pool in (
+            (WalletServicer.GetBalance, self._reading),
+            (WalletServicer.ListTransactions, self._reading),
+            (WalletServicer.GetJob, self._reading),
             (WalletServicer.WatchJob, self._watchers),
             (health.HealthServicer.Check, self._probing),
             (reflection.ReflectionServicer.ServerReflectionInfo, self._reflecting),
@@ -98,7 +104,7 @@ class Server:
         stopped = self._server.stop(self._settings.graceful_timeout_s)
         while not stopped.wait(_TICK_S):
             # Whoever has asked nothing yet, or reads the contract, is not waited for.
-            for pool in (self._hands, self._watchers, self._refusing, self._reflecting, self._probing):
+            for pool in (self._hands, self._reading, self._watchers, self._refusing, self._reflecting, self._probing):
                 pool.cancel_silent(0.0)
 
 
