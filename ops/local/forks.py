@@ -15,6 +15,7 @@ import structlog
 
 from ops.local.launch import die_with_parent
 from ops.local.processes import POLL_S, Child, Spec, StackError, stop_leftover
+from ops.local.supervisor import CONFIGURATION_STATUS
 
 # What a child exits with when it ends by an exception.
 FAILED = 1
@@ -92,6 +93,11 @@ class Forked(Child):
         self._process = Fork(self._body)  # type: ignore[assignment]  # as good as one
         with suppress(OSError):
             self.note()
+
+    def complaint(self) -> str:
+        """Why it failed. What it has said itself went where this process's own output goes."""
+        is_wrong = self.exit_status == CONFIGURATION_STATUS
+        return "configuration error: " if is_wrong else f"exit status {self.exit_status}"
 
 
 def _be_a_child(parent: int, body: Callable[[], int]) -> None:

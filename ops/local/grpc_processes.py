@@ -1,7 +1,7 @@
-"""The gRPC processes of a stack: what they run, the port that they share, and whether all of them serve.
+"""The gRPC processes of a stack: their master, where they are found, and whether all of them serve.
 
-Whoever supervises them knows nothing of gRPC itself: its library would be memory for nothing. Whether they serve is
-what they say by their locks (:mod:`ops.local.turns`), and they say so after their health does.
+The stack knows nothing of gRPC itself: its library would be memory for nothing. Who serves is what the processes say by
+their locks (:mod:`ops.local.turns`), and they say so after their health does.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ MakeChild = Callable[[str, Sequence[str]], Child]
 
 
 class GrpcProcesses:
-    """All of one supervisor's; none with GRPC_PORT=off."""
+    """Those of one stack; none with GRPC_PORT=off."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         """Touch nothing yet.
@@ -29,9 +29,8 @@ class GrpcProcesses:
         """
         self._settings = settings
         self._folder = folder
-        self._guard: PortGuard | None = None
         self._turns: Turns | None = None
-        self.children: list[Child] = []
+        self._pids: list[int] = []
 
     @property
     def is_on(self) -> bool:
@@ -44,44 +43,37 @@ class GrpcProcesses:
         return f"{bracketed(reachable(self._settings.host))}:{self._settings.grpc_port}"
 
     @property
-    def pids(self) -> list[int | None]:
-        """Their pids, of those that run or have last run."""
-        return [child.pid for child in self.children]
+    def pids(self) -> list[int]:
+        """The pids of those that serve, or of those that last did so together."""
+        if self._turns is not None:
+            found = self._turns.serving_pids()
+            if len(found) >= self._settings.grpc_processes:
+                self._pids = found
+        return self._pids
 
-    def take_port(self) -> None:
-        """Keep the port for them; call :meth:`close` once they have ended.
+    def check_port(self) -> None:
+        """See that they will be able to listen.
 
         Raises:
-            StackError: somebody else has it.
+            StackError: somebody else has their port.
         """
         host, port = self._settings.host, self._settings.grpc_port
-        if port is None:
-            return
-
-        def take() -> None:
-            self._guard = PortGuard(host, port)
-
-        wait_for_port("GRPC_PORT", host, port, take)
+        if port is not None:
+            wait_for_port("GRPC_PORT", host, port, lambda: PortGuard(host, port).close())
 
     def make(self, make_child: MakeChild) -> Sequence[Child]:
-        """Make them, to be launched."""
-        if self.is_on:
-            self._turns = Turns(self._folder)
-            numbers = range(1, self._settings.grpc_processes + 1)
-            self.children = [make_child(f"grpc-{number}", self._arguments(number)) for number in numbers]
-        return self.children
+        """Make the master, to be launched."""
+        if not self.is_on:
+            return ()
+        self._turns = Turns(self._folder)
+        return (make_child("grpc", ("-m", "ops.grpc", str(self._folder))),)
 
     def are_serving(self) -> bool:
         """Whether all of them say that they serve."""
-        return self._turns is None or self._turns.count_serving() >= len(self.children)
+        return self._turns is None or self._turns.count_serving() >= self._settings.grpc_processes
 
     def close(self) -> None:
-        """Let go of the port."""
-        if self._guard:
-            self._guard.close()
+        """Look at them no more."""
         if self._turns:
             self._turns.close()
-        self._guard = self._turns = None
-
-    def _arguments(self, number: int) -> Sequence[str]:
-        return ("-m", "ops.grpc", "--turns", str(self._folder), "--number", str(number))
+        self._turns = None

@@ -51,11 +51,13 @@ class Stack:
         self._postgres: PostgresServer | None = None
         self._redis: RedisServer | None = None
         self._workers: list[Child] = []
+        # The gRPC processes that have been written down.
+        self._told_of: list[int] = []
         # Everything that can be wrong with a setting comes out here, before anything is started.
         self._service = config.load(config.PrepareSettings, **self._placeholders())
         self._api = ApiProcess(self._service)
         self._grpc = GrpcProcesses(self._service, self.home / TURNS)
-        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._rotate_logs)
+        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._look_round)
 
     def run(self) -> None:
         """Start everything, keep it alive until told to stop, stop everything.
@@ -94,9 +96,11 @@ class Stack:
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
+        pids = self._grpc.pids
         if self._grpc.is_on:
-            state["grpc"] = {"target": self._grpc.target, "pids": self._grpc.pids}
+            state["grpc"] = {"target": self._grpc.target, "pids": pids}
         private_files.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
+        self._told_of = pids
 
     def _start(self) -> None:
         (self.home / STATE).unlink(missing_ok=True)
@@ -108,7 +112,7 @@ class Stack:
                 f"not heeded: {', '.join(config.NOT_HEEDED)} (DATABASE_URL alone says where PostgreSQL is, and how)"
             )
         self._api.check_port()
-        self._grpc.take_port()
+        self._grpc.check_port()
         self._start_servers()
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
@@ -116,6 +120,12 @@ class Stack:
         self._start_faces()
         self._supervisor.changed()
         self._announce()
+
+    def _look_round(self) -> None:
+        self._rotate_logs()
+        # Their master replaces them, without a word.
+        if self._told_of and self._told_of != self._grpc.pids:
+            self.write_state()
 
     def _rotate_logs(self) -> None:
         for log in (self.home / "logs").glob("*.log"):

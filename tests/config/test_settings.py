@@ -286,7 +286,7 @@ def test_what_is_given_wins_over_the_environment(environment: Environment) -> No
 
 @pytest.mark.parametrize(
     "entry",
-    [["-c", "import wsgi"], ["worker.py"], ["-m", "ops.grpc", "--turns", ".", "--number", "1"]],
+    [["-c", "import wsgi"], ["worker.py"], ["-m", "ops.grpc"]],
     ids=["wsgi", "worker", "gRPC"],
 )
 def test_every_entry_point_ends_with_status_2_and_one_line(entry: list[str]) -> None:

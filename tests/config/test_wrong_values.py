@@ -153,7 +153,7 @@ def test_what_the_drivers_take_is_taken(monkeypatch: pytest.MonkeyPatch, name: s
 
 PROGRAMS = {
     "API": ["-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app"],
-    "gRPC": ["-m", "ops.grpc", "--turns", ".", "--number", "1"],
+    "gRPC": ["-m", "ops.grpc"],
     "worker": ["worker.py"],
     "prepare": ["-m", "ops.prepare"],
     "make run": ["-m", "ops.local.stack"],
