@@ -20,6 +20,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from api.calls.problems import ApiError, explain
 from api.edge.proxies import Proxies
 from api.grpc.metadata import ERROR_CODE, Sent, initial, status_code
+from api.grpc.patience import Patience
 from api.services import Services
 from observe import logs, metrics
 
@@ -28,7 +29,12 @@ LEAST_S = 0.02
 # gRPC's way to say that there is no deadline is a time beyond all others; and nothing here takes longer.
 FOREVER_S = 86_400.0
 
+# For a message of a stream to be taken by its reader. It is small, and mostly taken within milliseconds.
+TAKING_S, TAKERS = 5.0, 32
+_taking = Patience(TAKING_S, crowd=TAKERS)
+
 _log = structlog.get_logger("grpc")
+
 # When the call that this context is for has come.
 arrived_at: ContextVar[float] = ContextVar("arrived_at")
 
@@ -88,9 +94,12 @@ class Asked:
         """See that it can be answered at all.
 
         Raises:
-            ApiError: ``bad_input``: something is given twice; ``unavailable``: there is no time left to do it in.
+            ApiError: ``bad_input``: something is given twice; ``unavailable``: nobody waits for it any more, or there
+                is no time left to do it in.
         """
         self.sent.check()
+        if not self.context.is_active():
+            raise ApiError("unavailable", "The caller has gone. Nothing moved.", {"Retry-After": "1"})
         if self.seconds_left < LEAST_S:
             raise ApiError("unavailable", "The deadline leaves no time. Nothing moved.", {"Retry-After": "1"})
 
@@ -147,7 +156,8 @@ def stream(
                 if not is_begun:
                     _send_initial(asked)
                     is_begun = True
-                yield reply
+                with _taking.expect(context):
+                    yield reply
         except GeneratorExit:  # nobody is there to read on
             _tell(name, _code_of_gone(asked))
             raise
