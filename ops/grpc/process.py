@@ -11,6 +11,7 @@ from api.access.token_bucket import BucketStorage, TokenBucket
 from api.services import make_services
 from observe import logs, metrics_files
 from observe.metrics_server import serve_metrics
+from ops.grpc.library_lines import tell_only_ours
 from ops.grpc.server import Server
 from ops.local.turns import Turns
 
@@ -36,6 +37,7 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
     signal.signal(signal.SIGHUP, lambda *_: leaves.set())
     settings = config.load_or_exit(config.Settings)
     logs.configure(settings.log_level, service="grpc")
+    tell_only_ours()
     # Here and not only when they are read: a process that keeps dying would leave ever more files behind.
     metrics_files.tidy()
     serve_metrics(settings.host, settings.metrics_port)
