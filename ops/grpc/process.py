@@ -1,17 +1,18 @@
 """One gRPC process: its services made, its calls answered until it is told to stop."""
 
 import os
+import resource
 import signal
 import sys
-import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 import config
 from api.access.token_bucket import BucketStorage, TokenBucket
 from api.services import make_services
 from observe import logs, metrics_files
 from observe.metrics_server import serve_metrics
-from ops.grpc.server import Server
+from ops.grpc.server import MOST_CONNECTIONS, Server
 
 
 def serve(ready: Callable[[], None]) -> int:
@@ -20,11 +21,13 @@ def serve(ready: Callable[[], None]) -> int:
     Args:
         ready: is called once calls are answered.
     """
-    told = threading.Event()
+    # (An Event's lock may be held by the very thread that a signal interrupts; a queue's is made for that.)
+    told: SimpleQueue[None] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: told.put(None))
     # Who wants new code or new settings wants them of all.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getppid(), signal.SIGHUP))
+    allow_connections()
     settings = config.load_or_exit(config.Settings)
     logs.configure(settings.log_level, service="grpc")
     # Here and not only when they are read: a process that keeps dying would leave ever more files behind.
@@ -38,13 +41,21 @@ def serve(ready: Callable[[], None]) -> int:
         server = Server(settings, services)
         server.start()
         ready()
-        told.wait()
+        told.get()
         server.stop()
     except config.ConfigurationError as error:
         return config.complain(str(error))
     finally:
         services.close()
     return 0
+
+
+def allow_connections() -> None:
+    """Have descriptors for all that may connect, and for what a process needs besides, as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MOST_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":
