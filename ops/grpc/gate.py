@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from api.calls.problems import RETRY_AFTER_S, ApiError
 from api.grpc import answering
@@ -77,26 +76,22 @@ class Gate(grpc.ServerInterceptor):
         return handler
 
     def _attended(self, handler: Handler) -> tuple[Handler, Bound]:
-        """Have a call answered by its threads, and told what is wrong with a message that cannot be read."""
+        """Have a call answered by its threads; those that are ours also when its message is none."""
         behavior = handler.unary_unary or handler.unary_stream
-        read = handler.request_deserializer
         pool = getattr(behavior or handler.stream_stream, POOL, self._hands)
         bound = self._bounds[pool]
-        if behavior is None or read is None:
+        if behavior is None:
             return handler, bound
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             return behavior(request, context)
 
-        def read_or_not(raw: bytes) -> Any:
-            try:
-                return read(raw)
-            except DecodeError:
-                return answering.UNREADABLE
-
         setattr(answer, POOL, pool)
         make = grpc.unary_unary_rpc_method_handler if handler.unary_unary else grpc.unary_stream_rpc_method_handler
-        return make(answer, read_or_not, handler.response_serializer), bound
+        read: Any = handler.request_deserializer
+        if getattr(behavior, "__self__", None) is self._face:
+            read = answering.read_leniently(read, self._face.services.max_body_bytes)
+        return make(answer, read, handler.response_serializer), bound
 
     def _refusal(self, method: str) -> Handler:
         """Return what refuses a call, without waiting for its message: as if there could be any number of them."""
