@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from api.actions import watching
 from api.actions.watching import Watcher, Watching
-from api.calls.problems import ApiError
+from api.calls.problems import ApiError, DeadlinePassed
 from models.database.engine import create_bounded_engine
 from models.errors import TransferNotFound, Unavailable
 from models.ledger.history import History, Progress
 from models.ledger.transfer import Transfer
+from tests.api.actions.attempts import fail_once
 from tests.api.waiters import wait_for
 from tests.jobs.backlog import accept, fund, kill_off
 from tests.models.ledger.ordering import post_now
@@ -29,15 +30,6 @@ def books(engine: Engine) -> Engine:
     """Wallets 1 and 2 with money in them."""
     fund(engine, 1, 2)
     return engine
-
-
-def fail_once(engine: Engine, transfer_id: int) -> None:
-    """Spend an attempt, as a settler does."""
-    with engine.begin() as connection:
-        connection.execute(
-            text("UPDATE transfers SET attempts = attempts + 1, last_error = 'slow' WHERE id = :id"),
-            {"id": transfer_id},
-        )
 
 
 class Follower:
@@ -133,7 +125,8 @@ def test_it_ends_with_its_time(books: Engine, pool: ThreadPoolExecutor) -> None:
     (job,) = accept(books, 1)
     began = time.monotonic()
     follower = Follower(pool, Watching(History(books)), job, seconds=0.2)
-    follower.outcome.result(PATIENCE_S)
+    with pytest.raises(DeadlinePassed):
+        follower.outcome.result(PATIENCE_S)
     assert time.monotonic() - began >= 0.2
     assert follower.seen == [("pending", 0)]
 
