@@ -12,6 +12,7 @@ from api.access.token_bucket import BucketStorage, TokenBucket
 from api.services import make_services
 from observe import logs, metrics_files
 from observe.metrics_server import serve_metrics
+from ops.grpc.library_lines import tell_only_ours
 from ops.grpc.server import MOST_CONNECTIONS, Server
 from ops.local.turns import Turns
 
@@ -49,6 +50,7 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
     allow_connections()
     settings = config.load_or_exit(config.Settings)
     logs.configure(settings.log_level, service="grpc")
+    tell_only_ours()
     # Here and not only when they are read: a process that keeps dying would leave ever more files behind.
     metrics_files.tidy()
     serve_metrics(settings.host, settings.metrics_port)
