@@ -36,7 +36,7 @@ STATEMENT_TIMEOUT_MS = 500
 # Where the backlog begins is looked for so long in a reading.
 SEARCH_S = 0.3
 # The kinds of processes that have connections, and those of other names.
-SERVICES = ("api", "worker")
+SERVICES = ("api", "grpc", "worker")
 OTHER_SERVICE = "other"
 
 _log = structlog.get_logger("metrics")

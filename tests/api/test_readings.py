@@ -3,10 +3,14 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
+import psycopg2
 import pytest
+from sqlalchemy import Engine, create_engine
 
-from api.readings import FRESH_S, Reader, Reading, Unreadable
+from api.readings import FRESH_S, Reader, Reading, Unreadable, read_postgres
+from models.ledger.frontier import Frontier
 from observe import background, metrics
 
 LONG_S = 60.0
@@ -94,3 +98,22 @@ def test_what_could_not_be_read_for_want_of_a_thread_is_read_later(monkeypatch: 
         assert dependency.ask() is None
     dependency.now_s += FRESH_S
     assert dependency.ask() is not None
+
+
+def _connections(engine: Engine) -> dict[str, float]:
+    """How many there are by the kind of process, whatever they do."""
+    own = create_engine(engine.url)
+    (family,) = [each for each in read_postgres(own, Frontier(own)) if each.name == metrics.db_pool_connections.name]
+    found: dict[str, float] = {}
+    for sample in family.samples:
+        found[sample.labels["service"]] = found.get(sample.labels["service"], 0) + sample.value
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind"), [("wallet-grpc", "grpc"), ("wallet-testkind", "other")])
+def test_a_connection_is_counted_with_the_kind_of_its_process(engine: Engine, name: str, kind: str) -> None:
+    before = _connections(engine)
+    assert before.keys() == {"api", "grpc", "worker", "other"}
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with closing(psycopg2.connect(url, application_name=name)):
+        assert _connections(engine)[kind] == before[kind] + 1

@@ -1,6 +1,10 @@
 """Every metric stands in the reference with its kind and its labels."""
 
+import re
+from collections.abc import Collection
 from typing import Any
+
+import pytest
 
 from observe import metrics
 from observe.metrics import ScrapedGauge
@@ -28,3 +32,15 @@ def test_a_metric_is_read_from_the_servers_or_counted_by_processes_as_the_refere
     # What runs here is said by each process, though it is said when it is asked for.
     of_service = {each.name for each in SCRAPED} - {metrics.build_info.name}
     assert {name for name, row in told.items() if row["of"] == "service"} == of_service
+
+
+@pytest.mark.parametrize(
+    ("label", "values"),
+    [("limit", metrics.throttled), ("where", metrics.shed), ("task", metrics.background_faults)],
+    ids=["limit", "where", "task"],
+)
+def test_every_value_of_a_label_is_explained(label: str, values: Collection[str]) -> None:
+    (told,) = re.findall(
+        rf"^\* `{label}` is (.*?)(?=^\*|^#|\Z)", (REFERENCE / "metrics.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert sorted(codes(told)) == sorted(values)

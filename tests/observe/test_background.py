@@ -1,5 +1,6 @@
 """What runs in the background lives on, whatever happens in it, and is counted by name."""
 
+import ast
 import sys
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from observe import background, metrics
 from tests.observe.test_metrics import exposed
+from tests.project import ROOT
 
 PATIENCE_S = 30.0
 
@@ -89,3 +91,18 @@ def test_who_ends_the_process_is_not_held_up() -> None:
 def test_every_task_is_there_from_the_start() -> None:
     found = {dict(series.labels)["task"] for series in exposed() if series.name == "wallet_background_faults_total"}
     assert found == set(metrics.TASKS)
+
+
+def _tasks_that_run() -> set[str]:
+    """What is written where something is begun, guarded or reported."""
+    files = [file for room in ("api", "jobs", "models", "observe", "ops") for file in (ROOT / room).rglob("*.py")]
+    calls = [node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    asked = [call for call in calls if ast.unparse(call.func) in {f"background.{name}" for name in _ENTRIES}]
+    return {ast.literal_eval(call.args[0]) for call in asked}
+
+
+_ENTRIES = (background.start.__name__, background.guarded.__name__, background.report.__name__)
+
+
+def test_whatever_runs_in_the_background_is_counted_and_nothing_else_is() -> None:
+    assert _tasks_that_run() == set(metrics.TASKS)

@@ -19,6 +19,9 @@ from tests.samples import Samples, check_with_promtool
 # What dashboards and alert rules are built on.
 COUNTED = {
     "wallet_http_request_duration_seconds_count": {"method", "route", "status"},
+    "wallet_grpc_call_duration_seconds_count": {"method", "code"},
+    "wallet_grpc_watchers": set(),
+    "wallet_grpc_watch_seats": set(),
     "wallet_transfers_total": {"kind", "outcome"},
     "wallet_transfer_settle_seconds_count": set(),
     "wallet_group_size_count": set(),
@@ -54,6 +57,7 @@ def requests(method: str, route: str, status: int) -> float:
 
 def test_every_metric_has_the_name_and_the_labels_that_are_relied_upon() -> None:
     metrics.observe_request("GET", "/healthz", 200, 0.001)
+    metrics.observe_call("GetBalance", "OK", 0.001)
     samples = exposed()
     for name, labels in COUNTED.items():
         found = [{label for label, _ in series.labels} for series in samples if series.name == name]

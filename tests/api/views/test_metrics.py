@@ -222,8 +222,8 @@ FIXED = {
     "state": {"queued", "started", "failed", "scheduled", "finished", "in_use", "idle"},
     "result": {"ok", "fault", "hit", "miss", "bypassed", "stored", "refused", "done", "kept"},
     "limit": {"user", "authentication"},
-    "where": {"requests", "waiting"},
-    "service": {"api", "worker", "other"},
+    "where": {"requests", "calls", "waiting", "watching"},
+    "service": {"api", "grpc", "worker", "other"},
     "dependency": {"postgres", "redis"},
 }
 

@@ -16,6 +16,7 @@ from tests.ops.monitoring.stored import (
     metrics_in,
     panels,
     queries,
+    rules,
 )
 
 # What is asked of others than the service, by who tells it. None of them runs here, so the names are those of their
@@ -112,12 +113,34 @@ def test_the_age_of_the_oldest_pending_transfer_is_the_first_thing_one_sees() ->
     assert metrics_in(first["targets"][0]["expr"]) == {"wallet_oldest_pending_seconds"}
 
 
+def test_the_row_of_grpc_shows_all_that_is_told_of_it() -> None:
+    service = DASHBOARDS["service"]
+    (row,) = [panel for panel in service["panels"] if panel["type"] == "row"]
+    assert row["title"] == "gRPC"
+    shown = [panel for panel in panels(service) if panel["gridPos"]["y"] > row["gridPos"]["y"]]
+    asked = [target["expr"] for panel in shown for target in panel["targets"]]
+    assert set().union(*map(metrics_in, asked)) == {
+        "wallet_grpc_call_duration_seconds_count",
+        "wallet_grpc_call_duration_seconds_bucket",
+        "wallet_grpc_watchers",
+        "wallet_grpc_watch_seats",
+        "wallet_shed_total",
+    }
+
+
+def test_how_long_somebody_watches_is_nowhere_taken_for_a_latency() -> None:
+    asked = [query.text for query in queries()] + [rule["expr"] for rule in rules().values()]
+    latencies = [text for text in asked if "wallet_grpc_call_duration_seconds_bucket" in metrics_in(text)]
+    assert len(latencies) == 5
+    assert [text for text in latencies if 'method!~"WatchJob|none"' not in text] == []
+
+
 def test_prometheus_understands_every_query(tmp_path: Path) -> None:
     asked = [query for query in queries() if query.source == "prometheus"]
     assert asked
-    rules = [{"record": f"query_{number}", "expr": query.text} for number, query in enumerate(asked)]
+    recorded = [{"record": f"query_{number}", "expr": query.text} for number, query in enumerate(asked)]
     path = tmp_path / "queries.yml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
     command = [find_tool("promtool"), "check", "rules", "--lint=none", str(path)]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 0, said.stdout + said.stderr

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.chaos.stack import Stack, wait_until
 from tests.ops.monitoring.stored import asked_metrics, metrics_in, queries, rules
 from tests.ops.monitoring.watching import OLDEST_PENDING, Watch
+from wallet.v1.wallet_pb2 import AmountRequest, BalanceRequest, JobRequest, TransferRequest
+from wallet.v1.wallet_pb2_grpc import WalletServiceStub
 
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("monitoring")]
 
@@ -52,6 +55,22 @@ def _do_a_bit_of_everything(stack: Stack) -> None:
     assert _call(stack, "GET", f"{accepted['status_url']}?wait=20")[1]["status"] == "posted"
     assert _call(stack, "GET", "/api/wallet/balance/v1")[0] == 200
     assert _call(stack, "GET", "/api/transactions/v1")[0] == 200
+    _do_a_bit_by_grpc(stack)
+
+
+def _do_a_bit_by_grpc(stack: Stack) -> None:
+    """A call that ends well, one that does not, and a job that is watched."""
+    me = (("authorization", "1"),)
+    with grpc.insecure_channel(stack.state()["grpc"]["target"]) as channel:
+        wallet = WalletServiceStub(channel)
+        assert wallet.GetBalance(BalanceRequest(), metadata=me, timeout=TIMEOUT_S).balance > 0
+        with pytest.raises(grpc.RpcError) as refused:
+            wallet.Withdraw(AmountRequest(amount=2**60), metadata=me, timeout=TIMEOUT_S)
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        paid = TransferRequest(destination_user_id=2, amount=1)
+        job = JobRequest(job_id=wallet.EnqueueTransfer(paid, metadata=me, timeout=TIMEOUT_S).job_id)
+        *_, last = wallet.WatchJob(job, metadata=me, timeout=TIMEOUT_S)
+        assert last.status == "posted"
 
 
 def test_every_metric_of_ours_that_is_asked_for_is_in_a_scrape(stack: Stack, watch: Watch) -> None:

@@ -23,6 +23,8 @@ PUBLISHED = {
 }
 # Programs without anything beside them in their image that could ask them how they are.
 ASKED_BY_PROMETHEUS_ALONE = {"alloy", "process-exporter"}
+# The service itself, which tells what it counts.
+OURS = {"api", "grpc", "worker"}
 
 
 def _mounts(name: str) -> dict[str, str]:
@@ -139,10 +141,23 @@ def test_prometheus_asks_for_what_there_is() -> None:
         hosts |= {target.partition(":")[0] for found in job.get("static_configs", ()) for target in found["targets"]}
     watching_itself = {"127.0.0.1"}
     assert hosts - watching_itself <= set(COMPOSE["services"])
-    assert hosts - watching_itself == set(STAYING) - {"prometheus", "grafana"} | {"api", "worker"}
-    ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in settings["scrape_configs"][:2]}
-    served = COMPOSE["services"]["worker"]["environment"]["METRICS_PORT"]
-    assert served == f"${{METRICS_PORT:-{ports['wallet-worker']}}}"
+    assert hosts - watching_itself == set(STAYING) - {"prometheus", "grafana"} | OURS
+    ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in settings["scrape_configs"][: len(OURS)]}
+    assert ports.pop("wallet-api") == 8080
+    assert ports.keys() == {"wallet-grpc", "wallet-worker"}
+    for job, port in ports.items():
+        served = COMPOSE["services"][job.removeprefix("wallet-")]["environment"]["METRICS_PORT"]
+        assert served == f"${{METRICS_PORT:-{port}}}"
+
+
+def test_a_process_is_counted_with_its_part_of_the_service() -> None:
+    groups = yaml.safe_load((FOLDER / "process-exporter.yml").read_text())["process_names"]
+    patterns = {group["name"]: group["cmdline"] for group in groups if "cmdline" in group}
+    assert patterns.keys() == OURS
+    for name in OURS:
+        line = " ".join(COMPOSE["services"][name]["command"])
+        found = [group for group, parts in patterns.items() if all(re.search(part, line) for part in parts)]
+        assert found == [name]
 
 
 def test_the_lines_of_every_container_say_whose_they_are() -> None:
