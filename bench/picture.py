@@ -59,7 +59,8 @@ class Recording:
         """
         self._began_at = time.monotonic()
         self._type("make run &")
-        settings = {"WALLET_HOME": str(self._folder / ".local"), "PORT": self._port}
+        # The port beside PORT may be anybody's.
+        settings = {"WALLET_HOME": str(self._folder / ".local"), "PORT": self._port, "GRPC_PORT": "off"}
         self._service = subprocess.Popen(
             ["make", "run"],
             cwd=ROOT,

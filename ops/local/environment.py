@@ -6,7 +6,7 @@ from collections.abc import Mapping
 # alone, or for libraries, which would read it behind the back of our settings.
 WITHHELD = (
     *("PYTHON", "MAKE", "MFLAGS", "OWNER_DATABASE_URL"),
-    *("FLASK_", "GEVENT_", "GUNICORN_", "PROMETHEUS_", "RQ_", "WEB_CONCURRENCY"),
+    *("FLASK_", "GEVENT_", "GRPC_", "GUNICORN_", "PROMETHEUS_", "RQ_", "WEB_CONCURRENCY"),
 )
 # What only the API is told: who callers are, and who may do what.
 API_ALONE = ("ADMIN_", "AUTH_MODE", "DEPOSIT_SCOPE", "JWT_")

@@ -2,8 +2,8 @@
 
     python -m ops.local.stack [--follow-parent]
 
-PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations, the API and the workers, each a
-child process that is replaced when it dies and that dies with this one, however this one ends.
+PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations, workers, the API and the gRPC
+processes, each a child process that is replaced when it dies and that dies with this one, however this one ends.
 """
 
 import errno
@@ -14,13 +14,14 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
 import config
 from ops.local import environment, private_files, processes
+from ops.local.grpc_processes import GrpcProcesses, bracketed, reachable
 from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
 from ops.local.servers import PostgresServer, RedisServer
@@ -39,6 +40,8 @@ STATE = "run/stack.json"
 ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
 METRICS = "run/metrics"
+# Where the gRPC processes tell each other who of them serves.
+TURNS = "run/grpc"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -55,6 +58,7 @@ class Stack:
         self._workers: list[Child] = []
         # Everything that can be wrong with a setting comes out here, before anything is started.
         self._service = config.load(config.PrepareSettings, **self._placeholders())
+        self._grpc = GrpcProcesses(self._service, self.home / TURNS)
         self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._rotate_logs)
 
     def run(self) -> None:
@@ -62,7 +66,7 @@ class Stack:
 
         Raises:
             StackError: something does not start. Nothing is left running.
-            config.ConfigurationError: the API or a worker says that a setting is wrong. Likewise.
+            config.ConfigurationError: one of the processes says that a setting is wrong. Likewise.
         """
         try:
             self._start()
@@ -76,6 +80,7 @@ class Stack:
                 self.say("stopping")
                 self._supervisor.stop()
                 self.say("stopped")
+            self._grpc.close()
 
     def say(self, event: str, *, level: str = "info", **fields: object) -> None:
         """Tell the terminal and ``stack.log``."""
@@ -86,13 +91,15 @@ class Stack:
 
     def write_state(self) -> None:
         """Tell ``stack.json`` what is up."""
-        state = {
+        state: dict[str, object] = {
             "api": {"url": self._api_url(), "pid": self._api and self._api.pid},
             "workers": [{"pid": worker.pid} for worker in self._workers],
             "postgres": {"url": self._owner_url(), "pid": self._postgres and self._postgres.pid},
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
+        if self._grpc.is_on:
+            state["grpc"] = {"target": self._grpc.target, "pids": self._grpc.pids}
         private_files.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
 
     def _start(self) -> None:
@@ -105,14 +112,12 @@ class Stack:
                 f"not heeded: {', '.join(config.NOT_HEEDED)} (DATABASE_URL alone says where PostgreSQL is, and how)"
             )
         self._check_port()
+        self._grpc.take_port()
         self._start_servers()
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
         self._supervisor.add_layer(self._workers)
-        gunicorn = ("-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
-        self._api = self._command("api", *gunicorn, told=environment.for_api(os.environ, self._ours()))
-        self._wait_for_api(self._api)
-        self._supervisor.add_layer([self._api])
+        self._start_faces()
         self._supervisor.changed()
         self._announce()
 
@@ -148,30 +153,52 @@ class Stack:
         finally:
             preparation.kill()
 
-    def _wait_for_api(self, api: Child) -> None:
-        """Launch the API and let the others be looked after until it answers; if it dies first, so does the start."""
+    def _start_faces(self) -> None:
+        """Launch API and gRPC processes, and let the others be looked after until all of them answer.
 
+        They are one layer, so that a stop takes no longer than the slowest of them, with all they stand on still there.
+
+        Raises:
+            StackError: one of them has died, or they take too long. Likewise config.ConfigurationError.
+        """
+        told = environment.for_api(os.environ, self._ours())
+        api = self._command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app", told=told)
+        self._api = api
+        faces = [api, *self._grpc.make(lambda name, arguments: self._command(name, *arguments, told=told))]
+        try:
+            for face in faces:
+                face.launch()
+            self._wait_for_faces(faces)
+        except BaseException:
+            self._supervisor.stop_together(faces)
+            raise
+        self._supervisor.add_layer(faces)
+
+    def _wait_for_faces(self, faces: Sequence[Child]) -> None:
         def has_settled() -> bool:
-            if not api.is_running or not self._stop.is_wanted() or self._is_api_ready():
+            if not self._stop.is_wanted() or not all(face.is_running for face in faces):
+                return True
+            if self._grpc.are_serving() and self._is_api_ready():
                 return True
             self._supervisor.run_once()
             return False
 
-        api.launch()
-        try:
-            if not processes.wait_for(has_settled, READY_TIMEOUT_S):
-                raise StackError(f"the API was not ready within {READY_TIMEOUT_S:.0f} s (see {api.spec.log})")
-            if not self._stop.is_wanted():
-                raise StackError("the start was cancelled")
-            if not api.is_running:
-                raise failure_of(api)
-        except BaseException:
-            api.stop()
-            raise
+        in_time = processes.wait_for(has_settled, READY_TIMEOUT_S)
+        if not self._stop.is_wanted():
+            raise StackError("the start was cancelled")
+        for face in faces:
+            if not face.is_running:
+                raise failure_of(face)
+        if not in_time:
+            late = faces[0] if self._grpc.are_serving() else faces[1]
+            who = "the API was" if late is self._api else "the gRPC processes were"
+            raise StackError(f"{who} not ready within {READY_TIMEOUT_S:.0f} s (see {late.spec.log})")
 
     def _is_api_ready(self) -> bool:
         # Not urllib: it would ask a proxy that the environment names.
-        with closing(http.client.HTTPConnection(self._reachable_host(), self._settings.port, timeout=2)) as connection:
+        with closing(
+            http.client.HTTPConnection(reachable(self._settings.host), self._settings.port, timeout=2)
+        ) as connection:
             try:
                 connection.request("GET", "/readyz")
                 return connection.getresponse().status == HTTPStatus.OK
@@ -180,6 +207,8 @@ class Stack:
 
     def _announce(self) -> None:
         self.say(f"ready: {self._api_url()}")
+        if self._grpc.is_on:
+            self.say(f"  gRPC            {self._grpc.target}")
         self.say(f"  rq-dashboard    {self._api_url()}/rq/")
         self.say(f"  what is up      {self.home / STATE} (with the URLs of PostgreSQL and Redis)")
         if self._settings.admin_password is None:
@@ -229,12 +258,19 @@ class Stack:
             "REDIS_URL": self._redis_url(),
             "HOST": self._settings.host,
             "PORT": str(self._settings.port),
+            **self._grpc_settings(),
             "ADMIN_USER": self._settings.admin_user,
             "ADMIN_PASSWORD": self._admin_password(),
             "PROMETHEUS_MULTIPROC_DIR": str(self.home / METRICS),
             "PYTHONUNBUFFERED": "1",  # a log line is one write, not a part of a block
             "PYTHONUTF8": "1",
         }
+
+    def _grpc_settings(self) -> dict[str, str]:
+        """Those of gRPC that are ours: its library has variables of its own, which begin alike."""
+        of_grpc = {name: value for name, value in self._settings if name.startswith("grpc_")}
+        of_grpc["grpc_port"] = self._settings.grpc_port or "off"
+        return {name.upper(): str(value) for name, value in of_grpc.items() if value is not None}
 
     def _placeholders(self) -> dict[str, str]:
         """URLs for the check of the settings, which comes before the servers and so before their URLs."""
@@ -258,11 +294,7 @@ class Stack:
         return given.get_secret_value() if given else self._redis.url if self._redis else ""
 
     def _api_url(self) -> str:
-        host = self._reachable_host()
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
-
-    def _reachable_host(self) -> str:
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104
+        return f"http://{bracketed(reachable(self._settings.host))}:{self._settings.port}"
 
     def _admin_password(self) -> str:
         if self._settings.admin_password:

@@ -1,7 +1,7 @@
 """Keeps a set of processes alive: one that exits is launched again, at once at first, then with growing pauses."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -152,7 +152,26 @@ class Supervisor:
     def stop(self) -> None:
         """Stop all, the last layer first; each process within its bound, and at once after a second signal."""
         while self._layers:
-            self._stop_layer(self._layers.pop())
+            self.stop_together(self._layers.pop())
+
+    def stop_together(self, layer: Sequence[Child]) -> None:
+        """Stop some at the same time, also those that are in no layer yet; bounded as :meth:`stop` is."""
+        for child in layer:
+            child.send(child.spec.stop_signal)
+        begun_at = self._clock()
+        hurried = False
+        while running := [child for child in layer if child.is_running]:
+            late = [child for child in running if self._clock() - begun_at > child.spec.stop_timeout_s]
+            if self._stop.forced and not hurried:
+                hurried, begun_at = True, self._clock()
+                for child in running:
+                    child.send(child.spec.force_signal)
+            for child in late:
+                self._say(f"{child.spec.name} does not stop, killing it", level="error", pid=child.pid)
+                child.kill()
+            self._stop.sleep(TICK_S)
+        for child in layer:
+            child.kill()
 
     def _look_after(self, child: Child) -> bool:
         """Launch one process again if it has exited and its pause is over; True if that was done."""
@@ -183,21 +202,3 @@ class Supervisor:
             pid=child.pid,
             status=child.exit_status,
         )
-
-    def _stop_layer(self, layer: list[Child]) -> None:
-        for child in layer:
-            child.send(child.spec.stop_signal)
-        begun_at = self._clock()
-        hurried = False
-        while running := [child for child in layer if child.is_running]:
-            late = [child for child in running if self._clock() - begun_at > child.spec.stop_timeout_s]
-            if self._stop.forced and not hurried:
-                hurried, begun_at = True, self._clock()
-                for child in running:
-                    child.send(child.spec.force_signal)
-            for child in late:
-                self._say(f"{child.spec.name} does not stop, killing it", level="error", pid=child.pid)
-                child.kill()
-            self._stop.sleep(TICK_S)
-        for child in layer:
-            child.kill()

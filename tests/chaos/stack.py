@@ -31,6 +31,8 @@ class Stack:
             "PATH": os.environ["PATH"],
             "WALLET_HOME": str(home),
             "PORT": str(self.port),
+            # The port beside PORT may be anybody's: who wants gRPC names one.
+            "GRPC_PORT": "off",
             "RATE_LIMIT": "off",
             **settings,
         }

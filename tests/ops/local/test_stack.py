@@ -37,13 +37,15 @@ class Run:
         self, home: Path, *, is_first: bool = True, settings: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         self.home = home
+        self.settings = settings
         self.port = settings.get("PORT") or str(free_port())
         self.state_file = home / "run" / "stack.json"
         # What a killed run has left says nothing about this one.
         if is_first:
             self.state_file.unlink(missing_ok=True)
         environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), "PORT": self.port}
-        environment |= {"WORKERS": "1", "API_PROCESSES": "1"}
+        # Two runs side by side must not meet at the port beside PORT: tests of gRPC name one of their own.
+        environment |= {"WORKERS": "1", "API_PROCESSES": "1", "GRPC_PORT": "off"}
         self.process = Forked(
             [sys.executable, "-m", "ops.local.stack"],
             cwd=ROOT,
@@ -77,7 +79,7 @@ class Run:
 
 def pids_in(state: Mapping[str, Any]) -> set[int]:
     single = (state[name]["pid"] for name in ("api", "postgres", "redis"))
-    return {*single, *(worker["pid"] for worker in state["workers"])}
+    return {*single, *(worker["pid"] for worker in state["workers"]), *state.get("grpc", {"pids": ()})["pids"]}
 
 
 def free_port() -> int:
