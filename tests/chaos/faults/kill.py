@@ -17,6 +17,14 @@ def kill_api(stack: Stack, _rng: random.Random) -> bool:
     return True
 
 
+def kill_grpc(stack: Stack, rng: random.Random) -> bool:
+    """Kill one of the gRPC processes, if there are any."""
+    pids = [pid for pid in stack.state().get("grpc", {}).get("pids", ()) if pid]
+    if pids:
+        stack.kill(rng.choice(pids))
+    return bool(pids)
+
+
 def kill_postgres(stack: Stack, _rng: random.Random) -> bool:
     """Kill PostgreSQL's postmaster."""
     stack.kill(stack.state()["postgres"]["pid"])

@@ -12,7 +12,8 @@ import psycopg2
 import pytest
 
 from tests.chaos.client import Client
-from tests.chaos.run import Report, run_under_load
+from tests.chaos.report import Report
+from tests.chaos.run import run_under_load
 from tests.chaos.stack import Stack, wait_until
 
 # Each worker is restarted once, and what a reload has left is reloaded once more.

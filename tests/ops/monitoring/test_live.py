@@ -27,7 +27,7 @@ AUDIT = {"wallet_audit_ok", "wallet_audit_findings", "wallet_audit_finished_time
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running service."""
-    with Stack(tmp_path_factory.mktemp("stack"), WORKERS="2") as stack:
+    with Stack(tmp_path_factory.mktemp("stack"), grpc=True, WORKERS="2") as stack:
         yield stack
 
 
