@@ -1,4 +1,4 @@
-# The service's image: the API, or with `python worker.py` as its command a worker.
+# The service's image: the API; or by its command a worker (`python worker.py`), or gRPC (`python -m ops.compose.grpc`).
 
 ARG PYTHON_IMAGE=python:3.13-slim
 
@@ -37,11 +37,12 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUTF8=1 \
     HOST=0.0.0.0 \
-    PORT=8080
+    PORT=8080 \
+    GRPC_PORT=8081
 
 WORKDIR /app
 USER 10001:10001
-EXPOSE 8080
+EXPOSE 8080 8081
 
 # Ready, not merely alive: whoever waits for the API waits for a migrated database.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "ops.compose.health", "api"]

@@ -8,8 +8,8 @@ from config.libpq import withhold_variables
 from config.metrics import MetricsSettings
 from config.reading import ConfigurationError, complain, load, load_or_exit
 from config.service import LogLevel, PrepareSettings, Settings
-from config.stack import STACK_STATE, StackSettings, load_for_command_or_exit
-from config.values import Rate
+from config.stack import STACK_STATE, StackSettings, find_local_grpc, load_for_command_or_exit
+from config.values import Rate, is_loopback
 
 __all__ = [
     "NOT_HEEDED",
@@ -22,6 +22,8 @@ __all__ = [
     "Settings",
     "StackSettings",
     "complain",
+    "find_local_grpc",
+    "is_loopback",
     "load",
     "load_for_command_or_exit",
     "load_or_exit",

@@ -53,6 +53,15 @@ def load_for_command_or_exit(*, only_help: bool = False) -> Settings:
         sys.exit(complain(str(error)))
 
 
+def find_local_grpc(home: Path) -> tuple[bool, str | None]:
+    """Return whether a stack runs in this WALLET_HOME, and if so where its gRPC is; None: it has none."""
+    try:
+        state = json.loads((home / STACK_STATE).read_text())
+        return True, str(state["grpc"]["target"]) if "grpc" in state else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False, None
+
+
 def _urls_of_local_stack() -> dict[str, str]:
     """Return the URLs that are missing in the environment.
 

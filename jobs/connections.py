@@ -37,8 +37,10 @@ def make_engine(
 
 
 def count_wanted(settings: Settings, *, workers: int) -> tuple[int, int]:
-    """Return how many connections the API may have at most, and how many so many workers."""
-    return settings.api_processes * (settings.db_connections + OF_A_SCRAPE), workers * settings.db_connections
+    """Return how many connections the faces may have at most, API and gRPC, and how many so many workers."""
+    of_api = settings.api_processes * (settings.db_connections + OF_A_SCRAPE)
+    of_grpc = settings.grpc_processes * settings.db_connections if settings.grpc_port else 0
+    return of_api + of_grpc, workers * settings.db_connections
 
 
 def make_cache(settings: Settings, engine: Engine) -> WalletCache:

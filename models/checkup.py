@@ -116,7 +116,7 @@ def _connections(engine: Engine, wanted: int) -> Finding:
     what = f"{room}, this service may take {wanted}"
     if wanted <= room.left:
         return Finding("connections", Level.OK, what)
-    remedy = f"raise what {room.who} allows, or lower DB_CONNECTIONS, API_PROCESSES or the number of workers"
+    remedy = f"raise what {room.who} allows, or lower DB_CONNECTIONS or the number of processes"
     return Finding("connections", Level.WARN, what, remedy)
 
 

@@ -1,7 +1,8 @@
-"""A worker's own /metrics, where no API process shares its folder: one request at a time, on a thread of its own."""
+"""A process's own /metrics, where no API process shares its folder: one request at a time, on a thread of its own."""
 
 import socket
 import socketserver
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 
@@ -11,6 +12,8 @@ from observe import background, metrics_files
 
 # A client that neither asks nor reads holds up the next one for this long.
 CLIENT_TIMEOUT_S = 5.0
+# Until a port that was taken is tried again: well within the pause between two scrapes.
+RETRY_S = 1.0
 
 _log = structlog.get_logger("metrics")
 
@@ -52,13 +55,27 @@ class MetricsServer(socketserver.TCPServer):
 def serve_metrics(host: str, port: int | None) -> None:
     """Serve them until the process ends; nothing happens without a port.
 
-    A port that is taken is no reason not to work: of several workers of one folder the first shows what all count.
+    A port that is taken is no reason not to work: of several processes of one folder one shows what all count, and when
+    it ends, as at a reload, another does.
     """
     if port is None:
         return
+    server = _listen(host, port)
+
+    def serve() -> None:
+        nonlocal server
+        while server is None:
+            time.sleep(RETRY_S)
+            server = _listen(host, port, is_told=True)
+        server.serve_forever()
+
+    background.start("metrics_server", serve)
+
+
+def _listen(host: str, port: int, *, is_told: bool = False) -> MetricsServer | None:
     try:
-        server = MetricsServer(host, port)
+        return MetricsServer(host, port)
     except OSError as error:
-        _log.warning("metrics are not served", port=port, cause=error.strerror)
-        return
-    background.start("metrics_server", server.serve_forever)
+        if not is_told:
+            _log.warning("metrics are not served", port=port, cause=error.strerror)
+        return None

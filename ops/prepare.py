@@ -29,6 +29,9 @@ from observe import logs
 
 DEMO_USERS = (1, 2)
 DEMO_CENTS = 10_000
+# Who takes connections before workers do, and what says how many of them there are.
+_FACES = ("API and gRPC", ", API_PROCESSES or GRPC_PROCESSES")
+_API_ALONE = ("the API", " or API_PROCESSES")
 # How long a server that is still starting is waited for.
 PATIENCE_S = 30.0
 
@@ -127,21 +130,22 @@ def _check_server(engine: Engine, name: str) -> None:
 
 
 def _check_room(engine: Engine, settings: config.Settings, *, workers: int) -> None:
-    """See that workers find room whatever the API takes: what they do not settle, nobody does.
+    """See that workers find room whatever the faces take: what they do not settle, nobody does.
 
     Raises:
         ConfigurationError: they might find none.
         Unavailable: the database is away.
     """
     room = find_room(engine)
-    of_api, of_workers = count_wanted(settings, workers=workers)
-    if workers and room.most - of_api < (least := workers * CONNECTIONS_OF_A_WORKER):
+    of_faces, of_workers = count_wanted(settings, workers=workers)
+    if workers and room.most - of_faces < (least := workers * CONNECTIONS_OF_A_WORKER):
+        who, count = _FACES if settings.grpc_port else _API_ALONE
         raise config.ConfigurationError(
-            f"DB_CONNECTIONS: {room.who} allows {room.most} connections, of which the API may take {of_api}, and "
-            f"{workers} workers need {least}: raise what {room.who} allows, or lower DB_CONNECTIONS or API_PROCESSES"
+            f"DB_CONNECTIONS: {room.who} allows {room.most} connections, of which {who} may take {of_faces}, and "
+            f"{workers} workers need {least}: raise what {room.who} allows, or lower DB_CONNECTIONS{count}"
         )
-    if of_api + of_workers > room.left:
-        _log.warning("connections may run out", allowed=str(room), api=of_api, workers=of_workers)
+    if of_faces + of_workers > room.left:
+        _log.warning("connections may run out", allowed=str(room), faces=of_faces, workers=of_workers)
 
 
 def _migrate_when_reachable(engine: Engine, *, timeout_s: float) -> bool:

@@ -198,6 +198,7 @@ def settings(service_database_url: str, redis_url: str) -> Settings:
             "redis_url": redis_url,
             "admin_password": ADMIN_PASSWORD,
             "log_level": "WARNING",
+            "grpc_port": "off",
         }
     )
 

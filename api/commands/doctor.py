@@ -1,5 +1,6 @@
 """``flask doctor``: is everything as it has to be, and how to mend what is not."""
 
+import importlib
 import shutil
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from models.redis_line.client import connect_redis
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.
 REDIS_ANSWER_TIMEOUT_S = 2.0
+GRPC_ANSWER_TIMEOUT_S = 2.0
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1 << 30, 100 << 20
 
 
@@ -46,7 +48,7 @@ DISK_WARN_BYTES, DISK_FAIL_BYTES = 1 << 30, 100 << 20
 @with_appcontext
 @concludes
 def command(*, as_json: bool) -> None:
-    """Look over settings, PostgreSQL, Redis, queue, disk and secrets: a line for each, and how to mend what is wrong.
+    """Look over settings, PostgreSQL, Redis, queue, gRPC, disk and secrets: a line for each, with how to mend it.
 
     It changes nothing, and waits no more than seconds for a server that is down.
     """
@@ -79,6 +81,7 @@ def _findings() -> Iterator[Finding]:
         with connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache:
             yield check_cache(cache)
     home = config.load(config.StackSettings).wallet_home
+    yield _grpc(settings, home)
     if home.is_dir():
         yield _disk(home)
         yield _secrets(home)
@@ -102,6 +105,28 @@ def _database_address(url: str) -> str:
     ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
     named = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=True)]
     return ", ".join(named) or "a local socket"
+
+
+def _grpc(settings: Settings, home: Path) -> Finding:
+    """Whether gRPC answers: that of the stack that runs here, or else where these settings have it."""
+    runs_here, target = config.find_local_grpc(home)
+    if not runs_here and settings.grpc_port is not None:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+        target = f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}"
+    if target is None:
+        return Finding("grpc", Level.OK, "off")
+    host, _, port = target.rpartition(":")
+    # By name: its library is for those who ask.
+    asking = importlib.import_module("api.grpc.asking")
+    answer = asking.ask(host.strip("[]"), int(port), timeout_s=GRPC_ANSWER_TIMEOUT_S)
+    what = f"{answer} at {target}"
+    if answer not in {asking.Answer.SERVES, asking.Answer.ENCRYPTED}:
+        level = Level.FAIL if runs_here else Level.WARN  # it may run on another machine, or in another container
+        return Finding("grpc", level, what, "see its log (grpc.log), start it (make run), or set GRPC_PORT=off")
+    if answer is asking.Answer.SERVES and settings.auth_mode == "jwt" and not config.is_loopback(settings.host):
+        what += f", and on HOST={settings.host} tokens come in plain text"
+        return Finding("grpc", Level.WARN, what, "set GRPC_TLS_CERT and GRPC_TLS_KEY, or listen on 127.0.0.1")
+    return Finding("grpc", Level.OK, what)
 
 
 def _disk(home: Path) -> Finding:

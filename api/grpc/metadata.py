@@ -44,9 +44,9 @@ class Sent:
         self._given = dict(pairs)
 
     def get(self, name: str) -> str | None:
-        """Return what was sent by a name, None if nothing was. Of several the last."""
+        """Return what was sent by a name, None if nothing was. Of several the last; without blanks, as HTTP has it."""
         value = self._given.get(name)
-        return value.decode("latin-1") if isinstance(value, bytes) else value
+        return value.decode("latin-1") if isinstance(value, bytes) else value and value.strip(" \t")
 
     def check(self) -> None:
         """See that what can be meant only once was sent only once.
@@ -67,7 +67,11 @@ class Sent:
             ApiError: ``bad_input``: it can be none.
         """
         key = self.get("idempotency-key")
-        return None if key is None else check_idempotency_key(key)
+        if key is None:
+            return None
+        if not key.isascii():  # which grpcio reads now one way and now the other: two keys could come to be one
+            raise ApiError("bad_input", "metadata: idempotency-key: must be ASCII, as all that comes by gRPC")
+        return check_idempotency_key(key)
 
     def begin_call(self, peer: str, proxies: Proxies) -> Call:
         """Make the call that it belongs to, whose trace begins here."""

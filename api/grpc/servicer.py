@@ -70,14 +70,15 @@ class WalletServicer(Face, WalletServiceServicer):
         user_id = self.services.identity.require_user(asked.call)
         terms, destination = _read_transfer(request, asked, user_id)
         acceptance = orders.transfer_later(self.services, asked.call, terms, destination)
-        asked.call.tell("Retry-After", str(RETRY_AFTER_S))
-        return Job(
+        job = Job(
             job_id=acceptance.transfer_id,
             status=Status.PENDING.value,
             source_user_id=user_id,
             destination_user_id=destination,
             amount=terms.amount_cents,
         )
+        asked.call.tell("Retry-After", str(RETRY_AFTER_S))
+        return job
 
     @unary
     def GetJob(self, request: JobRequest, asked: Asked) -> Job:

@@ -17,6 +17,8 @@ from ops.compose import secret_files
 
 PREPARE = "--prepare"
 METRICS = Path("/tmp/metrics")  # noqa: S108 - in a container of our own
+# Where gRPC processes tell each other who serves, and the health check finds it.
+TURNS = Path("/tmp/grpc")  # noqa: S108
 
 
 def main(arguments: list[str]) -> int:

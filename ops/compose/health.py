@@ -1,6 +1,7 @@
-"""A container's health check: ``python -m ops.compose.health api|worker`` succeeds if it can do its work."""
+"""A container's health check: ``python -m ops.compose.health api|grpc|worker`` succeeds if it can do its work."""
 
 import http.client
+import importlib
 import os
 import socket
 import sys
@@ -8,7 +9,8 @@ import sys
 import redis
 from rq import Worker
 
-from ops.compose import secret_files
+from ops.compose import entry, secret_files
+from ops.local.turns import Turns
 
 TIMEOUT_S = 4
 
@@ -27,7 +29,18 @@ def is_worker_registered() -> bool:
         return any(worker.hostname == socket.gethostname() for worker in Worker.all(connection=connection))
 
 
-CHECKS = {"api": is_api_ready, "worker": is_worker_registered}
+def is_grpc_serving() -> bool:
+    """Whether its health says so. With TLS, of which nothing is known here, the processes say it by their locks."""
+    if os.environ["GRPC_PORT"] == "off":
+        return True
+    asking = importlib.import_module("api.grpc.asking")  # by name: the others do without its library
+    answer = asking.ask("127.0.0.1", int(os.environ["GRPC_PORT"]), timeout_s=TIMEOUT_S)
+    if answer is asking.Answer.ENCRYPTED:
+        return Turns(entry.TURNS).count_serving() > 0
+    return bool(answer is asking.Answer.SERVES)
+
+
+CHECKS = {"api": is_api_ready, "grpc": is_grpc_serving, "worker": is_worker_registered}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,8 @@
 """What is done when a call arrives, before it has a thread: bounds on load, and names that nobody knows."""
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
@@ -11,32 +11,49 @@ from api.grpc import answering
 from api.grpc.answering import Face
 from observe import logs, metrics
 from ops.grpc.hands import Hands
+from wallet.v1 import wallet_pb2
 
 # Where grpcio looks, on what answers a call, for other threads than its own.
 POOL = "experimental_thread_pool"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
+# Whose methods are counted by their names.
+_SERVICE = "/" + wallet_pb2.DESCRIPTOR.services_by_name["WalletService"].full_name
+
 _BUSY = ApiError("unavailable", "The service is too busy. Nothing moved.", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+class Bound(NamedTuple):
+    """How many calls some threads may have in hand together, and as what those beyond are counted."""
+
+    pools: Sequence[Hands]
+    most: int
+    where: str = "calls"
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether there is no room for another."""
+        return sum(pool.in_hand for pool in self.pools) >= self.most
 
 
 class Gate(grpc.ServerInterceptor):
     """Lets in so many calls at a time; those beyond are refused at once, and are told so."""
 
-    def __init__(self, hands: Hands, spare: Hands, *, most: int, face: Face) -> None:
+    def __init__(self, hands: Hands, spare: Hands, *, bounds: Sequence[Bound], face: Face) -> None:
         """Stand before nothing yet.
 
         Args:
-            hands: the threads that answer.
+            hands: the threads that answer what does not name its own.
             spare: those that only refuse.
-            most: calls in hand at a time.
+            bounds: of all that answer. Each kind of calls has its own, so that none takes the room of another.
             face: in whose name calls are refused.
         """
         self._hands = hands
         self._spare = spare
-        self._most = most
+        self._bounds = {pool: bound for bound in bounds for pool in bound.pools}
         self._face = face
-        self._known: dict[str, Handler] = {}
+        self._known: dict[str, tuple[Handler, Bound]] = {}
         self._refusals: dict[str, Handler] = {}
 
     def intercept_service(
@@ -45,38 +62,43 @@ class Gate(grpc.ServerInterceptor):
         """Return who answers a call; None: nobody."""
         answering.arrived_at.set(time.perf_counter())
         method = handler_call_details.method
-        handler = self._known.get(method)
-        if handler is None:
+        known = self._known.get(method)
+        if known is None:
             found = continuation(handler_call_details)
             if found is None:
                 self._tell_unknown()
                 return None
-            handler = self._known[method] = self._attended(found)
-        if self._hands.in_hand >= self._most and getattr(handler.unary_unary, POOL, None) is self._hands:
-            metrics.shed["calls"].inc()
+            known = self._known[method] = self._attended(found)
+        handler, bound = known
+        if bound.is_reached:
+            metrics.shed[bound.where].inc()
             return self._refusal(method)
         return handler
 
-    def _attended(self, handler: Handler) -> Handler:
-        """Have the threads told when the message of a call is there."""
+    def _attended(self, handler: Handler) -> tuple[Handler, Bound]:
+        """Have a call answered by its threads; those that are ours also when its message is none."""
         behavior = handler.unary_unary or handler.unary_stream
+        pool = getattr(behavior or handler.stream_stream, POOL, self._hands)
+        bound = self._bounds[pool]
         if behavior is None:
-            return handler
-        pool: Hands = getattr(behavior, POOL, self._hands)
+            return handler, bound
 
-        def attend(request: Any, context: grpc.ServicerContext) -> Any:
-            pool.has_come()
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
             return behavior(request, context)
 
-        setattr(attend, POOL, pool)
+        setattr(answer, POOL, pool)
         make = grpc.unary_unary_rpc_method_handler if handler.unary_unary else grpc.unary_stream_rpc_method_handler
-        return make(attend, handler.request_deserializer, handler.response_serializer)
+        read: Any = handler.request_deserializer
+        if getattr(behavior, "__self__", None) is self._face:
+            read = answering.read_leniently(read, self._face.services.max_body_bytes)
+        return make(answer, read, handler.response_serializer), bound
 
     def _refusal(self, method: str) -> Handler:
         """Return what refuses a call, without waiting for its message: as if there could be any number of them."""
         if (known := self._refusals.get(method)) is not None:
             return known
-        name, face = method.rpartition("/")[2], self._face
+        service, _, name = method.rpartition("/")
+        name, face = name if service == _SERVICE else metrics.NO_ROUTE, self._face
 
         def refuse(_requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             answering.refuse(context, name, _BUSY, face)

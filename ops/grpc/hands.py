@@ -1,46 +1,50 @@
-"""The threads that take calls, and what becomes of calls that say nothing.
+"""The threads that answer calls.
 
-grpcio has one of them wait for a call's message, for as long as it does not come: a caller who sends the head of a call
-and nothing after it would hold a thread for ever, and a few of them the whole process. So who is silent for too long is
-cancelled, and sooner when others wait for the thread.
+By itself grpcio gives a call a thread when its head has come, which then waits for its message: for ever, if none
+follows, so that a few such calls hold a whole process; and otherwise for a moment, which costs two changes of threads.
+Here the message is awaited first, without a thread, and not for ever.
+
+For that a few private names of grpcio are used, all of them in :class:`_Arrival`. Whatever does not look as expected
+there is done grpcio's own way; tests notice, and so does whoever changes the pinned version.
 """
 
+import importlib
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 from observe import background
 
+# Neither has types.
+_server: Any = importlib.import_module("grpc._server")
+_core: Any = importlib.import_module("grpc._cython.cygrpc")
+
 # For a message. It comes with the head, or a moment later.
 SILENCE_S = 5.0
-# When others wait for the thread.
+# When there are so many that others may find no room.
 SILENCE_IN_A_CROWD_S = 0.25
+CROWD = 64
 _TICK_S = 0.1
 
-
-class _Turn:
-    """A call in a thread, or on its way to one; ``call`` can be cancelled."""
-
-    __slots__ = ("begun_at", "call")
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.begun_at = 0.0
+_Work = tuple["Future[None]", Callable[..., Any], tuple[Any, ...]]
 
 
 class Hands(ThreadPoolExecutor):
-    """So many threads. Each call is in hand from its arrival to its end."""
+    """So many threads; a call is in hand from the arrival of its message until it has been answered."""
 
     def __init__(self, count: int, *, silence_s: float = SILENCE_S, name: str = "grpc") -> None:
-        super().__init__(count, thread_name_prefix=name)
-        self._count = count
+        # Which grpcio asks for. Nothing of it is used: what it does beyond what is needed here costs a sixth of a call.
+        super().__init__(1)
+        self._most = count
         self._silence_s = silence_s
+        self._name = name
+        self._waiting: SimpleQueue[_Work] = SimpleQueue()
         self._lock = threading.Lock()
-        self._in_hand = 0
-        # By the thread that waits for their messages.
-        self._silent: dict[int, _Turn] = {}
+        self._in_hand = self._threads_made = 0
+        self._silent: dict[_Arrival, None] = {}
         self._is_watched = False
 
     @property
@@ -49,52 +53,122 @@ class Hands(ThreadPoolExecutor):
         return self._in_hand
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Have a call answered: grpcio hands in what it knows of it, its event among the arguments."""
-        turn = _Turn(next((each.call for each in args if hasattr(each, "call_details")), None))
+        """Have a call answered, once its message has come: grpcio hands in all that it knows of the call."""
+        arrival = _Arrival.of(self, fn, args) if not kwargs else None
+        if arrival is None:
+            return self.take(Future(), fn, args)
+        return arrival.future
+
+    def take(self, future: "Future[None]", fn: Callable[..., Any], args: tuple[Any, ...]) -> "Future[None]":
+        """Have something done by a thread."""
         with self._lock:
             self._in_hand += 1
-        try:
-            return super().submit(self._take, turn, fn, *args, **kwargs)
-        except BaseException:
-            self._put_down()
-            raise
+            makes_one = self._threads_made < min(self._in_hand, self._most)
+            self._threads_made += makes_one
+        if makes_one:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        self._waiting.put((future, fn, args))
+        return future
 
-    def has_come(self) -> None:
-        """Say in the thread of a call that its message is there."""
-        self._silent.pop(threading.get_ident(), None)
+    def _work(self) -> None:
+        while True:
+            future, fn, args = self._waiting.get()
+            try:
+                fn(*args)
+            except BaseException as error:  # noqa: BLE001 - grpcio sees to what calls raise; so it is grpcio's own
+                background.report("grpc_calls", RuntimeError(str(error)))
+            finally:
+                with self._lock:
+                    self._in_hand -= 1
+                future.set_result(None)
+            # Nothing of a call outlives it while the next one is awaited.
+            del future, fn, args
 
-    def _take(self, turn: _Turn, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        me = threading.get_ident()
-        turn.begun_at = time.monotonic()
-        self._silent[me] = turn
+    def expect(self, arrival: "_Arrival") -> None:
+        """Note a call whose message has not come."""
+        self._silent[arrival] = None
         if not self._is_watched:
-            self._watch()
-        try:
-            return fn(*args, **kwargs)
-        finally:
-            self._silent.pop(me, None)
-            self._put_down()
+            with self._lock:
+                is_first, self._is_watched = not self._is_watched, True
+            if is_first:
+                background.start("grpc_calls", self._end_silent)
 
-    def _put_down(self) -> None:
-        with self._lock:
-            self._in_hand -= 1
+    def forget(self, arrival: "_Arrival") -> None:
+        """Note that it has, or that it never will."""
+        self._silent.pop(arrival, None)
 
-    def _watch(self) -> None:
-        with self._lock:
-            if self._is_watched:
-                return
-            self._is_watched = True
-        background.start("grpc_calls", self._end_silent)
+    def cancel_silent(self, since_s: float) -> None:
+        """Cancel the calls whose message has been waited for for so long."""
+        before = time.monotonic() - since_s
+        for arrival in list(self._silent):
+            if arrival.at <= before:
+                arrival.cancel()
 
     def _end_silent(self) -> None:
         """Cancel who is silent for too long, as long as this process lives."""
         while True:
             time.sleep(_TICK_S)
-            self.cancel_silent(self._silence_s if self._in_hand <= self._count else SILENCE_IN_A_CROWD_S)
+            self.cancel_silent(self._silence_s if len(self._silent) <= CROWD else SILENCE_IN_A_CROWD_S)
 
-    def cancel_silent(self, since_s: float) -> None:
-        """Cancel the calls whose message has been waited for for so long."""
-        before = time.monotonic() - since_s
-        for turn in list(self._silent.values()):
-            if turn.begun_at <= before and turn.call is not None:
-                turn.call.cancel()
+
+class _Arrival:
+    """A call whose head has come, and whose only message is on its way."""
+
+    __slots__ = ("_asked", "_hands", "_receive", "_run", "at", "future")
+
+    def __init__(self, hands: Hands, run: Callable[..., Any], asked: "_Handed") -> None:
+        self.at = time.monotonic()
+        self.future: Future[None] = Future()
+        self._hands, self._run, self._asked = hands, run, asked
+        call, state = asked.event.call, asked.state
+        self._receive = _server._receive_message(state, call, asked.deserialize)
+        hands.expect(self)
+        # As the thread would do it that waits for the message; grpcio holds the lock that this needs.
+        call.start_server_batch((_core.ReceiveMessageOperation(_server._EMPTY_FLAGS),), self._come)
+        state.due.add(_server._RECEIVE_MESSAGE_TOKEN)
+
+    @classmethod
+    def of(cls, hands: Hands, run: Callable[..., Any], handed: tuple[Any, ...]) -> "_Arrival | None":
+        """Await the message of a call; None: it has none, or any number of them."""
+        if len(handed) != len(_Handed._fields):
+            return None
+        asked = _Handed(*handed)
+        return cls(hands, run, asked) if getattr(asked.find, "__name__", "") == "unary_request" else None
+
+    def cancel(self) -> None:
+        """End it."""
+        self._asked.event.call.cancel()
+
+    def _come(self, event: Any) -> Any:
+        """Called by grpcio's own thread, when there is a message or none will come."""
+        state = self._asked.state
+        self._hands.forget(self)
+        outcome = self._receive(event)
+        request, state.request = state.request, None
+        if request is not None:
+            self._hands.take(self.future, self._run, self._asked._replace(find=lambda: request))
+        else:
+            self._end()
+        return outcome
+
+    def _end(self) -> None:
+        """End a call that has no message: its caller has gone, or has none to send."""
+        state = self._asked.state
+        with state.condition:
+            if state.client is _server._CLOSED and not state.statused:
+                _server._abort(
+                    state, self._asked.event.call, _core.StatusCode.invalid_argument, b"There is no message."
+                )
+        self.future.set_result(None)
+
+
+class _Handed(NamedTuple):
+    """What grpcio hands in of a call, besides its context's way to run something: all that is Any is its own."""
+
+    answer: Callable[..., None]
+    event: Any
+    state: Any
+    behavior: Callable[..., Any]
+    find: Callable[[], Any]  # what waits for the message
+    deserialize: Any
+    serialize: Any

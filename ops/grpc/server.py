@@ -1,27 +1,37 @@
 """grpcio's server, with bounds on whatever a caller can make it hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 import config
 from api.actions.watching import SEATS, Watching
 from api.edge.proxies import Proxies
+from api.grpc.patience import Patience
 from api.grpc.servicer import WalletServicer
 from api.services import Services
-from ops.grpc.gate import POOL, Gate
+from ops.grpc import health, reflection
+from ops.grpc.gate import POOL, Bound, Gate
 from ops.grpc.hands import Hands
+from ops.grpc.health import Health
+from ops.grpc.reflection import Reflection
 from ops.grpc.tls import Pem, Renewed
 from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
 # What is asked for at the same time is done together, so few are enough; more would only wait for one another.
 THREADS = 16
-# For whoever asks for the contract, or has himself told how the service is; one call each, as long as it lasts.
-REFLECTING, PROBING, REFUSING = 4, 16, 2
+# What is read comes out of the cache in a moment. The fewer threads there are, the less they get in each other's way.
+READING = 3
+# For whoever asks for the contract, how the service is, or has himself told that: the last as long as it lasts.
+REFLECTING, PROBING, TOLD, REFUSING = 4, 2, 64, 2
+# How many may wait for one of these threads; more are refused.
+WAITING = 8
 # How long somebody may take to read the contract.
 REFLECTION_S = 30.0
+# What is taken back at once when a process is to end: who has been silent for so long has said nothing yet.
+SILENT_S = 0.25
 # Beyond it grpcio itself refuses. Between this and MAX_BODY_BYTES the refusal has a code of the contract.
 MOST_MESSAGE_BYTES = 262_144
 # A token, a key and a trace, several times over.
@@ -42,33 +52,49 @@ class Server:
     def __init__(self, settings: config.Settings, services: Services) -> None:
         self._settings = settings
         self._watching = Watching(services.history)
-        self._hands, self._refusing = Hands(THREADS), Hands(REFUSING, name="refuse")
+        self._hands, self._reading = Hands(THREADS), Hands(READING, name="read")
+        self._refusing = Hands(REFUSING, name="refuse")
         self._watchers = Hands(SEATS + REFUSING, name="watch")
-        self._reflecting = Hands(REFLECTING, silence_s=REFLECTION_S, name="reflect")
-        self._probing = Hands(PROBING, name="health")
-        self._health = health.HealthServicer(experimental_non_blocking=False, experimental_thread_pool=self._probing)
+        self._reflecting = Hands(REFLECTING, name="reflect")
+        self._probing, self._told = Hands(PROBING, name="health"), Hands(TOLD, name="told")
+        self._health = Health(_SERVICE)
+        self._questions = Patience(REFLECTION_S, crowd=REFLECTING - 1)
         servicer = WalletServicer(services, Proxies(settings.trusted_proxies), self._watching)
+        bounds = [
+            Bound([self._hands, self._reading], settings.api_queue),
+            Bound([self._watchers], 2 * SEATS, "watching"),
+            Bound([self._reflecting], REFLECTING + WAITING),
+            Bound([self._probing], PROBING + WAITING),
+            Bound([self._told], TOLD),
+        ]
         self._server = grpc.server(
             self._hands,
-            interceptors=[Gate(self._hands, self._refusing, most=settings.api_queue, face=servicer)],
+            interceptors=[Gate(self._hands, self._refusing, bounds=bounds, face=servicer)],
             options=_options(settings),
             # Those that are let in, and as many that can be refused with a code of the contract.
-            maximum_concurrent_rpcs=2 * settings.api_queue + SEATS + REFLECTING + PROBING,
+            maximum_concurrent_rpcs=sum(bound.most for bound in bounds) + settings.api_queue,
         )
         self._serve(servicer)
 
     def _serve(self, servicer: WalletServicer) -> None:
         """Have everything answered, what is not the busiest by threads of its own."""
         for method, pool in (
+            (WalletServicer.GetBalance, self._reading),
+            (WalletServicer.ListTransactions, self._reading),
+            (WalletServicer.GetJob, self._reading),
             (WalletServicer.WatchJob, self._watchers),
-            (health.HealthServicer.Check, self._probing),
-            (reflection.ReflectionServicer.ServerReflectionInfo, self._reflecting),
+            (Health.Check, self._probing),
+            (Health.Watch, self._told),
+            (Reflection.ServerReflectionInfo, self._reflecting),
         ):
             setattr(method, POOL, pool)
         wallet_pb2_grpc.add_WalletServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self._health.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        names = (_SERVICE, health.SERVICE, reflection.SERVICE)
+        # (Its stub has no types.)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            Reflection(names, self._questions), self._server
+        )
 
     def start(self) -> None:
         """Listen, and answer from now on.
@@ -88,18 +114,14 @@ class Server:
 
     def stop(self) -> None:
         """Accept nothing more, and let what is in hand end, within GRACEFUL_TIMEOUT_S. Watches end at once."""
-        self._health.enter_graceful_shutdown()
-        # Watchers have been told, and would stay: nothing that is public sends them away.
-        watched: dict[str, set[Callable[[None], None]]] = vars(self._health)["_send_response_callbacks"]
-        for watchers in list(watched.values()):
-            for tell in list(watchers):
-                tell(None)
+        self._health.leave()
         self._watching.close(within_s=0.0)
         stopped = self._server.stop(self._settings.graceful_timeout_s)
         while not stopped.wait(_TICK_S):
             # Whoever has asked nothing yet, or reads the contract, is not waited for.
-            for pool in (self._hands, self._watchers, self._refusing, self._reflecting, self._probing):
-                pool.cancel_silent(0.0)
+            self._questions.cancel(0.0)
+            for pool in (self._hands, self._reading, self._watchers, self._refusing, self._probing, self._told):
+                pool.cancel_silent(SILENT_S)
 
 
 def _options(settings: config.Settings) -> Sequence[tuple[str, int]]:

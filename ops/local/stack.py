@@ -8,20 +8,18 @@ processes, each a child process that is replaced when it dies and that dies with
 
 import errno
 import fcntl
-import http.client
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from http import HTTPStatus
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import config
 from ops.local import environment, private_files, processes
-from ops.local.grpc_processes import GrpcProcesses, bracketed, reachable
+from ops.local.api_process import ApiProcess
+from ops.local.grpc_processes import GrpcProcesses
 from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
 from ops.local.servers import PostgresServer, RedisServer
@@ -32,8 +30,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Between two words that the database is still being prepared.
 STILL_PREPARING_S = 10.0
 READY_TIMEOUT_S = 60.0
-# The old API may be on its way out, after its supervisor was killed.
-PORT_TIMEOUT_S = 3.0
 # Where everything is below WALLET_HOME.
 LOCK = "run/lock"
 STATE = "run/stack.json"
@@ -54,12 +50,14 @@ class Stack:
         self._stop = stop
         self._postgres: PostgresServer | None = None
         self._redis: RedisServer | None = None
-        self._api: Child | None = None
         self._workers: list[Child] = []
+        # The gRPC processes that have been written down.
+        self._told_of: list[int] = []
         # Everything that can be wrong with a setting comes out here, before anything is started.
         self._service = config.load(config.PrepareSettings, **self._placeholders())
+        self._api = ApiProcess(self._service)
         self._grpc = GrpcProcesses(self._service, self.home / TURNS)
-        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._rotate_logs)
+        self._supervisor = Supervisor(stop, say=self.say, on_replaced=self.write_state, on_round=self._look_round)
 
     def run(self) -> None:
         """Start everything, keep it alive until told to stop, stop everything.
@@ -92,15 +90,17 @@ class Stack:
     def write_state(self) -> None:
         """Tell ``stack.json`` what is up."""
         state: dict[str, object] = {
-            "api": {"url": self._api_url(), "pid": self._api and self._api.pid},
+            "api": {"url": self._api.url, "pid": self._api.pid},
             "workers": [{"pid": worker.pid} for worker in self._workers],
             "postgres": {"url": self._owner_url(), "pid": self._postgres and self._postgres.pid},
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
+        pids = self._grpc.pids
         if self._grpc.is_on:
-            state["grpc"] = {"target": self._grpc.target, "pids": self._grpc.pids}
+            state["grpc"] = {"target": self._grpc.target, "pids": pids}
         private_files.write_private(self.home / STATE, json.dumps(state, indent=2) + "\n")
+        self._told_of = pids
 
     def _start(self) -> None:
         (self.home / STATE).unlink(missing_ok=True)
@@ -111,8 +111,8 @@ class Stack:
             self.say(
                 f"not heeded: {', '.join(config.NOT_HEEDED)} (DATABASE_URL alone says where PostgreSQL is, and how)"
             )
-        self._check_port()
-        self._grpc.take_port()
+        self._api.check_port()
+        self._grpc.check_port()
         self._start_servers()
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
@@ -120,6 +120,12 @@ class Stack:
         self._start_faces()
         self._supervisor.changed()
         self._announce()
+
+    def _look_round(self) -> None:
+        self._rotate_logs()
+        # Their master replaces them, without a word.
+        if self._told_of and self._told_of != self._grpc.pids:
+            self.write_state()
 
     def _rotate_logs(self) -> None:
         for log in (self.home / "logs").glob("*.log"):
@@ -162,9 +168,11 @@ class Stack:
             StackError: one of them has died, or they take too long. Likewise config.ConfigurationError.
         """
         told = environment.for_api(os.environ, self._ours())
-        api = self._command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app", told=told)
-        self._api = api
-        faces = [api, *self._grpc.make(lambda name, arguments: self._command(name, *arguments, told=told))]
+
+        def make_child(name: str, arguments: Sequence[str]) -> Child:
+            return self._command(name, *arguments, told=told)
+
+        faces = [self._api.make(make_child), *self._grpc.make(make_child)]
         try:
             for face in faces:
                 face.launch()
@@ -178,7 +186,7 @@ class Stack:
         def has_settled() -> bool:
             if not self._stop.is_wanted() or not all(face.is_running for face in faces):
                 return True
-            if self._grpc.are_serving() and self._is_api_ready():
+            if self._grpc.are_serving() and self._api.is_ready():
                 return True
             self._supervisor.run_once()
             return False
@@ -190,49 +198,19 @@ class Stack:
             if not face.is_running:
                 raise failure_of(face)
         if not in_time:
-            late = faces[0] if self._grpc.are_serving() else faces[1]
-            who = "the API was" if late is self._api else "the gRPC processes were"
-            raise StackError(f"{who} not ready within {READY_TIMEOUT_S:.0f} s (see {late.spec.log})")
-
-    def _is_api_ready(self) -> bool:
-        # Not urllib: it would ask a proxy that the environment names.
-        with closing(
-            http.client.HTTPConnection(reachable(self._settings.host), self._settings.port, timeout=2)
-        ) as connection:
-            try:
-                connection.request("GET", "/readyz")
-                return connection.getresponse().status == HTTPStatus.OK
-            except (OSError, http.client.HTTPException):
-                return False
+            who, late = ("API", faces[0]) if self._grpc.are_serving() else ("gRPC", faces[1])
+            raise StackError(f"{who} was not ready within {READY_TIMEOUT_S:.0f} s (see {late.spec.log})")
 
     def _announce(self) -> None:
-        self.say(f"ready: {self._api_url()}")
+        self.say(f"ready: {self._api.url}")
         if self._grpc.is_on:
             self.say(f"  gRPC            {self._grpc.target}")
-        self.say(f"  rq-dashboard    {self._api_url()}/rq/")
+        self.say(f"  rq-dashboard    {self._api.url}/rq/")
         self.say(f"  what is up      {self.home / STATE} (with the URLs of PostgreSQL and Redis)")
         if self._settings.admin_password is None:
             self.say(f"  administrator   {self._settings.admin_user}, password in {self.home / ADMIN_FILE}")
         self.say(f"  logs            {self.home / 'logs'}")
         self.say("  Ctrl-C stops everything")
-
-    def _check_port(self) -> None:
-        host, port = self._settings.host, self._settings.port
-        problem: list[OSError] = []
-
-        def is_free() -> bool:
-            problem.clear()
-            try:
-                family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-                with closing(socket.socket(family, kind)) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(address)
-            except OSError as error:
-                problem.append(error)
-            return not problem
-
-        if not processes.wait_for(is_free, PORT_TIMEOUT_S):
-            raise StackError(f"cannot listen on PORT={port} of HOST={host}: {problem[0].strerror}")
 
     def _command(self, name: str, *arguments: str, told: Mapping[str, str] | None = None) -> Command:
         """One of our own programs. The log is shared by all processes of a kind."""
@@ -292,9 +270,6 @@ class Stack:
     def _redis_url(self) -> str:
         given = self._settings.redis_url
         return given.get_secret_value() if given else self._redis.url if self._redis else ""
-
-    def _api_url(self) -> str:
-        return f"http://{bracketed(reachable(self._settings.host))}:{self._settings.port}"
 
     def _admin_password(self) -> str:
         if self._settings.admin_password:

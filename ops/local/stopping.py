@@ -26,9 +26,16 @@ class StopRequests:
     A child's end (SIGCHLD) ends the sleep too. Only for the main thread.
     """
 
-    def __init__(self, *, follow_parent: bool = False) -> None:
-        """With ``follow_parent`` the end of the parent process is a request to stop."""
+    def __init__(self, *, follow_parent: bool = False, stops_at_hangup: bool = True) -> None:
+        """Catch nothing yet.
+
+        Args:
+            follow_parent: the end of the parent process is a request to stop.
+            stops_at_hangup: so is SIGHUP; else it is only noted, in :attr:`hung_up`, and ends the sleep.
+        """
         self.requested = False
+        self.hung_up = False
+        self._stops_at_hangup = stops_at_hangup
         self.forced = False
         self._first_at = 0.0
         self._parent = os.getppid() if follow_parent else 0
@@ -44,7 +51,7 @@ class StopRequests:
         # Python's handlers run between two bytecodes; the descriptor is what wakes a select that has just begun.
         self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False))
         for number in STOP_SIGNALS:
-            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            if number == signal.SIGHUP and self._stops_at_hangup and signal.getsignal(number) is signal.SIG_IGN:
                 continue  # nohup: the terminal's end shall be ignored
             self._restore.callback(signal.signal, number, signal.signal(number, self._note))
         self._restore.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
@@ -78,7 +85,9 @@ class StopRequests:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if not self.requested:
+        if number == signal.SIGHUP and not self._stops_at_hangup:
+            self.hung_up = True
+        elif not self.requested:
             self.requested, self._first_at = True, now
         # A terminal that closes, or make that dies, is no reason to hurry.
         elif number != signal.SIGHUP and now - self._first_at > SAME_SIGNAL_S:

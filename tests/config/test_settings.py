@@ -19,6 +19,8 @@ BOUNDS = {
     "PORT": (1, 65_535),
     "BATCH_SIZE": (1, 2_000),
     "API_PROCESSES": (1, 64),
+    "GRPC_PORT": (1, 65_535),
+    "GRPC_PROCESSES": (1, 64),
     "GRACEFUL_TIMEOUT_S": (1, 300),
     "LOCK_TIMEOUT_MS": (10, 60_000),
     "STATEMENT_TIMEOUT_MS": (10, 60_000),
@@ -27,7 +29,7 @@ BOUNDS = {
     "CACHE_TTL": (0, 86_400),
     "METRICS_PORT": (1, 65_535),
 }
-STACK_BOUNDS = {"PORT": (1, 65_535), "WORKERS": (0, 64)}
+STACK_BOUNDS = {"PORT": (1, 65_535), "GRPC_PORT": (1, 65_535), "GRPC_PROCESSES": (1, 64), "WORKERS": (0, 64)}
 CASES = [(Settings, name, bounds) for name, bounds in BOUNDS.items()] + [
     (StackSettings, name, bounds) for name, bounds in STACK_BOUNDS.items()
 ]
@@ -86,6 +88,8 @@ def test_the_defaults_are_the_contracts(environment: Environment) -> None:
 def test_each_bound_itself_is_taken(
     environment: Environment, kind: type[BaseSettings], name: str, bounds: tuple[int, int]
 ) -> None:
+    if name == "PORT":
+        environment.set(GRPC_PORT="off")  # there is none beside the last one
     for value in bounds:
         environment.set(**{name: str(value)})
         assert getattr(load(kind), name.lower()) == value
@@ -102,6 +106,54 @@ def test_beyond_each_bound_one_line_names_the_setting(
     for value in (bounds[0] - 1, bounds[1] + 1, "x", "1.5"):
         environment.set(**{name: str(value)})
         assert complaint(capsys, kind).startswith(f"configuration error: {name}: ")
+
+
+EACH_LISTENING = pytest.mark.parametrize("kind", [Settings, StackSettings])
+TLS = {"GRPC_TLS_CERT": "c.pem", "GRPC_TLS_KEY": "k.pem"}
+
+
+@EACH_LISTENING
+def test_grpc_is_beside_the_api_unless_it_is_told_where_or_is_off(
+    environment: Environment, kind: type[Settings | StackSettings]
+) -> None:
+    assert (load(kind).grpc_port, load(kind).grpc_processes) == (8081, 2)
+    environment.set(PORT="9000")
+    assert load(kind).grpc_port == 9001
+    environment.set(GRPC_PORT="7000")
+    assert load(kind).grpc_port == 7000
+    environment.set(GRPC_PORT="")
+    assert load(kind).grpc_port == 9001
+    environment.set(GRPC_PORT="off")
+    assert load(kind).grpc_port is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"GRPC_PORT": "8080"}, "GRPC_PORT and PORT must differ"),
+        ({"PORT": "65535"}, "GRPC_PORT: "),
+        ({"GRPC_TLS_CERT": "c.pem"}, "GRPC_TLS_CERT and GRPC_TLS_KEY go together"),
+        ({"GRPC_TLS_KEY": "k.pem"}, "GRPC_TLS_CERT and GRPC_TLS_KEY go together"),
+        ({"GRPC_TLS_CLIENT_CA": "ca.pem"}, "GRPC_TLS_CLIENT_CA needs GRPC_TLS_CERT"),
+    ],
+)
+@EACH_LISTENING
+def test_what_contradicts_itself_about_grpc_is_one_line(
+    environment: Environment,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[Settings | StackSettings],
+    given: dict[str, str],
+    said: str,
+) -> None:
+    environment.set(**given)
+    assert complaint(capsys, kind).startswith(f"configuration error: {said}")
+
+
+def test_what_belongs_together_about_grpc_is_taken(environment: Environment) -> None:
+    environment.set(**TLS)
+    assert load(Settings).grpc_tls_cert == Path("c.pem")
+    environment.set(GRPC_TLS_CLIENT_CA="ca.pem")
+    assert load(Settings).grpc_tls_client_ca == Path("ca.pem")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +284,11 @@ def test_what_is_given_wins_over_the_environment(environment: Environment) -> No
         load(Settings, port=0)
 
 
-@pytest.mark.parametrize("entry", [["-c", "import wsgi"], ["worker.py"]], ids=["wsgi", "worker"])
+@pytest.mark.parametrize(
+    "entry",
+    [["-c", "import wsgi"], ["worker.py"], ["-m", "ops.grpc"]],
+    ids=["wsgi", "worker", "gRPC"],
+)
 def test_every_entry_point_ends_with_status_2_and_one_line(entry: list[str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     environment = inherited | NEEDED | {"RETRY_DELAYS": "soon"}

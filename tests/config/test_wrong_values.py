@@ -53,6 +53,11 @@ WRONG: dict[str, tuple[str, ...]] = {
     "API_PROCESSES": (*INTEGER, "0"),
     "API_QUEUE": (*INTEGER, "0"),
     "GRACEFUL_TIMEOUT_S": (*INTEGER, "0"),
+    "GRPC_PORT": (*INTEGER, "0", "65536", "OFF", "on", "none"),
+    "GRPC_PROCESSES": (*INTEGER, "0", "65"),
+    "GRPC_TLS_CERT": BLANK,
+    "GRPC_TLS_KEY": BLANK,
+    "GRPC_TLS_CLIENT_CA": BLANK,
     "AUTH_MODE": (*WORD, "JWT"),
     "ALLOW_USER_ID_MODE": SWITCH,
     "JWT_SECRET": (*BLANK, "short", "-----BEGIN PUBLIC KEY-----" + "x" * 32),
@@ -148,6 +153,7 @@ def test_what_the_drivers_take_is_taken(monkeypatch: pytest.MonkeyPatch, name: s
 
 PROGRAMS = {
     "API": ["-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app"],
+    "gRPC": ["-m", "ops.grpc"],
     "worker": ["worker.py"],
     "prepare": ["-m", "ops.prepare"],
     "make run": ["-m", "ops.local.stack"],

@@ -30,6 +30,17 @@ def rows(text: str) -> list[dict[str, str]]:
     return found
 
 
+def blocks(text: str, language: str) -> list[str]:
+    """Return what stands between fences of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """Return what is to be typed, of all that a console shows: each a line for a shell."""
+    shown = "".join(blocks(text, "console")).replace("\\\n", "")
+    return [line.removeprefix("$ ") for line in shown.splitlines() if line.startswith("$ ")]
+
+
 def codes(cell: str) -> list[str]:
     """Return what is written as code in a cell."""
     return _CODE.findall(cell)

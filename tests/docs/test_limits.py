@@ -16,10 +16,10 @@ LIMITS = [
 
 @pytest.mark.parametrize(("held_by", "limit"), LIMITS)
 def test_a_limit_is_what_the_reference_says(held_by: str, limit: float) -> None:
-    assert _find(held_by) == limit
+    assert find(held_by) == limit
 
 
-def _find(held_by: str) -> float:
+def find(held_by: str) -> float:
     """Return a constant by its dotted name, or by that of a file and its line there."""
     path, _, name = held_by.partition(": ")
     if name:

@@ -1,7 +1,9 @@
 """Every setting stands in the reference with its true default and bounds, and nothing else does."""
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import annotated_types
 import pytest
@@ -26,6 +28,8 @@ FIELDS = [
 DOCUMENTED = by_name(rows(PAGE.read_text().replace(section(PAGE, COMPOSE), "")), "name")
 IN_COMPOSE = by_name(rows(section(PAGE, COMPOSE)), "name")
 NOT_SET = "\N{EN DASH}"
+# A default that another setting gives: `OTHER + n`.
+DERIVED = re.compile(r"([A-Z_]+) \+ ([0-9]+)")
 # What a setting is when nobody sets it, if it has no value.
 NOTHING = (PydanticUndefined, None, (), SecretStr(""))
 REQUIRED = {"database_url": "postgresql://nowhere", "redis_url": "redis://nowhere"}
@@ -38,7 +42,13 @@ def test_the_reference_has_every_setting_and_no_other() -> None:
 @pytest.mark.parametrize(("kind", "name", "field"), FIELDS)
 def test_a_default_is_what_the_reference_says(kind: type[BaseSettings], name: str, field: FieldInfo) -> None:
     told = DOCUMENTED[name.upper()]["default"]
-    if told == NOT_SET:
+    if derived := DERIVED.fullmatch(told):
+        other, more = derived[1].lower(), int(derived[2])
+        for value in (kind.model_fields[other].default, 5_000):
+            set_out: dict[str, Any] = REQUIRED | {other: value}
+            assert getattr(kind(**set_out), name) == value + more
+    elif told == NOT_SET:
+        assert field.default_factory is None
         assert field.default in NOTHING
     else:
         given: dict[str, Any] = REQUIRED | {name: code(told)}
@@ -51,9 +61,17 @@ def test_bounds_are_what_the_reference_says(kind: type[BaseSettings], name: str,
 
 
 def _bounds(field: FieldInfo) -> str:
-    least = [each.ge for each in field.metadata if isinstance(each, annotated_types.Ge)]
-    most = [each.le for each in field.metadata if isinstance(each, annotated_types.Le)]
+    said = [*field.metadata, *_said_inside(field.annotation)]
+    least = [each.ge for each in said if isinstance(each, annotated_types.Ge)]
+    most = [each.le for each in said if isinstance(each, annotated_types.Le)]
     return f"{least[0]:.0f} to {most[0]:.0f}" if least or most else ""
+
+
+def _said_inside(kind: Any) -> Iterator[object]:
+    """What is said of one of several kinds, such as of the number in ``Annotated[int, Field(ge=1)] | None``."""
+    for each in get_args(kind) if get_origin(kind) in (UnionType, Union) else ():
+        for said in get_args(each)[1:] if get_origin(each) is Annotated else ():
+            yield from said.metadata if isinstance(said, FieldInfo) else (said,)
 
 
 def test_what_compose_reads_is_what_the_reference_says() -> None:

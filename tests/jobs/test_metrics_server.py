@@ -102,7 +102,7 @@ def test_a_worker_shows_what_it_has_counted(start: Start, port: int, books: Engi
     assert ask(port, "/")[0] == 404
 
 
-def test_a_second_worker_on_the_port_works_and_is_shown_by_the_first(
+def test_a_second_worker_on_the_port_works_is_shown_by_the_first_and_follows_it(
     start: Start, port: int, tmp_path: Path, books: Engine, redis_client: redis.Redis
 ) -> None:
     first = start(port)
@@ -116,6 +116,9 @@ def test_a_second_worker_on_the_port_works_and_is_shown_by_the_first(
     samples = Samples.of(ask(port)[2])
     assert samples.value("wallet_transfers_total", kind="transfer", outcome="posted") == 5
     assert second.poll() is None
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(PATIENCE_S) == 0
+    assert wait_for(lambda: answers(port), PATIENCE_S)
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_client(

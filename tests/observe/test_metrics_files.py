@@ -28,6 +28,7 @@ metrics.transfers["transfer", "posted"].inc(3)
 metrics.batch_size.observe(7)
 metrics.relay_last_pass.set(float(sys.argv[1]))
 metrics.cache_kept_evictions.set(5)
+metrics.watch_seats.set(128)
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -115,6 +116,13 @@ def test_what_a_process_says_of_itself_alive_ends_with_it(crew: Crew) -> None:
     assert exposed().value("wallet_cache_kept_evictions") == 5
     crew.kill(1)
     assert not exposed().has("wallet_cache_kept_evictions")
+
+
+def test_the_seats_of_those_who_live_are_added_up(crew: Crew) -> None:
+    crew.grow(1.0, 1.0, 1.0)
+    assert exposed().value("wallet_grpc_watch_seats") == 3 * 128
+    crew.kill(2)
+    assert exposed().value("wallet_grpc_watch_seats") == 128
 
 
 def test_the_dead_leave_one_file_of_a_kind_however_many_they_are(crew: Crew, folder: Path) -> None:
@@ -248,4 +256,4 @@ def test_a_new_process_with_a_dead_ones_pid_counts_on(crew: Crew, folder: Path) 
     for file in folder.glob(f"*_{pid}.db"):
         file.rename(folder / file.name.replace(str(pid), str(os.getpid())))
     assert_counted(1, last_pass=1.0)
-    assert len(list(folder.glob(f"*_{os.getpid()}.db"))) == 4
+    assert len(list(folder.glob(f"*_{os.getpid()}.db"))) == 5

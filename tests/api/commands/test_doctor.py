@@ -10,17 +10,20 @@ import pytest
 import redis
 from flask import Flask
 from flask.testing import FlaskClient
+from grpc_health.v1 import health_pb2
 from sqlalchemy import Engine
 
 from api.commands import doctor
 from api.settings import current_settings
-from jobs.connections import connect_worker_redis
+from jobs.connections import connect_worker_redis, count_wanted
 from jobs.retries import RetryPolicy
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
 from tests.api.calls import accept
 from tests.api.commands.conftest import Process, Runner, held_nodes
 from tests.api.conftest import AppMaker
+from tests.api.grpc.healthy import grpc_server
+from tests.certificates import make_certificate
 from tests.proxy import TcpProxy
 
 GIB = 1 << 30
@@ -98,6 +101,69 @@ def test_servers_that_are_down_are_named_and_what_else_there_is_is_checked(
 def test_more_processes_than_the_server_takes_are_counted(run: Runner, make_app: AppMaker, worker: BatchWorker) -> None:
     del worker
     assert found(run, make_app(api_processes=6, db_connections=32)) == (0, {"connections": "warn"})
+
+
+def test_those_of_grpc_are_counted_unless_there_are_none(make_app: AppMaker) -> None:
+    def wanted(**settings: object) -> tuple[int, int]:
+        with make_app(db_connections=6, api_processes=2, **settings).app_context():
+            return count_wanted(current_settings(), workers=2)
+
+    assert wanted(grpc_port="off") == (2 * 7, 2 * 6)
+    assert wanted(grpc_port=1, grpc_processes=3) == (2 * 7 + 3 * 6, 2 * 6)
+
+
+def grpc_line(run: Runner, app: Flask | None = None) -> str:
+    (line,) = (line for line in run("doctor", app=app).stdout.splitlines() if " grpc: " in line)
+    return str(line)
+
+
+def write_state(home: Path, state: dict[str, object]) -> None:
+    (home / "run").mkdir(parents=True, exist_ok=True)
+    path = home / "run" / "stack.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(state))
+
+
+def test_grpc_that_is_off_is_no_trouble(run: Runner) -> None:
+    assert grpc_line(run) == "ok   grpc: off"
+
+
+def test_grpc_answers_or_does_not(run: Runner, make_app: AppMaker) -> None:
+    with grpc_server() as server:
+        app = make_app(grpc_port=server.port)
+        assert grpc_line(run, app) == f"ok   grpc: answers at 127.0.0.1:{server.port}"
+        server.say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert grpc_line(run, app).startswith(f"warn grpc: does not serve at 127.0.0.1:{server.port} — ")
+    assert grpc_line(run, app).startswith(f"warn grpc: does not answer at 127.0.0.1:{server.port} — ")
+
+
+def test_grpc_of_the_stack_that_runs_here_is_asked_wherever_it_is(run: Runner, make_app: AppMaker, home: Path) -> None:
+    app = make_app(grpc_port=1)
+    write_state(home, {})
+    assert grpc_line(run, app) == "ok   grpc: off"
+    with grpc_server() as server:
+        write_state(home, {"grpc": {"target": f"127.0.0.1:{server.port}", "pids": [1]}})
+        assert grpc_line(run, app) == f"ok   grpc: answers at 127.0.0.1:{server.port}"
+    assert grpc_line(run, app).startswith(f"FAIL grpc: does not answer at 127.0.0.1:{server.port} — ")
+    write_state(home, {"grpc": {"target": "[::1]:1", "pids": [1]}})
+    assert grpc_line(run, app).startswith("FAIL grpc: does not answer at [::1]:1 — ")
+    (home / "run" / "stack.json").write_text("{")
+    assert grpc_line(run, app).startswith("warn grpc: does not answer at 127.0.0.1:1 — ")
+
+
+def test_tokens_that_leave_this_machine_in_plain_text_are_a_warning(
+    run: Runner, make_app: AppMaker, tmp_path: Path
+) -> None:
+    by_token = {"auth_mode": "jwt", "jwt_secret": "x" * 32}
+    with grpc_server() as server:
+        told = by_token | {"grpc_port": server.port}
+        app = make_app(host="0.0.0.0", **told)  # noqa: S104
+        where = f"answers at 127.0.0.1:{server.port}"
+        assert grpc_line(run, app).startswith(f"warn grpc: {where}, and on HOST=0.0.0.0 tokens come in plain text — ")
+        assert grpc_line(run, make_app(**told)) == f"ok   grpc: {where}"
+    with grpc_server(make_certificate(tmp_path)) as server:
+        app = make_app(host="0.0.0.0", grpc_port=server.port, **by_token)  # noqa: S104
+        assert grpc_line(run, app) == f"ok   grpc: answers with TLS at 127.0.0.1:{server.port}"
 
 
 def test_a_disk_that_fills_up_is_named(

@@ -155,13 +155,16 @@ def as_role(role: str, url: str) -> str:
 def test_a_limit_that_leaves_workers_none_is_refused_and_names_its_setting(
     postgres_server: PostgresServer, own_database_url: str, role: str, who: str
 ) -> None:
-    """Two processes of the API may have seven each, and two workers need two each."""
+    """Two processes of the API may have seven each, and two workers need two each; of gRPC each may have six."""
     what = f"ROLE {role}" if who == "the role" else "DATABASE own"
-    url, owner = as_role(role, own_database_url), {"OWNER_DATABASE_URL": own_database_url}
+    url, owner = as_role(role, own_database_url), {"OWNER_DATABASE_URL": own_database_url, "GRPC_PORT": "off"}
     administer(postgres_server, f"ALTER {what} CONNECTION LIMIT 17")
     line = refusal_of(url, **owner)
     assert line.startswith(f"configuration error: DB_CONNECTIONS: {who} allows 17 connections, of which the API may")
     assert "the API may take 20" in refusal_of(url, API_PROCESSES="4", DB_CONNECTIONS="4", **owner)
+    with_grpc = owner | {"GRPC_PORT": "1", "GRPC_PROCESSES": "3"}
+    assert "API and gRPC may take 32" in refusal_of(url, **with_grpc)
+    assert "DB_CONNECTIONS, API_PROCESSES or GRPC_PROCESSES" in refusal_of(url, **with_grpc)
     assert prepare(url, WORKERS="1", **owner).returncode == 0
     assert prepare(url, DB_CONNECTIONS="4", **owner).returncode == 0
     administer(postgres_server, f"ALTER {what} CONNECTION LIMIT 18")

@@ -39,7 +39,13 @@ TELL = '#!/bin/sh\nfor word; do echo "$word"; done\n'
 
 @pytest.mark.parametrize(
     ("told", "connections"),
-    [({}, 100), ({"API_PROCESSES": "16", "WORKERS": "8", "DB_CONNECTIONS": "8"}, (2 * 16 + 8) * 9 + 20)],
+    [
+        ({}, 100),
+        (
+            {"API_PROCESSES": "16", "GRPC_PROCESSES": "4", "WORKERS": "8", "DB_CONNECTIONS": "8"},
+            (2 * 16 + 4 + 8) * 9 + 20,
+        ),
+    ],
 )
 def test_postgres_is_told_what_its_container_has(tmp_path: Path, told: dict[str, str], connections: int) -> None:
     program = tmp_path / "docker-entrypoint.sh"

@@ -21,6 +21,7 @@ import psycopg2
 import pytest
 import redis
 import yaml
+from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -33,6 +34,8 @@ from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
 from ops.local.servers import REDIS_MAX_MEMORY, PostgresServer
 from tests import nursery
+from tests.api.grpc.healthy import grpc_server
+from tests.certificates import make_certificate
 from tests.project import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -40,9 +43,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = {
     name: service for name, service in COMPOSE["services"].items() if "profiles" not in service
 }
-OURS = ("api", "worker", "secrets", "prepare")
+OURS = ("api", "grpc", "worker", "secrets", "prepare")
 SERVERS = ("postgres", "redis")
-STAYING = ("api", "worker", *SERVERS)
+STAYING = ("api", "grpc", "worker", *SERVERS)
 # A line of the Dockerfile, with those it goes on in.
 INSTRUCTIONS: list[tuple[str, str]] = re.findall(
     r"^([A-Z]+) ((?:.*\\\n)*.*)$",
@@ -63,8 +66,9 @@ def test_every_setting_reaches_the_service() -> None:
     assert {name.upper() for name in Settings.model_fields} <= passed | from_secrets
 
 
-def test_who_callers_are_is_for_the_api_alone_to_know() -> None:
+def test_who_callers_are_is_for_those_alone_to_know_who_serve_them() -> None:
     told = SERVICES["api"]["environment"]
+    assert SERVICES["grpc"]["environment"] == told
     alone = {
         *("ADMIN_USER", "AUTH_MODE", "CORS_ORIGINS", "DEPOSIT_SCOPE", "TRUSTED_PROXIES"),
         *("JWT_AUDIENCE", "JWT_ISSUER", "JWT_JWKS_URL"),
@@ -101,7 +105,7 @@ def test_the_secrets_cannot_be_changed_where_they_are_only_read() -> None:
         name: volume for name in SERVICES for volume in SERVICES[name]["volumes"] if volume.startswith("secrets:")
     }
     assert mounts.pop("secrets") == f"secrets:{secret_files.FOLDER}"
-    assert mounts == dict.fromkeys(("api", "worker", "redis", "prepare"), f"secrets:{secret_files.FOLDER}:ro")
+    assert mounts == dict.fromkeys(("api", "grpc", "worker", "redis", "prepare"), f"secrets:{secret_files.FOLDER}:ro")
 
 
 def test_nobody_but_the_preparation_can_be_the_superuser() -> None:
@@ -117,10 +121,10 @@ def test_nobody_but_the_preparation_can_be_the_superuser() -> None:
     assert all(entry.PREPARE not in SERVICES[name]["command"] for name in STAYING)
 
 
-def test_of_our_containers_the_api_alone_is_the_user_whose_secrets_are_his_own() -> None:
+def test_those_who_serve_callers_are_the_user_whose_secrets_are_his_own() -> None:
     users = {name: SERVICES[name].get("user", _instruction("USER")) for name in OURS}
     own, other = "10001:10001", f"10002:{secret_files.SERVICE_GROUP}"
-    assert users == {"api": own, "secrets": own, "worker": other, "prepare": other}
+    assert users == {"api": own, "grpc": own, "secrets": own, "worker": other, "prepare": other}
     assert {secret.setting for secret in SECRETS if secret.group is None} == {"ADMIN_PASSWORD", "JWT_SECRET"}
     made = " ".join(arguments for name, arguments in INSTRUCTIONS if name == "RUN")
     for user in (own, other):
@@ -133,9 +137,11 @@ def test_redis_is_in_the_group_of_its_own_secret_alone() -> None:
     assert found == {name: [str(secret_files.REDIS_GROUP)] for name in ("secrets", "redis")}
 
 
-def test_only_the_api_can_be_reached_and_only_from_this_machine() -> None:
+def test_only_the_faces_can_be_reached_and_only_from_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"api": ["127.0.0.1:${PORT:-8080}:8080"]}
+    assert published == {"api": ["127.0.0.1:${PORT:-8080}:8080"], "grpc": ["127.0.0.1:${GRPC_PORT:-8081}:8081"]}
+    assert {"PORT=8080", "GRPC_PORT=8081"} <= set(shlex.split(_instruction("ENV")))
+    assert _instruction("EXPOSE").split() == ["8080", "8081"]
     assert COMPOSE["networks"]["backend"]["internal"] is True
     assert {name: SERVICES[name]["networks"] for name in SERVERS} == {name: ["backend"] for name in SERVERS}
 
@@ -173,6 +179,7 @@ def test_nobody_starts_before_what_it_needs() -> None:
         "redis": written,
         "prepare": written | {"postgres": "service_healthy"},
         "api": served,
+        "grpc": served,
         "worker": served | {"api": "service_healthy"},  # so that a stop takes the workers first
     }
 
@@ -464,6 +471,40 @@ def test_the_api_is_healthy_when_it_is_ready(status: int, result: int, monkeypat
         monkeypatch.setenv("PORT", str(port))
         assert health.main(["api"]) == result
     assert health.main(["api"]) == 1
+
+
+@pytest.mark.usefixtures("secrets_folder")
+def test_grpc_is_healthy_when_it_says_that_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    with grpc_server() as server:
+        monkeypatch.setenv("GRPC_PORT", str(server.port))
+        assert health.main(["grpc"]) == 0
+        server.say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert health.main(["grpc"]) == 1
+    assert health.main(["grpc"]) == 1
+    monkeypatch.setenv("GRPC_PORT", "off")
+    assert health.main(["grpc"]) == 0
+
+
+def test_with_tls_it_is_healthy_when_one_of_its_processes_says_that_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry, "TURNS", tmp_path / "turns")
+    script = "import sys; from pathlib import Path; from ops.local.turns import Turns\n"
+    script += "Turns(Path(sys.argv[1]), 1).serving(); print(flush=True); sys.stdin.read()"
+    with grpc_server(make_certificate(tmp_path)) as server:
+        monkeypatch.setenv("GRPC_PORT", str(server.port))
+        assert health.main(["grpc"]) == 1
+        with nursery.Forked(
+            [sys.executable, "-c", script, str(entry.TURNS)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert health.main(["grpc"]) == 0
+            process.communicate()
+        assert health.main(["grpc"]) == 1
 
 
 @pytest.mark.usefixtures("secrets_folder")

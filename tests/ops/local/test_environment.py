@@ -32,6 +32,7 @@ FOR_PSQL = {
 FOR_LIBRARIES = {
     "FLASK_DEBUG": "1",
     "GEVENT_RESOLVER": "none",
+    "GRPC_VERBOSITY": "debug",
     "GUNICORN_CMD_ARGS": "--bind 127.0.0.1:1",
     "RQ_SENTRY_DSN": "nowhere",
     "owner_database_url": "",

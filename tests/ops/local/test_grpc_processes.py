@@ -5,27 +5,29 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from config import Settings
-from ops.grpc.turns import Turns
-from ops.local.grpc_processes import GrpcProcesses
-from ops.local.processes import IS_LINUX, StackError, process_identity, wait_for
+from ops.local.processes import IS_LINUX, process_identity, wait_for
+from ops.local.turns import Turns
+from tests.certificates import make_certificate
 from tests.ops.local.test_port_guard import if_ipv6
 from tests.ops.local.test_stack import Run, are_gone, environment_of, free_port, pids_in
 from tests.project import ROOT
+from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
 pytestmark = pytest.mark.stack
 together = pytest.mark.xdist_group("grpc stack")
 if_proc = pytest.mark.skipif(not IS_LINUX, reason="reads /proc")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 PATIENCE_S = 30.0
+WATCHERS = 60
 # What the library would read by itself.
 OF_THE_LIBRARY = {"GRPC_VERBOSITY": "debug", "grpc_trace": "all"}
 
@@ -34,9 +36,13 @@ def serves(target: str) -> bool:
     """Whether whoever is connected to there says so."""
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
     with grpc.insecure_channel(target, options=options) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
         try:
-            stub = health_pb2_grpc.HealthStub(channel)
-            return bool(stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status == SERVING)
+            return bool(check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status == SERVING)
         except grpc.RpcError:
             return False
 
@@ -168,13 +174,37 @@ def test_a_killed_supervisor_leaves_none_and_the_next_run_has_the_port(tmp_path:
     assert not listens(int(settings["GRPC_PORT"]))
 
 
+def test_a_full_stop_waits_for_no_watcher(tmp_path: Path, runs: list[Run]) -> None:
+    """Each watches a job that does not end, and would be there as long as a call may last."""
+    settings = {"GRPC_PORT": str(free_port()), "WORKERS": "0", "GRACEFUL_TIMEOUT_S": str(int(2 * PATIENCE_S))}
+    runs.append(run := Run(tmp_path, settings=settings))
+    target = run.wait_until_up()["grpc"]["target"]
+    caller = (("authorization", "1"),)
+    with ExitStack() as open_channels:
+        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+        channels = [open_channels.enter_context(grpc.insecure_channel(target, options=options)) for _ in range(6)]
+        stubs = [wallet_pb2_grpc.WalletServiceStub(channel) for channel in channels]
+        payment = wallet_pb2.TransferRequest(destination_user_id=2, amount=1)
+        job = wallet_pb2.JobRequest(
+            job_id=stubs[0].EnqueueTransfer(payment, metadata=caller, timeout=PATIENCE_S).job_id
+        )
+        watches = [stub.WatchJob(job, metadata=caller) for stub in stubs for _ in range(WATCHERS // len(stubs))]
+        assert all(next(watch).job_id == job.job_id for watch in watches)
+        began = time.monotonic()
+        assert run.finish() == 0
+        assert time.monotonic() - began < PATIENCE_S
+        assert {watch.code() for watch in watches} == {grpc.StatusCode.UNAVAILABLE}
+
+
 @if_ipv6
 def test_an_ipv6_host_stands_in_brackets(tmp_path: Path, runs: list[Run]) -> None:
     port = str(free_port())
     runs.append(run := Run(tmp_path, settings={"HOST": "::1", "GRPC_PORT": port, "WORKERS": "0"}))
     assert run.wait_until_up()["grpc"]["target"] == f"[::1]:{port}"
     assert serves(f"[::1]:{port}")
-    assert run.finish() == 0
+    run.process.terminate()
+    assert f"\n  gRPC            [::1]:{port}\n" in run.output()
+    assert run.process.returncode == 0
 
 
 def test_with_off_there_are_none(tmp_path: Path, runs: list[Run]) -> None:
@@ -195,32 +225,12 @@ def test_a_certificate_that_is_none_ends_the_start_with_one_line(tmp_path: Path,
     runs.append(run := Run(tmp_path / "home", settings=settings))
     *_, last = run.output().splitlines()
     assert run.process.returncode == 2
-    assert last.startswith(f"configuration error: {name}: ")
-    assert "Traceback" not in last
-
-
-def make_certificate(folder: Path) -> Path:
-    """Make a certificate with its key, in one file."""
-    pem = folder / "server.pem"
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    words += ["-subj", "/CN=localhost", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
-    pem.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())
-    return pem
-
-
-def test_a_port_is_taken_once(settings: Settings, tmp_path: Path) -> None:
-    mine = settings.model_copy(update={"grpc_port": free_port()})
-    first, second = (GrpcProcesses(mine, tmp_path) for _ in range(2))
-    first.take_port()
-    with pytest.raises(StackError, match=f"^cannot listen on GRPC_PORT={mine.grpc_port} of HOST=127.0.0.1: "):
-        second.take_port()
-    first.close()
-    second.take_port()
-    second.close()
+    # Of a pair that is none, either may be the wrong one.
+    assert last.startswith("configuration error: GRPC_TLS_")
+    assert name in last
 
 
 def test_whoever_supervises_does_not_load_the_library() -> None:
-    script = "import sys, ops.local.stack, ops.compose.grpc; print('grpc' in sys.modules)"
+    script = "import sys, ops.local.stack, ops.grpc.master; print('grpc' in sys.modules)"
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout == "False\n"

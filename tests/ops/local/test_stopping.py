@@ -51,6 +51,20 @@ def test_a_signal_is_a_request(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
+def test_a_hangup_may_be_something_else_than_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup: it is still heard
+    with StopRequests(stops_at_hangup=False) as stop:
+        signal_myself(stop, signal.SIGHUP)
+        assert stop.hung_up
+        assert stop.is_wanted()
+        signal_myself(stop, signal.SIGTERM)
+        monkeypatch.setattr("ops.local.stopping.time.monotonic", lambda: 1e9)
+        signal_myself(stop, signal.SIGHUP)
+        assert not stop.is_wanted()
+        assert not stop.forced
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 def test_the_same_signal_by_two_ways_does_not_force_but_a_later_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("ops.local.stopping.time.monotonic", lambda: now)

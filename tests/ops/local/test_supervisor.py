@@ -28,6 +28,16 @@ STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(600)"
 )
 
+# Ends when it and another one have been told to, each by a file.
+TOGETHER = """
+import pathlib, signal, sys, time
+mine, others = map(pathlib.Path, sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: mine.touch())
+print("here", flush=True)
+while not (mine.exists() and others.exists()):
+    time.sleep(0.01)
+"""
+
 
 class Nudge:
     """Sleeps on nothing; a test says when to stop."""
@@ -217,6 +227,33 @@ def test_the_last_layer_stops_first(scene: Scene) -> None:
     assert not upper.is_running
     assert (False, True) not in order
     assert not list(scene.folder.glob("*.pid"))
+
+
+def pair(scene: Scene) -> list[Command]:
+    """Two that end only if both are told to before either has ended."""
+    files = [str(scene.folder / name) for name in ("first", "second")]
+    children = []
+    for name, arguments in zip(("first", "second"), (files, files[::-1]), strict=True):
+        spec = scene.child(name, TOGETHER).spec
+        children.append(Command(replace(spec, command=[*spec.command, *arguments])))
+    return children
+
+
+@pytest.mark.parametrize("is_layer", [True, False])
+def test_those_of_a_layer_are_told_to_stop_together_and_so_are_others(scene: Scene, is_layer: bool) -> None:
+    children = pair(scene)
+    if is_layer:
+        scene.supervisor.add_layer(children)
+    for child in children:
+        if not is_layer:
+            child.launch()
+        assert wait_for(lambda: "here" in child.last_lines, 10)  # noqa: B023 - called within the loop
+    if is_layer:
+        scene.supervisor.stop()
+    else:
+        scene.supervisor.stop_together(children)
+    assert [child.exit_status for child in children] == [0, 0]
+    assert scene.said == []
 
 
 def test_a_process_that_does_not_stop_is_killed_after_its_time(scene: Scene) -> None:

@@ -88,7 +88,11 @@ class Turns:
 
     def count_serving(self) -> int:
         """Return how many others serve: for a supervisor, all."""
-        return sum(self._is_held(number) for number in range(1, MOST + 1))
+        return len(self.serving_pids())
+
+    def serving_pids(self) -> list[int]:
+        """Return the pids of the others that serve, in the order of their numbers."""
+        return [pid for number in range(1, MOST + 1) if (pid := self._find_holder(number))]
 
     def close(self) -> None:
         """Give everything back, as the end of the process does."""
@@ -107,10 +111,14 @@ class Turns:
     def _give_back(self, byte: int) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
-    def _is_held(self, byte: int) -> bool:
-        """Whether another process holds it. Asked without trying to take it, which would keep its owner from it."""
+    def _find_holder(self, byte: int) -> int:
+        """Return the pid of another process that holds it, 0: none does.
+
+        Asked without trying to take it, which would keep its owner from it.
+        """
         asked = (fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         kind, whence, start, length, pid = asked
         question = struct.pack(_FLOCK, *((start, length, pid, kind, whence) if _IS_BSD else asked))
         answer = struct.unpack(_FLOCK, fcntl.fcntl(self._file, fcntl.F_GETLK, question))
-        return int(answer[3 if _IS_BSD else 0]) != fcntl.F_UNLCK
+        kind, pid = (answer[3], answer[2]) if _IS_BSD else (answer[0], answer[4])
+        return 0 if kind == fcntl.F_UNLCK else int(pid)

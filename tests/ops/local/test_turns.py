@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.grpc.turns import MOST, Turns
 from ops.local.processes import wait_for
+from ops.local.turns import MOST, Turns
 from tests.nursery import Forked
 from tests.project import ROOT
 
@@ -17,7 +17,7 @@ from tests.project import ROOT
 OBEY = """
 import sys
 from pathlib import Path
-from ops.grpc.turns import Turns
+from ops.local.turns import Turns
 
 turns = Turns(Path(sys.argv[1]), int(sys.argv[2]))
 for line in sys.stdin:
@@ -28,7 +28,7 @@ for line in sys.stdin:
 RELOAD = """
 import signal, sys, time
 from pathlib import Path
-from ops.grpc.turns import Turns
+from ops.local.turns import Turns
 
 told = []
 signal.signal(signal.SIGHUP, lambda *_: told.append(1))
