@@ -51,6 +51,11 @@ class Stack:
         found: dict[str, Any] = json.loads((self.home / "run" / "stack.json").read_text())
         return found
 
+    def grpc_pids(self) -> list[int]:
+        """Return the pids of its gRPC processes, without their master; none where it has none."""
+        found: list[int] = self.state().get("grpc", {}).get("pids", [])
+        return found
+
     def kill(self, pid: int) -> None:
         """Kill one of its processes, without a chance to tidy up."""
         with suppress(ProcessLookupError):

@@ -37,4 +37,4 @@ def _is_complete(stack: Stack) -> bool:
 def _pids(stack: Stack) -> list[int]:
     state = stack.state()
     processes = [state["api"], state["postgres"], state["redis"], *state["workers"]]
-    return [*(process["pid"] for process in processes), *state.get("grpc", {}).get("pids", ())]
+    return [*(process["pid"] for process in processes), *stack.grpc_pids()]

@@ -34,8 +34,7 @@ def cause_storm(stack: Stack, _rng: random.Random) -> bool:
     Raises:
         TimeoutError: they are not.
     """
-    state = stack.state()
-    url = state["postgres"]["url"]
+    url = stack.state()["postgres"]["url"]
     try:
         for ask in (transfer, read):
             hold_lock(url, stack.port, ask)
@@ -43,8 +42,8 @@ def cause_storm(stack: Stack, _rng: random.Random) -> bool:
         return False
     most = {
         "wallet-api": API_PROCESSES * DB_CONNECTIONS,
-        "wallet-grpc": len(state.get("grpc", {}).get("pids", ())) * DB_CONNECTIONS,
-        "wallet-worker": len(state["workers"]) * DB_CONNECTIONS,
+        "wallet-grpc": len(stack.grpc_pids()) * DB_CONNECTIONS,
+        "wallet-worker": len(stack.state()["workers"]) * DB_CONNECTIONS,
     }
 
     def are_within_bounds() -> bool:
