@@ -4,18 +4,19 @@ Throttle, logs and metrics are on, as in production, and two workers settle mean
 request take turns, so that whatever else the machine does meets all of them alike; each begins with nothing pending.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from bench import asks, backlog, parts
+from bench import asks, parts
 from bench.asks import READERS, Kind
-from bench.crew import at_work, held_still
+from bench.crew import at_work
 from bench.figures import BenchError, Figure, Plan, Ratio, Values
-from bench.flood import FloodError, flood, request
-from bench.site import SERVICE, Served, Site
-from ops.local.processes import Child, Command
+from bench.flood import Flooded, FloodError, flood, request
+from bench.site import Site
+from bench.windows import Window, Windows, mean_rate, spent_us, turns
+from ops.local.processes import Command
 
 WORKERS = 2
 FEW, MANY = 16, 128
@@ -125,40 +126,29 @@ class Edge:
             stack.enter_context(at_work(site.redis, workers))
             api = stack.enter_context(site.api())
             with site.bare() as bare:
-                door = _Door(site, workers, api, bare)
+                filled = Windows(site, workers, {"api": [api.process]})
+                door = _Door(filled, api.port, bare)
                 try:
                     door.warm_up()
                     for number in range(plan.windows):
-                        for stand in turns(number, plan.windows):
+                        for stand in turns(STANDS, number, plan.windows):
                             door.open(stand, plan.window_s)
                 except FloodError as error:
                     raise BenchError(str(error)) from error
             memory = _memory(api.process, workers)
-        asks.check(site, posted=door.transfers)
+        asks.check(site, posted=filled.transfers)
         return door.values() | memory
-
-
-@dataclass(slots=True)
-class _Window:
-    """What came of one: answers a second; answers in all; of those, pending at its end; what each part has spent."""
-
-    rate: float
-    answers: int
-    pending: int
-    spent_s: Mapping[str, float]
 
 
 @dataclass(slots=True)
 class _Door:
     """The API and the bare route at its port, and what has been asked of them so far."""
 
-    site: Site
-    workers: list[Command]
-    api: Served
+    filled: Windows
+    api: int
     bare: int
-    transfers: int = 0
-    windows: dict[Stand, list[_Window]] = field(default_factory=lambda: {stand: [] for stand in STANDS})
-    _asks: dict[Kind, Callable[[], bytes]] = field(default_factory=lambda: {kind: _asker(kind) for kind in _SERVED})
+    windows: dict[Stand, list[Window]] = field(default_factory=lambda: {stand: [] for stand in STANDS})
+    _asks: dict[Kind, Callable[[], bytes]] = field(default_factory=lambda: {kind: asker(kind) for kind in _SERVED})
 
     def warm_up(self) -> None:
         """Have every kind answered for a while, and every read often enough to come out of the cache.
@@ -178,74 +168,42 @@ class _Door:
         """Return all figures, and for v2 what share of what was accepted was still pending at the end of a window."""
         found: dict[str, float] = {}
         for stand, windows in self.windows.items():
-            answers = sum(window.answers for window in windows)
-            found[stand.key] = sum(window.rate for window in windows) / len(windows)
+            found[stand.key] = mean_rate(windows)
             if stand.kind is Kind.LATER:
+                answers = sum(window.answers for window in windows)
                 found[f"{stand.key}_pending"] = sum(window.pending for window in windows) / answers
             if stand.is_counted:
                 for part in _PARTS:
-                    spent_s = sum(window.spent_s[part] for window in windows)
-                    found[f"parts_{stand.kind.value}_{part}"] = spent_s / answers * 1e6
+                    found[f"parts_{stand.kind.value}_{part}"] = spent_us(windows, part)
         return found
 
-    def _ask(self, stand: Stand, seconds: float) -> _Window:
+    def _ask(self, stand: Stand, seconds: float) -> Window:
         kind = stand.kind
-        before, pending = self._spent_s(), 0
-        with ExitStack() as stack:
-            if stand.is_alone:
-                stack.enter_context(held_still(self.workers))
-            flooded = flood(
-                self.bare if kind is Kind.BARE else self.api.port,
+
+        def send() -> Flooded:
+            return flood(
+                self.bare if kind is Kind.BARE else self.api,
                 self._asks[kind],
                 connections=stand.connections,
                 seconds=seconds,
                 status=kind.status,
             )
-            if kind is Kind.LATER:
-                pending = backlog.pending(self.site.engines[SERVICE])
-        if kind is Kind.LATER:  # the next one begins, and this one's cost is known, when all of it is settled
-            backlog.wait_until_final(self.site.engines[SERVICE])
-            backlog.wait_until_booked(self.site.redis)
-        if kind in {Kind.LATER, Kind.NOW, Kind.HOT}:
-            self.transfers += flooded.answers
-        spent_s = {part: now - before[part] for part, now in self._spent_s().items()}
-        return _Window(flooded.rate, flooded.answers, pending, spent_s)
 
-    def _spent_s(self) -> dict[str, float]:
-        roots: dict[str, Sequence[Child]] = {
-            "api": [self.api.process],
-            "workers": self.workers,
-            "postgres": [self.site.postgres],
-            "valkey": [self.site.valkey],
-        }
-        return parts.cpu_s({part: [each.pid or 0 for each in children] for part, children in roots.items()})
+        return self.filled.fill(kind, send, is_alone=stand.is_alone)
 
 
-def _asker(kind: Kind) -> Callable[[], bytes]:
+def asker(kind: Kind) -> Callable[[], bytes]:
     """Return what makes the next request of a kind."""
     ready = [request(ask.method, ask.path, user=ask.user, body=ask.body) for ask in asks.draw(kind)]
     return cycle(ready).__next__
 
 
-def turns(number: int, windows: int) -> Iterable[Stand]:
-    """Return the order of a pass: each begins elsewhere, and every other one goes backwards."""
-    first = number * len(STANDS) // windows
-    turned = STANDS[first:] + STANDS[:first]
-    return turned[::-1] if number % 2 else turned
-
-
 def _memory(api: Command, workers: Iterable[Command]) -> dict[str, float]:
     """Look when the yardstick has gone: what these share with it counts as theirs."""
-    master, *processes = _family(api)
+    master, *processes = parts.family(api.pid or 0)
     held = {
         "memory_master": parts.pss_mb(master),
         "memory_processes": sum(map(parts.pss_mb, processes)),
-        "memory_workers": sum(parts.pss_mb(pid) for each in workers for pid in _family(each)),
+        "memory_workers": sum(parts.pss_mb(pid) for each in workers for pid in parts.family(each.pid or 0)),
     }
     return {"memory": sum(held.values()), **held}
-
-
-def _family(process: Child) -> list[int]:
-    """Return the pid of a process that runs, and those of all that it has started."""
-    pid = process.pid or 0
-    return [pid, *parts.children(pid)]

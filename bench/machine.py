@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.site import ROOT, Site
 from ops.local.server import plain_environment
 
-PACKAGES = ("rq", "redis", "SQLAlchemy", "psycopg2-binary", "gunicorn", "Flask")
+PACKAGES = ("rq", "redis", "SQLAlchemy", "psycopg2-binary", "gunicorn", "Flask", "grpcio")
 # For the time of an fsync: enough for a median, and over in a blink on any disk.
 SYNCS, PAGE = 40, bytes(8192)
 

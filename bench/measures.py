@@ -9,9 +9,11 @@ from bench.direct import Direct
 from bench.drain import Drain, Stock
 from bench.edge import Edge
 from bench.figures import Figure, Measure, Ratio
+from bench.grpc_face import GrpcFace
 from bench.lone import Lone
 from bench.pgbench import Pgbench
 from bench.steady import Steady
+from bench.watchers import Watchers
 
 # What the batching worker has to be worth beside one transaction for each transfer, and beside stock RQ.
 MEASURES: tuple[Measure, ...] = (
@@ -27,6 +29,8 @@ MEASURES: tuple[Measure, ...] = (
     Steady(500),
     Calls(),
     Edge(),
+    GrpcFace(),
+    Watchers(),
     Direct(),
     Depth(),
 )

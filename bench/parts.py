@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ops.local.processes import IS_LINUX
+from ops.local.server import LOOPBACK, is_port_free
+
 CLIENT = "client"
 _PROC = Path("/proc")
 
@@ -42,9 +45,35 @@ def pss_mb(pid: int) -> float:
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")), 0.0)
 
 
+def family(pid: int) -> list[int]:
+    """Return the pid of a process that runs, and those of all that it has started."""
+    return [pid, *children(pid)]
+
+
 def children(pid: int) -> list[int]:
     """Return the pids of all that a process has started, and of what those have, without itself."""
     return [each for each in _family(_look(), pid) if each != pid]
+
+
+def are_listening(pid: int, port: int, count: int) -> bool:
+    """Tell whether so many of what a process has started listen on a port, which they share.
+
+    Elsewhere, whether anybody listens there.
+    """
+    if not IS_LINUX:
+        return not is_port_free(LOOPBACK, port)
+    return sum(_is_listening(child, port) for child in children(pid)) >= count
+
+
+def _is_listening(pid: int, port: int) -> bool:
+    own = _PROC / str(pid)
+    try:
+        lines = [line.split() for name in ("tcp", "tcp6") for line in (own / "net" / name).read_text().splitlines()]
+        # proc_pid_net(5): slot, local address:port, remote address:port, state (10: listening) … inode.
+        listening = {f"socket:[{each[9]}]" for each in lines if each[1].endswith(f":{port:04X}") and each[3] == "0A"}
+        return any(str(descriptor.readlink()) in listening for descriptor in (own / "fd").iterdir())
+    except OSError:
+        return False  # it has ended, or closed what was just looked at
 
 
 def _look() -> dict[int, _Process]:

@@ -17,6 +17,7 @@ import psycopg2
 import redis
 from sqlalchemy import Engine, text
 
+from bench.parts import are_listening
 from config import Settings, load
 from jobs.connections import make_engine
 from models.schema import migrations
@@ -37,7 +38,7 @@ UNTHROTTLED = {"RATE_LIMIT": "1000000/second;burst=1000000"}
 
 
 class Served(NamedTuple):
-    """The API at work."""
+    """The API at work, or gRPC: the process that has started all others."""
 
     port: int
     process: Command
@@ -137,13 +138,34 @@ class Site:
             api.stop()
 
     @contextmanager
+    def grpc(self) -> Iterator[Served]:
+        """Serve gRPC as production does.
+
+        Raises:
+            StackError: not all of its processes get ready.
+        """
+        port, count = _find_port(), self.settings().grpc_processes
+        grpc = self.command("grpc", "-m", "ops.grpc", GRPC_PORT=str(port))
+        grpc.launch()
+        try:
+            if not processes.wait_for(
+                lambda: not grpc.is_running or are_listening(grpc.pid or 0, port, count), READY_TIMEOUT_S
+            ):
+                raise StackError(f"gRPC was not ready within {READY_TIMEOUT_S:.0f} s")
+            if not grpc.is_running:
+                raise StackError(f"gRPC did not start: {grpc.complaint()}")
+            yield Served(port, grpc)
+        finally:
+            grpc.stop()
+
+    @contextmanager
     def bare(self) -> Iterator[int]:
         """Serve a bare Flask route under a gunicorn with :data:`BARE_OPTIONS`, and give the port.
 
         Raises:
             StackError: it does not get ready.
         """
-        port = next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
+        port = _find_port()
         words = [f"--{name}={value}" for name, value in BARE_OPTIONS.items()]
         words += [f"--bind={LOOPBACK}:{port}", "--no-control-socket", "bench.bare_app:app"]
         bare = self.command("bare", "-m", "gunicorn", *words)
@@ -180,10 +202,14 @@ class Site:
 
     @cached_property
     def _port(self) -> int:
-        return next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
+        return _find_port()
 
     def _make_yardstick(self) -> None:
         self.execute_as_admin("postgres", f"CREATE DATABASE {YARDSTICK} OWNER wallet")
+
+
+def _find_port() -> int:
+    return next(port for port in random.sample(PORTS, 200) if is_port_free(LOOPBACK, port))
 
 
 def _show(engine: Engine, name: str) -> str:

@@ -1,21 +1,41 @@
 """One gRPC process: its services made, its calls answered until it is told to leave."""
 
 import gc
+import resource
 import signal
 import sys
-import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 import config
 from api.access.token_bucket import BucketStorage, TokenBucket
 from api.services import make_services
 from observe import logs, metrics_files
 from observe.metrics_server import serve_metrics
-from ops.grpc.server import Server
+from ops.grpc.server import MOST_CONNECTIONS, Server
 from ops.local.turns import Turns
 
 # How long a process that is to be replaced waits for its turn: the others may each take as long to end.
 TURN_TIMEOUT_S = 600.0
+
+
+class Told:
+    """What signals have told this process: to be replaced when it is its turn, or to stop."""
+
+    def __init__(self) -> None:
+        """Listen from now on: not by an Event, whose lock may be held by the very thread that a signal interrupts."""
+        self._signals: SimpleQueue[int] = SimpleQueue()
+        self.is_to_stop = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._hear)
+
+    def wait(self) -> None:
+        """Wait until it is told something."""
+        self._signals.get()
+
+    def _hear(self, number: int, _frame: object) -> None:
+        self.is_to_stop = self.is_to_stop or number != signal.SIGHUP
+        self._signals.put(number)
 
 
 def serve(folder: Path | None = None, number: int = 0) -> int:
@@ -25,15 +45,8 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
         folder: where it and its siblings tell each other whose turn it is; None: it has none.
         number: its own among them.
     """
-    stops, leaves = threading.Event(), threading.Event()
-
-    def stop(*_: object) -> None:
-        stops.set()
-        leaves.set()
-
-    for told in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(told, stop)
-    signal.signal(signal.SIGHUP, lambda *_: leaves.set())
+    told = Told()
+    allow_connections()
     settings = config.load_or_exit(config.Settings)
     logs.configure(settings.log_level, service="grpc")
     # Here and not only when they are read: a process that keeps dying would leave ever more files behind.
@@ -51,7 +64,7 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
         gc.freeze()
         if turns is not None:
             turns.serving()
-        _wait_until_it_may_leave(turns, settings.grpc_processes - 1, stops, leaves)
+        _wait_until_it_may_leave(told, turns, settings.grpc_processes - 1)
         if turns is not None:
             turns.leave()
         server.stop()
@@ -62,14 +75,22 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
     return 0
 
 
-def _wait_until_it_may_leave(turns: Turns | None, others: int, stops: threading.Event, leaves: threading.Event) -> None:
-    while not stops.is_set():
-        leaves.wait()
-        # Successors that do not come are no reason to leave nobody there.
-        if turns is None or turns.wait_for_turn(others, TURN_TIMEOUT_S, lambda: not stops.is_set()):
+def allow_connections() -> None:
+    """Have descriptors for all that may connect, and for what a process needs besides, as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MOST_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _wait_until_it_may_leave(told: Told, turns: Turns | None, others: int) -> None:
+    while True:
+        told.wait()
+        if told.is_to_stop or turns is None:
             return
-        if not stops.is_set():
-            leaves.clear()
+        # Successors that do not come are no reason to leave nobody there.
+        if turns.wait_for_turn(others, TURN_TIMEOUT_S, lambda: not told.is_to_stop) or told.is_to_stop:
+            return
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ MOST_MESSAGE_BYTES = 262_144
 # A token, a key and a trace, several times over.
 MOST_METADATA_BYTES = 16_384
 MOST_STREAMS = 256
+# Each costs 13 KB, and a descriptor: without those there would be no way to PostgreSQL either.
+MOST_CONNECTIONS = 1_000
+# Who connects says what HTTP/2 begins with, and TLS before that, within these; who is connected calls now and then.
+GREETING_S, IDLE_S = 10, 300
 # A caller who has gone without a word is found out within these.
 PING_EVERY_S, PONG_WITHIN_S = 60, 20
 # A connection belongs to one process for as long as it lasts, so it does not last: callers spread anew. What is under
@@ -131,6 +135,10 @@ def _options(settings: config.Settings) -> Sequence[tuple[str, int]]:
         ("grpc.max_metadata_size", MOST_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MOST_METADATA_BYTES),
         ("grpc.max_concurrent_streams", MOST_STREAMS),
+        ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", GREETING_S * 1000),
+        ("grpc.http2.settings_timeout", GREETING_S * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_S * 1000),
         ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
         ("grpc.keepalive_timeout_ms", PONG_WITHIN_S * 1000),
         ("grpc.max_connection_age_ms", CONNECTION_S * 1000),

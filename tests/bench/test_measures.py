@@ -3,13 +3,15 @@
 What is found means nothing here; that it was found does, and that the books were right: each measure looks at them.
 """
 
+import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from bench import edge
-from bench.asks import Ask
+from bench import asks, edge, grpc_face
+from bench.asks import Ask, Kind
 from bench.bare_app import app as bare_app
 from bench.caller import call_all, environment_of
 from bench.calls import Calls
@@ -17,8 +19,13 @@ from bench.crew import WORKERS, at_work
 from bench.direct import Direct
 from bench.edge import STANDS, Edge
 from bench.figures import BenchError, Measure, Plan, Values
+from bench.grpc_face import GrpcFace, caller
 from bench.lone import Lone
 from bench.site import Site
+from bench.watchers import Watchers
+from bench.windows import turns
+from ops.local.processes import StackError
+from wallet.v1 import wallet_pb2
 
 # Servers are started once, by one of the processes that test.
 pytestmark = pytest.mark.xdist_group("bench")
@@ -52,8 +59,40 @@ def test_the_edge_is_measured_with_and_without_workers_and_nothing_is_left_pendi
     assert found["memory_workers"] > 20
 
 
+@pytest.mark.long
+def test_calls_over_grpc_are_measured_beside_rest_and_nothing_is_left_pending(site: Site) -> None:
+    found = _take(GrpcFace(), site)
+    assert all(found[stand.key] > 0 for stand in grpc_face.STANDS)
+    assert found["grpc_v2_cpu_grpc"] > 0
+    assert found["grpc_memory"] > found["grpc_memory_master"] > 5
+
+
+@pytest.mark.long
+def test_unary_calls_are_timed_beside_watchers_and_so_is_a_full_stop_under_these(site: Site) -> None:
+    found = _take(Watchers(), site)
+    assert 0 < found["watchers_p50"] <= found["watchers_worst"]
+    assert found["watchers_stop"] > 0
+
+
+def test_calls_are_the_requests_of_rest_spelled_otherwise() -> None:
+    requests, call = asks.draw(Kind.LATER), caller("EnqueueTransfer", Kind.LATER)
+    for ask in requests:
+        _, headers, data = call()
+        assert b"/EnqueueTransfer\x01" in headers
+        assert b"\x0f\x08%c%d" % (len(str(ask.user)), ask.user) in headers  # authorization
+        order = wallet_pb2.TransferRequest.FromString(data[5:])
+        assert {"destination_user_id": order.destination_user_id, "amount": order.amount} == json.loads(ask.body)
+
+
+def test_grpc_that_does_not_start_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        monkeypatch.setattr("bench.site._find_port", lambda: stranger.getsockname()[1])
+        with pytest.raises(StackError, match=r"gRPC did not start: .*GRPC_PORT"), site.grpc():
+            pass
+
+
 def test_every_pass_takes_every_kind_once_and_begins_with_another() -> None:
-    passes = [list(edge.turns(number, 3)) for number in range(3)]
+    passes = [turns(STANDS, number, 3) for number in range(3)]
     assert all(len(each) == len(STANDS) and set(each) == set(STANDS) for each in passes)
     assert len({each[0] for each in passes}) == 3
 
