@@ -37,7 +37,7 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
     tell_only_ours()
     # Here and not only when they are read: a process that keeps dying would leave ever more files behind.
     metrics_files.tidy()
-    serve_metrics(settings.host, settings.metrics_port)
+    serve_metrics(settings.host, settings.metrics_port, is_shared=settings.grpc_processes > 1)
     services = make_services(
         settings, lambda line: TokenBucket(BucketStorage(line=line)), application_name="wallet-grpc"
     )
