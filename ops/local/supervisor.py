@@ -37,6 +37,7 @@ class Restarts:
     """When one process is started again after its death."""
 
     launched_at: float = 0.0
+    has_lived: bool = False
     quick_deaths: int = 0
     due_at: float | None = None
 
@@ -46,7 +47,9 @@ class Restarts:
 
     def died(self, now: float) -> float:
         """It has exited: the pause before the next launch, in seconds."""
-        self.quick_deaths = 0 if now - self.launched_at >= LONG_LIFE_S else self.quick_deaths + 1
+        lived_long = now - self.launched_at >= LONG_LIFE_S
+        self.has_lived = self.has_lived or lived_long
+        self.quick_deaths = 0 if lived_long else self.quick_deaths + 1
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.quick_deaths - 1)) if self.quick_deaths else 0.0
         self.due_at = now + pause_s
         return pause_s
@@ -193,9 +196,10 @@ class Supervisor:
         return True
 
     def _mourn(self, child: Child, restarts: Restarts) -> None:
-        if isinstance(failure := failure_of(child), ConfigurationError):
-            raise failure
         pause_s = restarts.died(self._clock())
+        # What has run with its settings before can run with them again: a file that one of them names is away, say.
+        if isinstance(failure := failure_of(child), ConfigurationError) and not restarts.has_lived:
+            raise failure
         self._say(
             f"{child.spec.name} has exited, starting it again" + (f" in {pause_s:g} s" if pause_s else ""),
             level="warning",

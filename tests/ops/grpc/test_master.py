@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import redis
 from sqlalchemy import Engine
 
 from ops.local.processes import process_identity, wait_for
+from ops.local.supervisor import LONG_LIFE_S
 from ops.local.turns import Turns
 from tests.certificates import make_certificate
 from tests.jobs.test_metrics_server import answers
@@ -132,6 +134,22 @@ def test_who_looks_after_them_takes_them_along_however_it_ends(
     (pid,) = crew.pids()
     crew.process.kill()
     assert wait_for(lambda: not process_identity(pid), PATIENCE_S)
+
+
+def test_a_process_whose_certificate_is_away_is_tried_until_it_is_back(
+    tmp_path: Path, settings: dict[str, str], started: list[Crew]
+) -> None:
+    pem = make_certificate(tmp_path)
+    started.append(crew := Crew(tmp_path, **settings | {"GRPC_TLS_CERT": str(pem), "GRPC_TLS_KEY": str(pem)}))
+    crew.wait_until_serving()
+    time.sleep(LONG_LIFE_S)  # what dies sooner has never run
+    hidden = pem.rename(tmp_path / "hidden.pem")
+    os.kill(crew.pids()[0], signal.SIGKILL)
+    assert wait_for(lambda: any("GRPC_TLS_CERT: cannot be read" in line for line in crew.lines()), PATIENCE_S)
+    crew.wait_until_serving(1)
+    hidden.rename(pem)
+    crew.wait_until_serving(2)
+    assert crew.stop() == 0
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path, settings: dict[str, str], started: list[Crew]) -> None:
