@@ -1,7 +1,7 @@
 """What a fault is to a caller: whether money moved, where to ask, and nothing of what went wrong."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -22,7 +22,7 @@ from tests.api.grpc.refusals import (
     pays,
     refused,
 )
-from tests.api.grpc.server import MOVES, GrpcServer, fund
+from tests.api.grpc.server import MOVES, GrpcServer, Starter, fund
 from tests.books import check_books
 from tests.conftest import Books
 from tests.proxy import TcpProxy
@@ -35,12 +35,14 @@ COMMITS = {method: b"INSERT INTO transfers" if method == "EnqueueTransfer" else 
 
 
 @pytest.fixture
-def cut(shared: Shared, postgres: TcpProxy) -> Iterator[GrpcServer]:
-    """A process that reaches PostgreSQL through ``postgres``, with users 1 and 2."""
-    server = shared(DATABASE_URL=postgres.url)
+def cut(start: Starter, postgres_proxy: TcpProxy) -> GrpcServer:
+    """A process that reaches PostgreSQL through ``postgres_proxy``, with users 1 and 2.
+
+    It is the test's own: one with a history has several connections, and looks up by another what is lost by one.
+    """
+    server = start(DATABASE_URL=postgres_proxy.url)
     fund(server, 1, 2)
-    yield server
-    postgres.refuse(refusing=False)
+    return server
 
 
 # Every code that gRPC can give, and a call that is refused with it: where all goes well, through a proxy, or slowly.
@@ -84,10 +86,10 @@ def test_no_code_lacks_a_case() -> None:
 
 @pytest.mark.parametrize("method", MOVES)
 def test_with_postgresql_away_a_move_is_unavailable_and_nothing_moved(
-    cut: GrpcServer, postgres: TcpProxy, books: Callable[[], Books], method: str
+    cut: GrpcServer, postgres_proxy: TcpProxy, books: Callable[[], Books], method: str
 ) -> None:
     before = books()
-    postgres.refuse()
+    postgres_proxy.refuse()
     # What is sent in one statement goes out on a connection of the pool, which cannot know that it is dead already.
     first = cut.ask(method, MOVES[method], key="k")
     refused(
@@ -95,15 +97,15 @@ def test_with_postgresql_away_a_move_is_unavailable_and_nothing_moved(
     )
     refused(cut.ask(method, MOVES[method], key="k"), "unavailable")
     assert books() == before
-    postgres.refuse(refusing=False)
+    postgres_proxy.refuse(refusing=False)
     assert cut.ask(method, MOVES[method], key="k").message  # and it works again
 
 
 @pytest.mark.parametrize("method", READS)
 def test_with_postgresql_away_a_read_is_unavailable(
-    cut: GrpcServer, postgres: TcpProxy, redis_client: redis.Redis, method: str
+    cut: GrpcServer, postgres_proxy: TcpProxy, redis_client: redis.Redis, method: str
 ) -> None:
-    postgres.refuse()
+    postgres_proxy.refuse()
     redis_client.flushdb()
     said = refused(cut.ask(method, READS[method]), "unavailable").details
     assert not re.search(r"postgres|psycopg|sqlalchemy|SELECT|127\.0\.0\.1", said, re.IGNORECASE)
@@ -111,12 +113,12 @@ def test_with_postgresql_away_a_read_is_unavailable(
 
 @pytest.mark.parametrize("method", MOVES)
 def test_a_lost_reply_to_the_commit_is_looked_up_and_the_money_moves_once(
-    cut: GrpcServer, postgres: TcpProxy, method: str
+    cut: GrpcServer, postgres_proxy: TcpProxy, method: str
 ) -> None:
-    cuts = postgres.cuts
-    postgres.lose_reply_to(lambda data: COMMITS[method] in data)
+    cuts = postgres_proxy.cuts
+    postgres_proxy.lose_reply_to(lambda data: COMMITS[method] in data)
     answer = cut.ask(method, MOVES[method], key="k")
-    assert postgres.cuts == cuts + 1
+    assert postgres_proxy.cuts == cuts + 1
     assert answer.message
     assert not answer.is_replay
     assert cut.ask("GetBalance").message.balance == BALANCE_AFTER.get(method, 9_933)
@@ -124,11 +126,11 @@ def test_a_lost_reply_to_the_commit_is_looked_up_and_the_money_moves_once(
 
 @pytest.mark.parametrize("method", MOVES)
 def test_a_lost_reply_that_cannot_be_looked_up_is_outcome_unknown_with_the_transfer_id(
-    cut: GrpcServer, postgres: TcpProxy, engine: Engine, method: str
+    cut: GrpcServer, postgres_proxy: TcpProxy, engine: Engine, method: str
 ) -> None:
-    lose_reply_and_refuse(postgres, COMMITS[method])
+    lose_reply_and_refuse(postgres_proxy, COMMITS[method])
     answer = refused(cut.ask(method, MOVES[method], key="k"), "outcome_unknown")
-    postgres.refuse(refusing=False)
+    postgres_proxy.refuse(refusing=False)
     assert_done_once(cut.ask, method, answer)
     check_books(engine)
 
