@@ -61,8 +61,11 @@ def test_without_a_deadline_there_is_all_the_time(served: Served) -> None:
 
 
 def hold_threads(line: Line, engine: Engine) -> list[int]:
-    """Give all threads calls that wait for user 1's wallet. What is sent on the same line after that waits for one."""
-    streams = [line.ask("Withdraw", AmountRequest(amount=1).SerializeToString()) for _ in range(THREADS)]
+    """Give all threads calls that wait for user 1's wallet. What is sent on the same line after that waits for one.
+
+    They are more than there are threads: some may give up waiting, on a machine that is busy.
+    """
+    streams = [line.ask("Withdraw", AmountRequest(amount=1).SerializeToString()) for _ in range(3 * THREADS)]
     assert wait_for(lambda: count_waiting(engine) > 0, TIMEOUT_S)
     return streams
 
