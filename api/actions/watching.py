@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from api.calls.problems import RETRY_AFTER_S, ApiError
+from api.calls.problems import RETRY_AFTER_S, ApiError, DeadlinePassed
 from api.waiting import Room
 from models.ledger.history import History, Progress
 from models.ledger.transfer import Transfer
@@ -50,12 +50,13 @@ class Watching:
         Args:
             transfer_id: of which transfer.
             seen_by: the user who watches; None: an administrator.
-            seconds: after these it ends as if the watcher had gone.
+            seconds: until the watcher's deadline.
             watcher: tells when nobody watches any more.
 
         Raises:
             TransferNotFound: there is none, or it is not theirs.
             ApiError: ``unavailable``: it cannot be watched here, or no longer; asking again goes on from there.
+            DeadlinePassed: it may still change; to end as if it could not would be taken for its end.
             Unavailable: the database cannot be reached.
         """
         ends_at = time.monotonic() + seconds
@@ -78,8 +79,10 @@ class Watching:
         while not transfer.status.is_final:
             watcher.news.clear()
             now = time.monotonic()
-            if watcher.has_gone or now >= ends_at:
+            if watcher.has_gone:
                 return
+            if now >= ends_at:
+                raise DeadlinePassed
             if not self._room.is_open:
                 raise _ended("This process is about to end.")
             if now >= moves_on_at:

@@ -61,6 +61,10 @@ class ApiError(Exception):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class DeadlinePassed(Exception):
+    """A caller's own deadline has passed, before he was told all that there is to be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Explained:
     """A problem that has happened: its code, a text for people, what is told besides, facts for programs."""

@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from api.calls.problems import ApiError, explain
+from api.calls.problems import ApiError, DeadlinePassed, explain
 from api.edge.proxies import Proxies
 from api.grpc.metadata import ERROR_CODE, Sent, initial, status_code
 from api.grpc.patience import Patience
@@ -161,6 +161,9 @@ def stream(
         except GeneratorExit:  # nobody is there to read on
             _tell(name, _code_of_gone(asked))
             raise
+        except DeadlinePassed:  # which grpcio's own clock may not have noticed yet
+            _tell(name, grpc.StatusCode.DEADLINE_EXCEEDED)
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline has passed.")
         except Exception as error:  # noqa: BLE001 - see above
             _refuse(name, asked, error, is_begun=is_begun)
         _tell(name, _code_now(asked, grpc.StatusCode.OK))

@@ -1,5 +1,6 @@
 """grpcio's server, with bounds on whatever a caller can make it hold."""
 
+import time
 from collections.abc import Sequence
 
 import grpc
@@ -30,6 +31,8 @@ REFLECTING, PROBING, TOLD, REFUSING = 4, 2, 64, 2
 WAITING = 8
 # How long somebody may take to read the contract.
 REFLECTION_S = 30.0
+# When all is answered, how long a process that ends waits for its callers to hang up. By itself grpcio takes 20 s.
+GOODBYE_S = 1.0
 # What is taken back at once when a process is to end: who has been silent for so long has said nothing yet.
 SILENT_S = 0.25
 # Beyond it grpcio itself refuses. Between this and MAX_BODY_BYTES the refusal has a code of the contract.
@@ -121,11 +124,26 @@ class Server:
         self._health.leave()
         self._watching.close(within_s=0.0)
         stopped = self._server.stop(self._settings.graceful_timeout_s)
+        pools = (
+            self._hands,
+            self._reading,
+            self._watchers,
+            self._refusing,
+            self._reflecting,
+            self._probing,
+            self._told,
+        )
+        answered_at = time.monotonic()
         while not stopped.wait(_TICK_S):
             # Whoever has asked nothing yet, or reads the contract, is not waited for.
             self._questions.cancel(0.0)
-            for pool in (self._hands, self._reading, self._watchers, self._refusing, self._probing, self._told):
+            for pool in pools:
                 pool.cancel_silent(SILENT_S)
+            if any(pool.in_hand for pool in pools):
+                answered_at = time.monotonic()
+            elif time.monotonic() - answered_at > GOODBYE_S:
+                # Everybody is answered. Who does not hang up by now is hung up on.
+                self._server.stop(None)
 
 
 def _options(settings: config.Settings) -> Sequence[tuple[str, int]]:

@@ -84,7 +84,8 @@ class Renewed:
         except ConfigurationError as error:
             _log.error("a new certificate is not used", cause=str(error))
             return False
-        if found == self.current:
+        # What was read and what was checked may be of two pairs, if somebody has renewed them again meanwhile.
+        if self._look() != stamps or found == self.current:
             return False
         self.current = found
         _log.info("a new certificate is used from now on")

@@ -197,23 +197,17 @@ def test_without_descriptors_it_goes_on_once_there_are_some_again(served: Served
     assert served.server.process.poll() is None
 
 
+_LIMIT = """
+import resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+from ops.grpc.process import allow_connections
+allow_connections()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
 def test_there_are_descriptors_for_all_who_may_connect() -> None:
-    said = run(
-        [
-            sys.executable,
-            "-c",
-            (
-                "import resource\n"
-                "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
-                "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
-                "from ops.grpc.process import allow_connections\n"
-                "allow_connections()\n"
-                "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
-            ),
-        ],
-        cwd=ROOT,
-        check=True,
-        text=True,
-    )
+    said = run([sys.executable, "-c", _LIMIT], cwd=ROOT, check=True, text=True)
     soft, hard = map(int, said.stdout.split())
     assert soft >= min(MOST_CONNECTIONS + 200, hard)
