@@ -63,7 +63,8 @@ def test_without_a_deadline_there_is_all_the_time(served: Served) -> None:
 def hold_threads(line: Line, engine: Engine) -> list[int]:
     """Give all threads calls that wait for user 1's wallet. What is sent on the same line after that waits for one.
 
-    They are more than there are threads: some may give up waiting, on a machine that is busy.
+    It has to be of the same method: grpcio takes calls of different ones in turns. And they are more than there are
+    threads, since some may give up waiting, on a machine that is busy.
     """
     streams = [line.ask("Withdraw", AmountRequest(amount=1).SerializeToString()) for _ in range(3 * THREADS)]
     assert wait_for(lambda: count_waiting(engine) > 0, TIMEOUT_S)
@@ -75,13 +76,13 @@ def test_what_waited_for_a_thread_beyond_its_deadline_is_not_begun(served: Serve
     with Line(served.server.port) as line:
         with row_lock(engine, 1):
             held = hold_threads(line, engine)
-            late = [line.ask("Deposit", asked, user=2, more=(("grpc-timeout", "300m"),)) for _ in range(20)]
+            late = [line.ask("Withdraw", asked, user=2, more=(("grpc-timeout", "300m"),)) for _ in range(20)]
             ended = line.ends(*late)
         assert {status_in(ended[stream]) for stream in late} == {grpc.StatusCode.DEADLINE_EXCEEDED.value[0]}
         line.ends(*held)
         # Their turn has come before this one's, and nothing was done.
-        assert status_in(line.ends(last := line.ask("Deposit", asked, user=2))[last]) == 0
-    assert balances(engine)[2] == 10_001
+        assert status_in(line.ends(last := line.ask("Withdraw", asked, user=2))[last]) == 0
+    assert balances(engine)[2] == 9_999
     check_books(engine)
 
 
@@ -91,12 +92,12 @@ def test_what_was_taken_back_in_the_queue_is_not_begun(served: Served, engine: E
         with row_lock(engine, 1):
             held = hold_threads(line, engine)
             for _ in range(20):
-                line.reset(line.ask("Deposit", asked, user=2))
+                line.reset(line.ask("Withdraw", asked, user=2))
             # What is sent after that is heard after that.
             line.ends(line.ask("/grpc.health.v1.Health/Check"))
         line.ends(*held)
-        assert status_in(line.ends(last := line.ask("Deposit", asked, user=2))[last]) == 0
-    assert balances(engine)[2] == 10_001
+        assert status_in(line.ends(last := line.ask("Withdraw", asked, user=2))[last]) == 0
+    assert balances(engine)[2] == 9_999
     check_books(engine)
 
 
