@@ -20,7 +20,7 @@ SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/do
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
-run: ## run the whole service here, in the foreground (PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL)
+run: ## run the whole service here, in the foreground (PORT, GRPC_PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m ops.local.stack --follow-parent
 
@@ -44,7 +44,7 @@ docs: ## build the documentation into a site, docs/_build/html; a dead link or a
 	@$(SITE)
 	@echo docs/_build/html/index.html
 
-bench: ## measure how fast it is, beside yardsticks, in some 20 minutes (BENCH_ROUNDS, BENCH_JOBS)
+bench: ## measure how fast it is, beside yardsticks, in some 25 minutes (BENCH_ROUNDS, BENCH_JOBS)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m bench $(if $(BENCH_ROUNDS),--rounds $(BENCH_ROUNDS)) $(if $(BENCH_JOBS),--jobs $(BENCH_JOBS))
 
