@@ -1,4 +1,4 @@
-# The service's image: the API; or by its command a worker (`python worker.py`), or gRPC (`python -m ops.compose.grpc`).
+# The service's image: the API; or by its command a worker (`python worker.py`), or gRPC (`python -m ops.grpc`).
 
 ARG PYTHON_IMAGE=python:3.13-slim
 

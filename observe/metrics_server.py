@@ -52,30 +52,35 @@ class MetricsServer(socketserver.TCPServer):
         _log.debug("not answered", exc_info=True)
 
 
-def serve_metrics(host: str, port: int | None) -> None:
+def serve_metrics(host: str, port: int | None, *, is_shared: bool = False) -> None:
     """Serve them until the process ends; nothing happens without a port.
 
     A port that is taken is no reason not to work: of several processes of one folder one shows what all count, and when
     it ends, as at a reload, another does.
+
+    Args:
+        host: to listen on.
+        port: likewise; None: nowhere.
+        is_shared: whether siblings have the same port, and finding it taken is nothing to warn of.
     """
     if port is None:
         return
-    server = _listen(host, port)
+    server = _listen(host, port, level="info" if is_shared else "warning")
 
     def serve() -> None:
         nonlocal server
         while server is None:
             time.sleep(RETRY_S)
-            server = _listen(host, port, is_told=True)
+            server = _listen(host, port)
         server.serve_forever()
 
     background.start("metrics_server", serve)
 
 
-def _listen(host: str, port: int, *, is_told: bool = False) -> MetricsServer | None:
+def _listen(host: str, port: int, *, level: str = "") -> MetricsServer | None:
     try:
         return MetricsServer(host, port)
     except OSError as error:
-        if not is_told:
-            _log.warning("metrics are not served", port=port, cause=error.strerror)
+        if level:
+            getattr(_log, level)("metrics are not served", port=port, cause=error.strerror)
         return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from api.calls.problems import RETRY_AFTER_S, ApiError
 from api.grpc import answering
@@ -81,7 +82,7 @@ class Gate(grpc.ServerInterceptor):
         pool = getattr(behavior or handler.stream_stream, POOL, self._hands)
         bound = self._bounds[pool]
         if behavior is None:
-            return handler, bound
+            return _with_questions(handler), bound
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             return behavior(request, context)
@@ -113,3 +114,21 @@ class Gate(grpc.ServerInterceptor):
         code = grpc.StatusCode.UNIMPLEMENTED.name
         metrics.observe_call(metrics.NO_ROUTE, code, 0.0)
         logs.write("info", "call", {"method": None, "code": code, "duration_ms": 0.0})
+
+
+def _with_questions(handler: Handler) -> Handler:
+    """Have a conversation, such as about the contract, go on when a message of it is none: as with an empty one.
+
+    Where reading a message raises, grpcio ends the call, and then once more when its handler has ended. The second end
+    is never done, and as long as it is not, no stop of the server is.
+    """
+    behavior: Any = handler.stream_stream
+    read: Any = handler.request_deserializer
+
+    def read_or_empty(payload: bytes) -> Any:
+        try:
+            return read(payload)
+        except DecodeError:
+            return read(b"")
+
+    return grpc.stream_stream_rpc_method_handler(behavior, read_or_empty, handler.response_serializer)

@@ -9,6 +9,7 @@ not be used before a fork. Nor is any code of ours that they run: each loads tha
 
 import gc
 import importlib
+import os
 import signal
 import sys
 import tempfile
@@ -135,6 +136,8 @@ def _make(number: int, folder: Path, settings: Settings) -> Forked:
 
 def _serve(folder: Path, number: int) -> int:
     """Be one of them: runs in a process of its own."""
+    # Its library else writes lines of its own among ours, one for every handshake that fails.
+    os.environ["GRPC_VERBOSITY"] = "ERROR"
     for name in [each for each in sys.modules if each.partition(".")[0] in ROOMS]:
         del sys.modules[name]
     status: int = importlib.import_module("ops.grpc.process").serve(folder, number)

@@ -12,30 +12,12 @@ from api.access.token_bucket import BucketStorage, TokenBucket
 from api.services import make_services
 from observe import logs, metrics_files
 from observe.metrics_server import serve_metrics
+from ops.grpc.library_lines import tell_only_ours
 from ops.grpc.server import MOST_CONNECTIONS, Server
 from ops.local.turns import Turns
 
 # How long a process that is to be replaced waits for its turn: the others may each take as long to end.
 TURN_TIMEOUT_S = 600.0
-
-
-class Told:
-    """What signals have told this process: to be replaced when it is its turn, or to stop."""
-
-    def __init__(self) -> None:
-        """Listen from now on: not by an Event, whose lock may be held by the very thread that a signal interrupts."""
-        self._signals: SimpleQueue[int] = SimpleQueue()
-        self.is_to_stop = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._hear)
-
-    def wait(self) -> None:
-        """Wait until it is told something."""
-        self._signals.get()
-
-    def _hear(self, number: int, _frame: object) -> None:
-        self.is_to_stop = self.is_to_stop or number != signal.SIGHUP
-        self._signals.put(number)
 
 
 def serve(folder: Path | None = None, number: int = 0) -> int:
@@ -46,12 +28,16 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
         number: its own among them.
     """
     told = Told()
+    for stopping in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stopping, told.stop)
+    signal.signal(signal.SIGHUP, told.leave)
     allow_connections()
     settings = config.load_or_exit(config.Settings)
     logs.configure(settings.log_level, service="grpc")
+    tell_only_ours()
     # Here and not only when they are read: a process that keeps dying would leave ever more files behind.
     metrics_files.tidy()
-    serve_metrics(settings.host, settings.metrics_port)
+    serve_metrics(settings.host, settings.metrics_port, is_shared=settings.grpc_processes > 1)
     services = make_services(
         settings, lambda line: TokenBucket(BucketStorage(line=line)), application_name="wallet-grpc"
     )
@@ -64,7 +50,7 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
         gc.freeze()
         if turns is not None:
             turns.serving()
-        _wait_until_it_may_leave(told, turns, settings.grpc_processes - 1)
+        _wait_until_it_may_leave(turns, settings.grpc_processes - 1, told)
         if turns is not None:
             turns.leave()
         server.stop()
@@ -75,22 +61,40 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
     return 0
 
 
+class Told:
+    """What this process has been told by signals.
+
+    An Event would not do: its lock may be held by the very thread that a signal interrupts. A queue is made for that.
+    """
+
+    def __init__(self) -> None:
+        self.stops = False
+        self.news: SimpleQueue[None] = SimpleQueue()
+
+    def stop(self, *_: object) -> None:
+        """End, whoever else is there."""
+        self.stops = True
+        self.news.put(None)
+
+    def leave(self, *_: object) -> None:
+        """End when it is its turn."""
+        self.news.put(None)
+
+
+def _wait_until_it_may_leave(turns: Turns | None, others: int, told: Told) -> None:
+    while not told.stops:
+        told.news.get()
+        # Successors that do not come are no reason to leave nobody there.
+        if turns is None or turns.wait_for_turn(others, TURN_TIMEOUT_S, lambda: not told.stops):
+            return
+
+
 def allow_connections() -> None:
     """Have descriptors for all that may connect, and for what a process needs besides, as far as that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MOST_CONNECTIONS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _wait_until_it_may_leave(told: Told, turns: Turns | None, others: int) -> None:
-    while True:
-        told.wait()
-        if told.is_to_stop or turns is None:
-            return
-        # Successors that do not come are no reason to leave nobody there.
-        if turns.wait_for_turn(others, TURN_TIMEOUT_S, lambda: not told.is_to_stop) or told.is_to_stop:
-            return
 
 
 if __name__ == "__main__":

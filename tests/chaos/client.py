@@ -1,49 +1,82 @@
 """A client that never gives up: it repeats each request under its idempotency key until it has an answer."""
 
-import http.client
-import json
+import math
 import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-# Answers after which the same request may be sent again, and must be: it is not known what came of it, or nothing did.
-RETRIED = frozenset({429, 500, 502, 503})
-ANSWER_TIMEOUT_S = 15.0
+import grpc
 
+from tests.chaos.calls import Call, Followed, Page, Read
+from tests.chaos.faces import Face, NoAnswerError, WrongAnswerError
+from tests.chaos.faces.grpc import Grpc
+from tests.chaos.faces.rest import Rest
 
-@dataclass(slots=True)
-class Call:
-    """One request that moves money, and its definite answer."""
+# Of all that is asked by a client who knows both faces, so much goes by gRPC at first.
+BY_GRPC = 1 / 3
+# Of what is sent again, and of what was followed in vain.
+BY_ANOTHER = 1 / 4
+# Of all requests those that move nothing; of the orders those that are given again after their answer, by any face;
+# of the jobs those whose end is waited for.
+READS, REPEATED, FOLLOWED = 0.15, 0.05, 0.15
+# The longest that one of them is, and how long of that in one go.
+PATIENCE_S, WATCH_S = 20.0, 5
+# The bound on how hard a dead server is knocked at.
+PAUSE_S = 0.05
+METHODS = {"EnqueueTransfer": 60, "Transfer": 20, "Deposit": 10, "Withdraw": 10}
 
-    user: int
-    path: str
-    body: dict[str, int]
-    key: str
-    status: int = 0
-    answer: dict[str, Any] = field(default_factory=dict)
-    tries: int = 0
+T = TypeVar("T")
 
 
 class Client(threading.Thread):
     """Sends random requests until told to stop, one at a time, and keeps what was answered."""
 
     def __init__(
-        self, name: str, port: int, *, users: int, seed: int, keeps_alive: bool = True, pause_s: float = 0.0
+        self,
+        name: str,
+        port: int,
+        *,
+        users: int,
+        seed: int,
+        channel: grpc.Channel | None = None,
+        keeps_alive: bool = True,
+        pause_s: float = 0.0,
     ) -> None:
-        """Without ``keeps_alive`` every request has a connection of its own; ``pause_s`` is kept after each answer."""
+        """Know REST, and gRPC as well where there is a channel.
+
+        Args:
+            name: what its keys begin with.
+            port: of REST.
+            users: who may be asked for, from 1 on.
+            seed: says what is asked, and how.
+            channel: to gRPC.
+            keeps_alive: without it every request by REST has a connection of its own.
+            pause_s: after each answer.
+        """
         super().__init__(name=name, daemon=True)
         self.calls: list[Call] = []
-        self.statuses: Counter[int | str] = Counter()
-        self._port = port
+        self.reads: list[Read] = []
+        self.wrong: list[str] = []
         self._users = users
-        self._keeps_alive = keeps_alive
         self._pause_s = pause_s
         self._random = random.Random(seed)
+        # Apart from what is asked, which is not to depend on what had to be sent again.
+        self._how = random.Random(seed + 1)
         self._stopping = threading.Event()
-        self._connection: http.client.HTTPConnection | None = None
+        self._rest = Rest(port, keeps_alive=keeps_alive)
+        self.faces: list[Face] = [self._rest]
+        if channel is not None:
+            self.faces.append(Grpc(channel, self._how))
+        self.ask: Callable[..., tuple[int, Any]] = self._rest.ask
+        self.close: Callable[[], None] = self._rest.close
+
+    @property
+    def statuses(self) -> Counter[int | str]:
+        """How often REST has answered what, or what came in place of an answer."""
+        return self._rest.words
 
     def stop(self) -> None:
         """Ask it to end once the request under way has been answered."""
@@ -51,71 +84,94 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            call = self._draw(len(self.calls))
-            self.calls.append(call)
-            self._send_until_answered(call)
+            try:
+                if self._random.random() < READS:
+                    self._read()
+                else:
+                    self._move()
+            except WrongAnswerError as error:
+                self.wrong.append(str(error))
             self._stopping.wait(self._pause_s)
         self.close()
 
-    def close(self) -> None:
-        """Hang up."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def until_answered(
+        self, ask: Callable[[Face], T], face: Face | None = None, *, patience_s: float = math.inf, only: bool = False
+    ) -> T:
+        """Ask until there is an answer, by this face or that.
 
-    def read(self, user: int, path: str) -> tuple[int, Any]:
-        """Read something, on a new connection if the old one has died meanwhile."""
-        try:
-            return self.ask(user, "GET", path)
-        except (OSError, http.client.HTTPException):
-            return self.ask(user, "GET", path)
-
-    def ask(self, user: int, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
-        """Send one request and return status and body.
+        Args:
+            ask: what is asked; it is given whom.
+            face: whom at first; if not given, it is drawn.
+            patience_s: after these nothing is sent again.
+            only: by no other face.
 
         Raises:
-            OSError, http.client.HTTPException: no answer.
+            NoAnswerError: there is none within them.
+            WrongAnswerError: it is none that could be right.
         """
-        headers = {"Authorization": str(user)}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        if key is not None:
-            headers["Idempotency-Key"] = key
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT_S)
-        try:
-            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = self._connection.getresponse()
-            return response.status, json.loads(response.read())
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            if not self._keeps_alive:
-                self.close()
-
-    def _send_until_answered(self, call: Call) -> None:
+        ends_at = time.monotonic() + patience_s
+        face = face or self._draw_face()
         while True:
-            call.tries += 1
             try:
-                status, answer = self.ask(call.user, "POST", call.path, call.body, call.key)
-            except (OSError, http.client.HTTPException) as error:
-                self.statuses[type(error).__name__] += 1
-                time.sleep(0.05)  # the bound on how hard a dead server is knocked at, not a wait for anything
-                continue
-            self.statuses[status] += 1
-            if status in RETRIED:
-                time.sleep(0.05)
-                continue
-            call.status, call.answer = status, answer
+                return ask(face)
+            except NoAnswerError:
+                if time.monotonic() > ends_at:
+                    raise
+            time.sleep(PAUSE_S)
+            if not only and self._how.random() < BY_ANOTHER:
+                face = self._another(face)
+
+    def _move(self) -> None:
+        call = self._draw(len(self.calls))
+        self.calls.append(call)
+        self._give(call)
+        if not call.transfer_id:
             return
+        if self._how.random() < REPEATED:
+            self._give(call, self._another(self._draw_face()))
+        if call.method == "EnqueueTransfer" and self._how.random() < FOLLOWED:
+            self._follow(call)
+
+    def _give(self, call: Call, face: Face | None = None) -> None:
+        def give(face: Face) -> None:
+            call.tries.append(face.name)
+            call.answers.append(face.move(call))
+
+        self.until_answered(give, face)
+
+    def _follow(self, call: Call) -> None:
+        """Wait for the end of a job, for as long as anybody would."""
+
+        ends_at = time.monotonic() + PATIENCE_S
+        while not self._stopping.is_set() and time.monotonic() < ends_at:
+            face = self._draw_face()
+            try:
+                job = face.follow_job(call.user, call.transfer_id, WATCH_S)
+            except NoAnswerError:
+                self._stopping.wait(PAUSE_S)
+                continue
+            if job is None or job.is_final:
+                call.followed = Followed(face.name, job)
+                return
+
+    def _read(self) -> None:
+        user, wants_history = self._random.randint(1, self._users), self._random.random() < 0.5
+
+        def read(face: Face) -> Read:
+            page = face.read_history(user) if wants_history else Page(face.read_balance(user), ())
+            return Read(face.name, user, page)
+
+        self.reads.append(self.until_answered(read))
+
+    def _draw_face(self) -> Face:
+        return self.faces[-1] if self._how.random() < BY_GRPC else self.faces[0]
+
+    def _another(self, face: Face) -> Face:
+        return next((each for each in self.faces if each is not face), face)
 
     def _draw(self, number: int) -> Call:
         user = self._random.randint(1, self._users)
         other = self._random.choice([each for each in range(1, self._users + 1) if each != user])
         amount = self._random.randint(1, 500)
-        path = self._random.choices(
-            ["/api/transfer/v2", "/api/transfer/v1", "/api/deposit/v1", "/api/withdraw/v1"], [60, 20, 10, 10]
-        )[0]
-        body = {"amount": amount} | ({"destination_user_id": other} if "transfer" in path else {})
-        return Call(user, path, body, f"{self.name}-{number}")
+        method = self._random.choices(list(METHODS), list(METHODS.values()))[0]
+        return Call(method, user, amount, other if "Transfer" in method else None, f"{self.name}-{number}")

@@ -2,68 +2,29 @@
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
-from sqlalchemy import Connection, create_engine, text
 
-from tests.books import check_books
-from tests.chaos.client import Call, Client
+from ops.prepare import DEMO_CENTS, DEMO_USERS
+from tests.chaos.audit import audit
+from tests.chaos.client import Client
+from tests.chaos.faces.grpc import open_channels
 from tests.chaos.faults import FAULTS
 from tests.chaos.faults.clock import environment_of_clock
+from tests.chaos.report import Report
 from tests.chaos.stack import Stack, wait_until
 
 USERS = 8
 OPENING_CENTS = 50_000
 CLIENTS = 6
+# Some clients share one.
+CHANNELS = 3
 # Longer than a lease (10 s) after the last kill, with room for a slow machine.
 SETTLE_TIMEOUT_S = 90.0
-_TRANSFERS_BY_KEY = text(
-    "SELECT coalesce(source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers FROM transfers"
-    " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
-)
-_AUDITS = text("SELECT finished_at IS NOT NULL AS is_finished, findings FROM audits")
 _PENDING = "SELECT count(*) FROM transfers WHERE status = 'pending'"
-
-
-@dataclass
-class Report:
-    """What was done and what was found."""
-
-    calls: int = 0
-    statuses: Counter[int | str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    left_out: list[str] = field(default_factory=list)
-    repeated: int = 0
-    settled_after_s: float = 0.0
-    audits: int = 0
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """Return it for people."""
-        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
-        answers = ", ".join(f"{name} {count}" for name, count in sorted(self.statuses.items(), key=str))
-        return [
-            f"faults: {faults}",
-            *(f"left out: {each}" for each in self.left_out),
-            f"requests answered: {self.calls} ({self.repeated} only after being sent again); answers: {answers}",
-            f"all transfers final {self.settled_after_s:.1f} s after the last fault",
-            f"audits finished: {self.audits}",
-            f"lost {len(self.lost)}, doubled {len(self.doubled)}, wrong {len(self.wrong)}",
-            *self.lost[:5],
-            *self.doubled[:5],
-            *self.wrong[:5],
-        ]
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing was lost, doubled or wrong."""
-        return not (self.lost or self.doubled or self.wrong)
 
 
 def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0, client_pause_s: float = 0.0) -> Report:
@@ -75,7 +36,7 @@ def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0, client_p
 
     # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
     settings = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
-    service = Stack(home, **settings, **environment_of_clock(home))
+    service = Stack(home, grpc=True, **settings, **environment_of_clock(home))
     report = run_under_load(service, trouble, rng, pause_s=client_pause_s)
     report.left_out = [] if "clock" in FAULTS else ["clock (libfaketime is not installed)"]
     return report
@@ -88,26 +49,11 @@ def run_under_load(
     *,
     pause_s: float = 0.0,
 ) -> Report:
-    """Load a service while it is given trouble, let it settle, and audit what is left.
-
-    Half of the clients keep their connections, the others make a new one for each request.
-    """
+    """Load a service while it is given trouble, let it settle, and audit what is left."""
     report = Report()
-    with service as stack:
-        clients = [
-            Client(
-                f"client{n}",
-                stack.port,
-                users=USERS,
-                seed=rng.randrange(2**32),
-                keeps_alive=n % 2 == 0,
-                pause_s=pause_s,
-            )
-            for n in range(CLIENTS)
-        ]
-        opening = Client("opening", stack.port, users=USERS, seed=0)
+    with service as stack, _make_clients(stack, rng, pause_s=pause_s) as (reader, *clients):
         for user in range(1, USERS + 1):
-            opening.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
+            reader.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
         for client in clients:
             client.start()
         trouble(stack, clients, report)
@@ -116,9 +62,32 @@ def run_under_load(
         for client in clients:
             client.join(SETTLE_TIMEOUT_S)
         report.settled_after_s = wait_until(lambda: _count_pending(stack) == 0, SETTLE_TIMEOUT_S, "all are final")
-        _audit(stack, opening, clients, report)
-        opening.close()
+        balances = dict.fromkeys(range(1, USERS + 1), OPENING_CENTS)
+        for demo in DEMO_USERS:
+            balances[demo] += DEMO_CENTS
+        audit(stack.state()["postgres"]["url"], reader, clients, balances, report)
+        reader.close()
     return report
+
+
+@contextmanager
+def _make_clients(stack: Stack, rng: random.Random, *, pause_s: float) -> Iterator[list[Client]]:
+    """Have who opens the wallets and reads in the end, and then those who load the service.
+
+    Half of these keep their connections by REST, the others make a new one for each request. Where there is gRPC, all
+    of them call that as well.
+    """
+    with open_channels(stack.grpc_target, CHANNELS) as channels:
+
+        def make(name: str, number: int, seed: int) -> Client:
+            channel = channels[number % CHANNELS] if channels else None
+            keeps_alive = number % 2 == 0
+            return Client(
+                name, stack.port, users=USERS, seed=seed, channel=channel, keeps_alive=keeps_alive, pause_s=pause_s
+            )
+
+        load = [make(f"client{n}", n, rng.randrange(2**32)) for n in range(CLIENTS)]
+        yield [make("opening", 0, 0), *load]
 
 
 def _cause_faults(stack: Stack, rng: random.Random, report: Report, *, seconds: float, pause_s: float) -> None:
@@ -140,75 +109,3 @@ def _count_pending(stack: Stack) -> int:
             return int((cursor.fetchone() or (-1,))[0])
     finally:
         connection.close()
-
-
-def _audit(stack: Stack, reader: Client, clients: list[Client], report: Report) -> None:
-    """Hold what the clients were told against what the service says now, and the service against itself."""
-    calls = [call for client in clients for call in client.calls]
-    report.calls = len(calls)
-    report.repeated = sum(call.tries > 1 for call in calls)
-    for client in clients:
-        report.statuses += client.statuses
-        if client.is_alive():
-            report.lost.append(f"{client.name} never got an answer to {client.calls[-1].key}")
-    expected = dict.fromkeys(range(1, USERS + 1), OPENING_CENTS)
-    for demo in (1, 2):
-        expected[demo] += 10_000
-    for call in calls:
-        _replay(call, reader, expected, report)
-    for user, cents in expected.items():
-        _, answer = reader.read(user, "/api/wallet/balance/v1")
-        if answer["balance"] != cents:
-            report.wrong.append(f"user {user} has {answer['balance']}, and was told of {cents}")
-    engine = create_engine(stack.state()["postgres"]["url"].replace("postgresql", "postgresql+psycopg2"))
-    try:
-        check_books(engine)
-        with engine.connect() as connection:
-            _check_one_transfer_a_key(connection, calls, report)
-            _check_audits(connection, report)
-    except AssertionError as error:
-        report.wrong.append(f"books: {error}")
-    finally:
-        engine.dispose()
-
-
-def _check_audits(connection: Connection, report: Report) -> None:
-    """See that the service's own audits, while all of it was going on, found nothing."""
-    for row in connection.execute(_AUDITS):
-        report.audits += row.is_finished
-        report.wrong += [f"audit: {each}" for each in row.findings]
-
-
-def _replay(call: Call, reader: Client, expected: dict[int, int], report: Report) -> None:
-    """Do in memory what the client was told that the service did."""
-    if call.status not in {200, 202, 422}:
-        report.wrong.append(f"{call.path} {call.key} was answered {call.status}: {call.answer}")
-    if call.status not in {200, 202}:
-        return
-    transfer_id = call.answer.get("job_id") or call.answer["transfer_id"]
-    status, job = reader.read(call.user, f"/api/jobs/v1/{transfer_id}")
-    if status != 200:
-        report.lost.append(f"{call.key}: transfer {transfer_id} was accepted and is not there")
-        return
-    if job["status"] == "rejected" and call.status == 202:
-        return
-    if job["status"] != "posted":
-        report.lost.append(f"{call.key}: transfer {transfer_id} is {job['status']}: {job['last_error']}")
-        return
-    amount = call.body["amount"]
-    if "deposit" not in call.path:
-        expected[call.user] -= amount
-    if "withdraw" not in call.path:
-        expected[call.body.get("destination_user_id", call.user)] += amount
-
-
-def _check_one_transfer_a_key(connection: Connection, calls: list[Call], report: Report) -> None:
-    """No key has two transfers, and none has one whose client was told of a refusal."""
-    rows = connection.execute(_TRANSFERS_BY_KEY)
-    found = {(row.user_id, row.key): row.transfers for row in rows}
-    for call in calls:
-        count = found.get((call.user, call.key), 0)
-        if count > 1:
-            report.doubled.append(f"{call.key}: {count} transfers")
-        if count and call.status not in {200, 202}:
-            report.doubled.append(f"{call.key}: refused with {call.status}, and yet recorded")

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,16 +23,24 @@ STOP_TIMEOUT_S = 60.0
 class Stack:
     """Use it as a context manager: it is ready within, and gone after."""
 
-    def __init__(self, home: Path, **settings: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+    def __init__(self, home: Path, *, grpc: bool = False, **settings: str) -> None:
+        """Start nothing yet.
+
+        Args:
+            home: its WALLET_HOME.
+            grpc: whether it has gRPC processes.
+            settings: those that are not to have their defaults.
+        """
+        # Both at once, or they might be the same.
+        with _free_port() as port, _free_port() as grpc_port:
+            self.port = port
+        self.grpc_target = f"127.0.0.1:{grpc_port}" if grpc else None
         self.home = home
         self._environment = {
             "PATH": os.environ["PATH"],
             "WALLET_HOME": str(home),
             "PORT": str(self.port),
-            # The port beside PORT may be anybody's: who wants gRPC names one.
-            "GRPC_PORT": "off",
+            "GRPC_PORT": str(grpc_port) if grpc else "off",
             "RATE_LIMIT": "off",
             **settings,
         }
@@ -41,6 +49,11 @@ class Stack:
     def state(self) -> dict[str, Any]:
         """Return what stack.json says now."""
         found: dict[str, Any] = json.loads((self.home / "run" / "stack.json").read_text())
+        return found
+
+    def grpc_pids(self) -> list[int]:
+        """Return the pids of its gRPC processes, without their master; none where it has none."""
+        found: list[int] = self.state().get("grpc", {}).get("pids", [])
         return found
 
     def kill(self, pid: int) -> None:
@@ -89,6 +102,12 @@ class Stack:
     ) -> None:
         if self._process is not None:
             self.stop()
+
+
+@contextmanager
+def _free_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        yield probe.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:

@@ -17,7 +17,8 @@ def test_nothing_is_lost_doubled_or_wrong_after_chaos(tmp_path: Path) -> None:
     with ExitStack() as mounts:
         with suppress(PermissionError):  # then the disk is never full
             mounts.enter_context(small_disk.mounted(tmp_path / "home", size=HOME_SIZE))
-        report = run(tmp_path / "home", seconds=12, seed=7, pause_s=1.5, client_pause_s=0.03)
+        report = run(tmp_path / "home", seconds=12, seed=112, pause_s=1.5, client_pause_s=0.03)
     assert report.is_clean, "\n".join(report.lines())
-    assert report.calls > 0
+    assert report.told.keys() == {"REST", "gRPC"}
+    assert all(told.orders for told in report.told.values()), "\n".join(report.lines())
     assert sum(report.faults.values()) >= 3

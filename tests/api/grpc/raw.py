@@ -20,7 +20,7 @@ def call(port: int, method: str, fields: Fields, payload: bytes) -> bool:
     own = [
         (b":method", b"POST"),
         (b":scheme", b"http"),
-        (b":path", f"/{SERVICE.full_name}/{method}".encode()),
+        (b":path", (method if method.startswith("/") else f"/{SERVICE.full_name}/{method}").encode()),
         (b":authority", b"wallet"),
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),

@@ -174,6 +174,8 @@ def test_what_callers_do_wrong_is_no_error_of_ours_and_their_bytes_are_in_no_log
         for name in (b"authorization", b"idempotency-key", b"traceparent", b"x-request-id", b"x"):
             call(fuzzed.port, method, [(name, b"\xff\xfe-s3cret")], framed(b""))
     fuzzed.ask("/grpc.health.v1.Health/Check", b"\xff\xff")
+    for timeout in (b"1x", b"", b"-1S", b"9" * 20):  # of which gRPC's core has something to say by itself
+        call(fuzzed.port, "GetBalance", [(b"authorization", b"1"), (b"grpc-timeout", timeout)], framed(b""))
     assert fuzzed.ask("Deposit", AmountRequest(amount=1)).message
     assert [line for line in fuzzed.lines() if line["level"] not in {"info", "warning"}] == []
     assert "s3cret" not in fuzzed.log.read_text()

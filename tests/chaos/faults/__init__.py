@@ -8,7 +8,7 @@ from tests.chaos.faults.clock import step_clock
 from tests.chaos.faults.database import freeze_postgres, lock_table, slow_down
 from tests.chaos.faults.disk import fill_disk
 from tests.chaos.faults.flush import empty_redis
-from tests.chaos.faults.kill import kill_api, kill_postgres, kill_redis, kill_worker
+from tests.chaos.faults.kill import kill_api, kill_grpc, kill_grpc_master, kill_postgres, kill_redis, kill_worker
 from tests.chaos.faults.memory import fill_redis
 from tests.chaos.faults.storm import cause_storm
 from tests.chaos.stack import Stack
@@ -25,6 +25,8 @@ class Fault(NamedTuple):
 FAULTS: Mapping[str, Fault] = {
     "worker": Fault(kill_worker, 3),
     "api": Fault(kill_api, 1),
+    "grpc": Fault(kill_grpc, 2),
+    "grpc master": Fault(kill_grpc_master, 1),
     "postgres": Fault(kill_postgres, 1),
     "redis": Fault(kill_redis, 1),
     "flush": Fault(empty_redis, 2),

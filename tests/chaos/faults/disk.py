@@ -19,9 +19,7 @@ def fill_disk(stack: Stack, rng: random.Random) -> bool:
     """
     if not stack.home.is_mount():
         return False
-    state = stack.state()
-    pids = [state["api"]["pid"], state["postgres"]["pid"], state["redis"]["pid"]]
-    pids += [worker["pid"] for worker in state["workers"]]
+    pids = _pids(stack)
     with small_disk.full(stack.home):
         time.sleep(rng.uniform(0.5, 3))  # for how long it is full is the experiment
         if rng.random() < 0.5:
@@ -33,6 +31,10 @@ def fill_disk(stack: Stack, rng: random.Random) -> bool:
 
 def _is_complete(stack: Stack) -> bool:
     """Whether what is written down of the processes is true again, and all of them run."""
+    return all(process_identity(pid) for pid in _pids(stack))
+
+
+def _pids(stack: Stack) -> list[int]:
     state = stack.state()
     processes = [state["api"], state["postgres"], state["redis"], *state["workers"]]
-    return all(process_identity(process["pid"]) for process in processes)
+    return [*(process["pid"] for process in processes), *stack.grpc_pids()]

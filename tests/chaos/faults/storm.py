@@ -42,6 +42,7 @@ def cause_storm(stack: Stack, _rng: random.Random) -> bool:
         return False
     most = {
         "wallet-api": API_PROCESSES * DB_CONNECTIONS,
+        "wallet-grpc": len(stack.grpc_pids()) * DB_CONNECTIONS,
         "wallet-worker": len(stack.state()["workers"]) * DB_CONNECTIONS,
     }
 

@@ -369,22 +369,56 @@ def test_the_entry_becomes_the_program_with_the_secrets_in_its_environment(
     assert "OWNER_DATABASE_URL" not in environment
 
 
-@pytest.mark.usefixtures("groups")
-def test_a_container_counts_anew_with_each_start_unless_it_is_told_where(
-    secrets_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+# An entry that keeps its counts in a folder of the test's, and becomes what says where it counts and stays.
+COUNT = """
+import sys
+from pathlib import Path
+from ops.compose import entry
+entry.METRICS = Path(sys.argv[1])
+entry.main([sys.executable, "-c", sys.argv[2]])
+"""
+TELL_AND_STAY = "import os, sys; print(os.environ.get('PROMETHEUS_MULTIPROC_DIR'), flush=True); sys.stdin.read()"
+
+
+def _start_counting(folder: Path, told: Mapping[str, str] = {}) -> "subprocess.Popen[bytes]":
+    return nursery.Forked(
+        [sys.executable, "-c", COUNT, str(folder), TELL_AND_STAY],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **told},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def _where_it_counts(process: "subprocess.Popen[bytes]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode().strip()
+
+
+def test_a_container_counts_anew_with_each_start_unless_it_is_told_where(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
     for _ in range(2):
-        with pytest.raises(_Became) as became:
-            entry.main(["python", "worker.py"])
-        folder = Path(became.value.args[2]["PROMETHEUS_MULTIPROC_DIR"])
-        assert folder == secrets_folder / "metrics"
-        assert list(folder.iterdir()) == []
+        with _start_counting(folder) as service:
+            assert _where_it_counts(service) == str(folder)
+            assert list(folder.iterdir()) == []
+            (folder / "counter_1.db").touch()
+            service.communicate()
+    with _start_counting(folder, {"PROMETHEUS_MULTIPROC_DIR": str(folder)}) as service:
+        assert _where_it_counts(service) == str(folder)
+        assert (folder / "counter_1.db").exists()
+        service.communicate()
+
+
+def test_a_command_in_a_running_container_leaves_what_the_service_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    with _start_counting(folder) as service:
+        assert _where_it_counts(service) == str(folder)
         (folder / "counter_1.db").touch()
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
-    with pytest.raises(_Became):
-        entry.main(["python", "worker.py"])
-    assert (folder / "counter_1.db").exists()
+        with _start_counting(folder) as command:
+            assert _where_it_counts(command) == "None"
+            command.communicate()
+        assert (folder / "counter_1.db").exists()
+        service.communicate()
 
 
 @pytest.mark.usefixtures("secrets_folder")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ from sqlalchemy import Engine
 
 from ops.local.processes import process_identity, wait_for
 from ops.local.turns import Turns
+from tests.certificates import make_certificate
 from tests.jobs.test_metrics_server import answers
 from tests.nursery import Forked
+from tests.ops.grpc.http2 import PREFACE
 from tests.ops.local.test_grpc_processes import serves
 from tests.ops.local.test_stack import are_gone, free_port
 from tests.project import ROOT
@@ -96,7 +98,10 @@ def test_they_serve_are_replaced_and_stop_together(
     assert crew.stop() == 0
     assert are_gone(pids)
     assert all(isinstance(json.loads(line), dict) for line in crew.lines())
-    assert "grpc-1 runs again" in {json.loads(line)["event"] for line in crew.lines()}
+    told = [json.loads(line) for line in crew.lines()]
+    assert "grpc-1 runs again" in {line["event"] for line in told}
+    # One of them shows the metrics of both, and that is no reason for a warning.
+    assert {line["level"] for line in told if line["event"] == "metrics are not served"} == {"info"}
 
 
 def test_a_hangup_replaces_all_of_them_and_never_two_at_once(
@@ -149,3 +154,21 @@ def test_with_off_it_waits_for_its_end(tmp_path: Path, settings: dict[str, str],
     assert wait_for(lambda: any("GRPC_PORT=off" in line for line in crew.lines()), PATIENCE_S)
     assert crew.pids() == []
     assert crew.stop() == 0
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_whoever_speaks_something_else_writes_no_line_of_the_librarys(
+    tmp_path: Path, settings: dict[str, str], started: list[Crew], is_encrypted: bool
+) -> None:
+    pem = str(make_certificate(tmp_path))
+    tls = {"GRPC_TLS_CERT": pem, "GRPC_TLS_KEY": pem} if is_encrypted else {}
+    started.append(crew := Crew(tmp_path, **settings, **tls))
+    crew.wait_until_serving()
+    for bytes_ in (b"GET / HTTP/1.1\r\n\r\n", PREFACE + bytes(9), b"\x16\x03\x01\x00\x05" + bytes(5), b"?" * 64):
+        with socket.create_connection(("127.0.0.1", int(settings["GRPC_PORT"])), timeout=PATIENCE_S) as stranger:
+            stranger.sendall(bytes_)
+            with suppress(ConnectionResetError):
+                while stranger.recv(4096):
+                    pass
+    assert crew.stop() == 0
+    assert all(isinstance(json.loads(line), dict) for line in crew.lines())

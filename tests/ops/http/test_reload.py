@@ -12,7 +12,8 @@ import psycopg2
 import pytest
 
 from tests.chaos.client import Client
-from tests.chaos.run import Report, run_under_load
+from tests.chaos.report import Report
+from tests.chaos.run import run_under_load
 from tests.chaos.stack import Stack, wait_until
 
 # Each worker is restarted once, and what a reload has left is reloaded once more.
@@ -46,6 +47,15 @@ def reload(stack: Stack) -> None:
     assert stack.state()["api"]["pid"] == api
 
 
+def reload_grpc(stack: Stack) -> None:
+    """Reload the gRPC processes, and return when none of the old ones is left."""
+    old = set(stack.grpc_pids())
+    assert len(old) == 2
+    for pid in old:
+        os.kill(pid, signal.SIGHUP)
+    wait_until(lambda: not old & set(stack.grpc_pids()), PATIENCE_S, "the old gRPC processes have left")
+
+
 def restart_a_worker(stack: Stack, number: int) -> None:
     old = stack.state()["workers"][number]["pid"]
     os.kill(old, signal.SIGTERM)
@@ -54,6 +64,11 @@ def restart_a_worker(stack: Stack, number: int) -> None:
 
 def answers_of(clients: list[Client]) -> Counter[int | str]:
     return sum((client.statuses.copy() for client in clients), Counter())
+
+
+def grpc_words_of(clients: list[Client]) -> Counter[int | str]:
+    """Return what gRPC has said: in capitals what the service itself has not."""
+    return sum((face.words.copy() for client in clients for face in client.faces if face.name == "gRPC"), Counter())
 
 
 def wait_for_answers(clients: list[Client], count: int) -> None:
@@ -108,13 +123,17 @@ def trouble(stack: Stack, clients: list[Client], report: Report) -> None:
         wait_for_answers(clients, 60)
         reload(stack)
         wait_for_answers(clients, 60)
+        reload_grpc(stack)
+        wait_for_answers(clients, 60)
         restart_a_worker(stack, number % 2)
     wait_for_answers(clients, 60)
     answers = answers_of(clients)
     dropped = sum(count for answer, count in answers.items() if isinstance(answer, str))
     assert dropped < answers.total() / 100, answers
     assert {answer for answer in answers if isinstance(answer, int)} <= {200, 202, 422, 503}
-    report.faults += {"reload": ROUNDS, "restart": ROUNDS, "stop": 1}
+    words = grpc_words_of(clients)
+    assert words["UNAVAILABLE"] < words.total() / 100, words
+    report.faults += {"reload": ROUNDS, "reload of gRPC": ROUNDS, "restart": ROUNDS, "stop": 1}
     stop_and_start(stack, clients)
     wait_for_answers(clients, 60)
 
@@ -123,7 +142,7 @@ def trouble(stack: Stack, clients: list[Client], report: Report) -> None:
 @pytest.mark.stack
 @pytest.mark.timeout(300)
 def test_reloads_restarts_and_a_full_stop_lose_nothing_and_answer_nothing_wrong(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "home", WORKERS="2", RETRY_DELAYS=DELAYS)
+    stack = Stack(tmp_path / "home", grpc=True, WORKERS="2", RETRY_DELAYS=DELAYS)
     report = run_under_load(stack, trouble, random.Random(1), pause_s=PAUSE_S)
     assert report.is_clean, "\n".join(report.lines())
     for log in stack.home.rglob("*.log"):

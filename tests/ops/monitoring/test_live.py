@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.stack import Stack, wait_until
 from tests.ops.monitoring.stored import asked_metrics, metrics_in, queries, rules
-from tests.ops.monitoring.watching import OLDEST_PENDING, Watch, free_port
+from tests.ops.monitoring.watching import OLDEST_PENDING, Watch
 from wallet.v1.wallet_pb2 import AmountRequest, BalanceRequest, JobRequest, TransferRequest
 from wallet.v1.wallet_pb2_grpc import WalletServiceStub
 
@@ -27,7 +27,7 @@ AUDIT = {"wallet_audit_ok", "wallet_audit_findings", "wallet_audit_finished_time
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running service."""
-    with Stack(tmp_path_factory.mktemp("stack"), WORKERS="2", GRPC_PORT=str(free_port())) as stack:
+    with Stack(tmp_path_factory.mktemp("stack"), grpc=True, WORKERS="2") as stack:
         yield stack
 
 

@@ -1,0 +1,96 @@
+"""Whether what the service has told, by either face, is true: it is asked once more, and so are the books."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from sqlalchemy import Connection, create_engine, text
+
+from tests.books import check_books
+from tests.chaos import judging
+from tests.chaos.calls import Call, Job, Page
+from tests.chaos.client import Client
+from tests.chaos.faces import Face
+from tests.chaos.report import Report, Told
+
+# What a service that is left in peace may take to answer.
+PATIENCE_S = 30.0
+_TRANSFERS_BY_KEY = text(
+    "SELECT coalesce(source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers FROM transfers"
+    " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
+)
+_BALANCES = text("SELECT wallet_id, transfer_id, balance_after FROM entries")
+_AUDITS = text("SELECT finished_at IS NOT NULL AS is_finished, findings FROM audits")
+
+
+def audit(url: str, reader: Client, clients: list[Client], balances: dict[int, int], report: Report) -> None:
+    """Write into a report what was told, and whatever of it is not true.
+
+    Args:
+        url: the owner's, of the books.
+        reader: asks by each face that there is.
+        clients: who were told.
+        balances: what each user had at first, in cents.
+        report: of the run.
+    """
+    _count(reader, clients, report)
+    calls = [call for client in clients for call in client.calls]
+    for number, call in enumerate(calls):
+        if call.transfer_id:
+            judging.replay(call, _find_job(reader, number, call), balances, report)
+    judging.check_wallets({face.name: _read_wallets(reader, face, balances) for face in reader.faces}, balances, report)
+    engine = create_engine(url.replace("postgresql", "postgresql+psycopg2"))
+    try:
+        check_books(engine)
+        with engine.connect() as connection:
+            found = {(row.user_id, row.key): row.transfers for row in connection.execute(_TRANSFERS_BY_KEY)}
+            judging.check_keys(found, calls, report)
+            known = {(row.wallet_id, row.transfer_id): row.balance_after for row in connection.execute(_BALANCES)}
+            judging.check_balances(known, calls, report)
+            judging.check_reads(known, (read for client in clients for read in client.reads), report)
+            _check_audits(connection, report)
+    except AssertionError as error:
+        report.wrong.append(f"books: {error}")
+    finally:
+        engine.dispose()
+
+
+def _count(reader: Client, clients: Iterable[Client], report: Report) -> None:
+    report.told = {face.name: Told() for face in reader.faces}
+    for client in clients:
+        report.wrong += client.wrong
+        report.calls += len(client.calls)
+        for face in client.faces:
+            report.told[face.name].words += face.words
+        for read in client.reads:
+            report.told[read.face].reads += 1
+        for call in client.calls:
+            report.repeated += len(call.tries) > len(call.answers)
+            report.by_both += len(set(call.tries)) > 1
+            for answer in call.answers[:1]:
+                report.told[answer.face].orders += 1
+            if call.followed:
+                report.told[call.followed.face].followed += 1
+        if client.is_alive():
+            report.lost.append(f"{client.name} never got an answer to {client.calls[-1]}")
+
+
+def _find_job(reader: Client, number: int, call: Call) -> Job | None:
+    """Ask how an order stands, by the faces in turns."""
+    face = reader.faces[number % len(reader.faces)]
+    return reader.until_answered(lambda each: each.find_job(call.user, call.transfer_id), face, patience_s=PATIENCE_S)
+
+
+def _read_wallets(reader: Client, face: Face, users: Iterable[int]) -> dict[int, tuple[int, Page]]:
+    """Ask a face, and no other, for what each user has, and what has come of it last."""
+
+    def read(user: int, face: Face) -> tuple[int, Page]:
+        return face.read_balance(user), face.read_history(user)
+
+    return {user: reader.until_answered(partial(read, user), face, patience_s=PATIENCE_S, only=True) for user in users}
+
+
+def _check_audits(connection: Connection, report: Report) -> None:
+    """See that the service's own audits, while all of it was going on, found nothing."""
+    for row in connection.execute(_AUDITS):
+        report.audits += row.is_finished
+        report.wrong += [f"audit: {each}" for each in row.findings]

@@ -1,0 +1,80 @@
+"""What is lost, doubled or wrong among what clients were told."""
+
+from collections.abc import Iterable, Mapping
+
+from tests.chaos.calls import Call, Job, Page, Read
+from tests.chaos.report import Report
+
+# By wallet and transfer: the balance just after it, in cents.
+Balances = Mapping[tuple[int, int], int]
+
+
+def replay(call: Call, job: Job | None, balances: dict[int, int], report: Report) -> None:
+    """Do in memory what a client was told that the service did, with what became of it."""
+    if len({(answer.transfer_id, answer.balance) for answer in call.answers}) > 1:
+        report.doubled.append(f"{call} has several answers: {call.answers}")
+    if call.followed and call.followed.job != job:
+        report.wrong.append(f"{call} was seen to end, {call.followed}, and now is {job}")
+    if job is None:
+        report.lost.append(f"{call}: transfer {call.transfer_id} was accepted and is not there")
+        return
+    if job.status == "rejected" and call.method == "EnqueueTransfer":
+        return
+    if job.status != "posted":
+        report.lost.append(f"{call}: transfer {call.transfer_id} is {job}")
+        return
+    if call.method != "Deposit":
+        balances[call.user] -= call.amount
+    if call.method != "Withdraw":
+        balances[call.destination or call.user] += call.amount
+
+
+def check_wallets(
+    found: Mapping[str, Mapping[int, tuple[int, Page]]], balances: Mapping[int, int], report: Report
+) -> None:
+    """Each face is to say what came of all that was answered, and all are to say the same of a history."""
+    for user, cents in balances.items():
+        for name, wallets in found.items():
+            balance, page = wallets[user]
+            if not cents == balance == page.balance:
+                beside = f"{balance}, beside its history {page.balance}"
+                report.wrong.append(f"by {name} user {user} has {beside}, and was told of {cents}")
+        if len({wallets[user] for wallets in found.values()}) > 1:
+            report.wrong.append(f"the faces do not agree on user {user}: {[each[user] for each in found.values()]}")
+
+
+def check_keys(found: Mapping[tuple[int, str], int], calls: Iterable[Call], report: Report) -> None:
+    """No key has two transfers, and none has one whose client was told of a refusal.
+
+    Args:
+        found: how many transfers the books have of a user under a key.
+        calls: all orders.
+        report: of the run.
+    """
+    for call in calls:
+        count = found.get((call.user, call.key), 0)
+        if count > 1:
+            report.doubled.append(f"{call}: {count} transfers")
+        if count and not call.transfer_id:
+            report.doubled.append(f"{call}: refused, and yet recorded")
+
+
+def check_balances(known: Balances, calls: Iterable[Call], report: Report) -> None:
+    """Whoever moved money was told the balance just after it, and no other."""
+    for call in calls:
+        for answer in call.answers:
+            if answer.balance is not None and answer.balance != known.get((call.user, answer.transfer_id)):
+                report.wrong.append(f"{call} was told {answer}, of which the books know nothing")
+
+
+def check_reads(known: Balances, reads: Iterable[Read], report: Report) -> None:
+    """A balance that was read is one that the wallet has had, and a history is of entries that there are."""
+    had: dict[int, set[int]] = {}
+    for (user, _), balance in known.items():
+        had.setdefault(user, set()).add(balance)
+    for read in reads:
+        entries = read.page.entries
+        is_known = all(known.get((read.user, transfer)) == balance for transfer, balance in entries)
+        is_newest = not entries or entries[0][1] == read.page.balance
+        if not (is_known and is_newest and read.page.balance in had[read.user]):
+            report.wrong.append(f"{read}, of which the books know nothing")

@@ -1,0 +1,57 @@
+"""What a run tells at its end."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Told:
+    """What one face has told: answers to orders and reads, jobs followed to their end, and all that came in words."""
+
+    orders: int = 0
+    reads: int = 0
+    followed: int = 0
+    words: Counter[int | str] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """Return it for people."""
+        words = ", ".join(f"{name} {count}" for name, count in sorted(self.words.items(), key=str))
+        return f"{self.orders} orders, {self.reads} reads, {self.followed} jobs followed to their end; answers: {words}"
+
+
+@dataclass
+class Report:
+    """What was done and what was found."""
+
+    calls: int = 0
+    told: dict[str, Told] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
+    left_out: list[str] = field(default_factory=list)
+    repeated: int = 0
+    by_both: int = 0
+    settled_after_s: float = 0.0
+    audits: int = 0
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
+        return [
+            f"faults: {faults}",
+            *(f"left out: {each}" for each in self.left_out),
+            f"orders: {self.calls}; {self.repeated} were sent again for an answer, {self.by_both} went by both faces",
+            *(f"by {face}: {told.line()}" for face, told in self.told.items()),
+            f"all transfers final {self.settled_after_s:.1f} s after the last fault",
+            f"audits finished: {self.audits}",
+            f"lost {len(self.lost)}, doubled {len(self.doubled)}, wrong {len(self.wrong)}",
+            *self.lost[:5],
+            *self.doubled[:5],
+            *self.wrong[:5],
+        ]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was lost, doubled or wrong."""
+        return not (self.lost or self.doubled or self.wrong)

@@ -1,0 +1,108 @@
+"""What a run of chaos looks for is found when it is there, whichever face has told it."""
+
+import pytest
+
+from tests.chaos import judging
+from tests.chaos.calls import Answer, Call, Followed, Job, Page, Read
+from tests.chaos.report import Report
+
+POSTED, REJECTED = Job("posted"), Job("rejected")
+# User 1 had 100 cents and has paid 30 to user 2 by transfer 7.
+KNOWN = {(1, 6): 100, (1, 7): 70, (2, 7): 30}
+PAGE = Page(70, ((7, 70), (6, 100)))
+
+
+def paid(*answers: Answer, method: str = "Transfer", followed: Followed | None = None) -> Call:
+    """User 1's order to pay these 30 cents."""
+    return Call(method, 1, 30, 2, "key", answers=list(answers), followed=followed)
+
+
+def found(report: Report) -> tuple[int, int, int]:
+    return len(report.lost), len(report.doubled), len(report.wrong)
+
+
+@pytest.mark.parametrize(
+    ("call", "job", "is_found"),
+    [
+        (paid(Answer("REST", 7, 70)), POSTED, (0, 0, 0)),
+        (paid(Answer("REST", 7, 70), Answer("gRPC", 7, 70)), POSTED, (0, 0, 0)),
+        (paid(Answer("gRPC", 7, 70)), None, (1, 0, 0)),
+        (paid(Answer("gRPC", 7, 70)), REJECTED, (1, 0, 0)),
+        (paid(Answer("gRPC", 7), method="EnqueueTransfer"), REJECTED, (0, 0, 0)),
+        (paid(Answer("gRPC", 7), method="EnqueueTransfer"), Job("pending"), (1, 0, 0)),
+        (paid(Answer("gRPC", 7), method="EnqueueTransfer"), Job("failed", "why"), (1, 0, 0)),
+        (paid(Answer("REST", 7, 70), Answer("gRPC", 8, 40)), POSTED, (0, 1, 0)),
+        (paid(Answer("REST", 7, 70), Answer("gRPC", 7, 40)), POSTED, (0, 1, 0)),
+        (paid(Answer("REST", 7), followed=Followed("gRPC", POSTED)), POSTED, (0, 0, 0)),
+        (paid(Answer("REST", 7), followed=Followed("gRPC", REJECTED)), POSTED, (0, 0, 1)),
+        (paid(Answer("REST", 7), followed=Followed("REST", None)), POSTED, (0, 0, 1)),
+    ],
+)
+def test_an_order_is_what_its_client_was_told(call: Call, job: Job | None, is_found: tuple[int, int, int]) -> None:
+    report = Report()
+    judging.replay(call, job, {1: 100, 2: 0}, report)
+    assert found(report) == is_found
+
+
+@pytest.mark.parametrize(
+    ("method", "destination", "balances"),
+    [
+        ("Deposit", None, {1: 130, 2: 0}),
+        ("Withdraw", None, {1: 70, 2: 0}),
+        ("Transfer", 2, {1: 70, 2: 30}),
+        ("EnqueueTransfer", 2, {1: 70, 2: 30}),
+    ],
+)
+def test_each_kind_moves_what_it_moves(method: str, destination: int | None, balances: dict[int, int]) -> None:
+    replayed, report = {1: 100, 2: 0}, Report()
+    judging.replay(Call(method, 1, 30, destination, "key", answers=[Answer("gRPC", 7)]), POSTED, replayed, report)
+    assert (replayed, report.is_clean) == (balances, True)
+
+
+@pytest.mark.parametrize(
+    ("rest", "grpc", "wrong"),
+    [((70, PAGE), (70, PAGE), 0), ((70, PAGE), (71, PAGE), 2), ((70, PAGE), (70, Page(70, ())), 1)],
+)
+def test_both_faces_say_what_came_of_it_all(rest: tuple[int, Page], grpc: tuple[int, Page], wrong: int) -> None:
+    report = Report()
+    judging.check_wallets({"REST": {1: rest}, "gRPC": {1: grpc}}, {1: 70}, report)
+    assert found(report) == (0, 0, wrong)
+
+
+@pytest.mark.parametrize(
+    ("answer", "transfers", "doubled"),
+    [
+        (Answer("gRPC", 7), 1, 0),
+        (Answer("gRPC", 7), 2, 1),
+        (Answer("gRPC"), 0, 0),
+        (Answer("gRPC"), 1, 1),
+    ],
+)
+def test_a_key_has_one_transfer_or_none(answer: Answer, transfers: int, doubled: int) -> None:
+    report = Report()
+    judging.check_keys({(1, "key"): transfers}, [paid(answer)], report)
+    assert found(report) == (0, doubled, 0)
+
+
+@pytest.mark.parametrize(("balance", "wrong"), [(70, 0), (None, 0), (100, 1)])
+def test_a_balance_that_came_with_an_answer_is_the_one_just_after_it(balance: int | None, wrong: int) -> None:
+    report = Report()
+    judging.check_balances(KNOWN, [paid(Answer("gRPC", 7, balance))], report)
+    assert found(report) == (0, 0, wrong)
+
+
+@pytest.mark.parametrize(
+    ("page", "wrong"),
+    [
+        (PAGE, 0),
+        (Page(100, ()), 0),
+        (Page(71, ()), 1),
+        (Page(30, ()), 1),
+        (Page(70, ((6, 100),)), 1),
+        (Page(70, ((7, 70), (6, 101))), 1),
+    ],
+)
+def test_what_was_read_is_something_that_the_books_have_had(page: Page, wrong: int) -> None:
+    report = Report()
+    judging.check_reads(KNOWN, [Read("gRPC", 1, page)], report)
+    assert found(report) == (0, 0, wrong)
