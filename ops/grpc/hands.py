@@ -65,10 +65,20 @@ class Hands(ThreadPoolExecutor):
             self._in_hand += 1
             makes_one = self._threads_made < min(self._in_hand, self._most)
             self._threads_made += makes_one
-        if makes_one:
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
         self._waiting.put((future, fn, args))
+        if makes_one:
+            self._make_thread()
         return future
+
+    def _make_thread(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            # The system has none to give. Here it would end grpcio's own thread; so one that there is takes the call,
+            # or one that is made for the next.
+            background.report("grpc_calls", error)
+            with self._lock:
+                self._threads_made -= 1
 
     def _work(self) -> None:
         while True:
@@ -90,8 +100,8 @@ class Hands(ThreadPoolExecutor):
         if not self._is_watched:
             with self._lock:
                 is_first, self._is_watched = not self._is_watched, True
-            if is_first:
-                background.start("grpc_calls", self._end_silent)
+            if is_first and background.start("grpc_calls", self._end_silent) is None:
+                self._is_watched = False
 
     def forget(self, arrival: "_Arrival") -> None:
         """Note that it has, or that it never will."""
