@@ -5,7 +5,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import config
 from api.access.token_bucket import BucketStorage, TokenBucket
@@ -18,6 +18,7 @@ from ops.local.turns import Turns
 
 # How long a process that is to be replaced waits for its turn: the others may each take as long to end.
 TURN_TIMEOUT_S = 600.0
+_TICK_S = 0.5
 
 
 def serve(folder: Path | None = None, number: int = 0) -> int:
@@ -83,7 +84,11 @@ class Told:
 
 def _wait_until_it_may_leave(turns: Turns | None, others: int, told: Told) -> None:
     while not told.stops:
-        told.news.get()
+        # Not without an end: a signal that another thread has been given, or that came just before, wakes nobody here.
+        try:
+            told.news.get(timeout=_TICK_S)
+        except Empty:
+            continue
         # Successors that do not come are no reason to leave nobody there.
         if turns is None or turns.wait_for_turn(others, TURN_TIMEOUT_S, lambda: not told.stops):
             return
