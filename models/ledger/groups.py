@@ -4,6 +4,8 @@ Whoever comes first leads, and goes at once, alone if need be. Whoever comes whi
 those leads the next group, with all that are there by then. So a lone caller waits for nobody, and the more callers
 there are the less each of them costs.
 
+Those who come in one company (``models/company.py``) join at once, and one of them leads.
+
 Written with threading's primitives, so that a caller may be a thread or, where they are patched, a greenlet.
 """
 
@@ -11,6 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+from models import company
 
 Member = TypeVar("Member")
 
@@ -52,17 +56,36 @@ class Groups(Generic[Member]):
         Raises:
             NotTakenError: its group did not begin in time.
         """
-        place = _Place(member)
+        if company.is_in_company():
+            company.ask(self, member)
+        else:
+            self._join([_Place(member)])
+
+    def answer_together(self, questions: Sequence[Member]) -> list[Exception | None]:
+        """Let several members join at once, all in this thread, see :mod:`models.company`; return what each raises."""
+        return self._join([_Place(member) for member in questions], raises=False)
+
+    def _join(self, places: "Sequence[_Place[Member]]", *, raises: bool = True) -> list[Exception | None]:
+        first = places[0]
         with self._lock:
             if self._free:
                 self._free -= 1
-                place.leads = True
+                first.leads = True
+            self._waiting.extend(places[1:] if first.leads else places)
+        came_to: list[Exception | None] = []
+        for place in places:
+            try:
+                if not place.leads:
+                    self._wait(place)
+                if place.leads:
+                    self._lead(place)
+            except Exception as error:
+                if raises:
+                    raise
+                came_to.append(error)
             else:
-                self._waiting.append(place)
-        if not place.leads:
-            self._wait(place)
-        if place.leads:
-            self._lead(place)
+                came_to.append(None)
+        return came_to
 
     def _wait(self, place: "_Place[Member]") -> None:
         try:

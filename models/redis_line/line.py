@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hiredis import pack_command
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import NoScriptError, ResponseError
 
+from models import company
 from models.sockets import watch
 
 _PIECE_BYTES = 65_536
@@ -81,6 +83,23 @@ class RedisLine:
         Raises:
             redis.RedisError: there is no answer, or one of the commands failed.
         """
+        replies: list[Any] = company.ask(self, commands) if company.is_in_company() else self._exchange(commands)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def answer_together(self, questions: Sequence[Sequence[Command]]) -> list[list[Any]]:
+        """Run the commands of several who ask, in one round trip; see :mod:`models.company`.
+
+        Raises:
+            redis.RedisError: there is no answer.
+        """
+        replies = iter(self._exchange([command for commands in questions for command in commands]))
+        return [list(islice(replies, len(commands))) for commands in questions]
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Return replies as they came, errors among them."""
         wire = self._take()
         try:
             replies = _exchange(wire.connection, commands)
@@ -90,9 +109,6 @@ class RedisLine:
             wire.connection.disconnect()
             raise
         self._idle.append(wire)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise reply
         return replies
 
     def close(self) -> None:

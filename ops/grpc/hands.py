@@ -13,9 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
+from models.company import keep_company
 from observe import background
 
 # Neither has types.
@@ -28,6 +31,8 @@ SILENCE_S = 5.0
 SILENCE_IN_A_CROWD_S = 0.25
 CROWD = 64
 _TICK_S = 0.1
+# For those who come at nearly the same time.
+GATHER_S = 0.0002
 
 _Work = tuple["Future[None]", Callable[..., Any], tuple[Any, ...]]
 
@@ -35,14 +40,23 @@ _Work = tuple["Future[None]", Callable[..., Any], tuple[Any, ...]]
 class Hands(ThreadPoolExecutor):
     """So many threads; a call is in hand from the arrival of its message until it has been answered."""
 
-    def __init__(self, count: int, *, silence_s: float = SILENCE_S, name: str = "grpc") -> None:
+    def __init__(self, count: int, *, together: int = 1, silence_s: float = SILENCE_S, name: str = "grpc") -> None:
+        """Have no threads yet.
+
+        Args:
+            count: how many there will be.
+            together: as many calls at most as one of them answers in the same go (``models/company.py``).
+            silence_s: how long the message of a call is waited for.
+            name: of the threads.
+        """
         # Which grpcio asks for. Nothing of it is used: what it does beyond what is needed here costs a sixth of a call.
         super().__init__(1)
         self._most = count
+        self._together = together
         self._silence_s = silence_s
         self._name = name
         self._waiting: SimpleQueue[_Work] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._in_hand = self._threads_made = 0
         self._silent: dict[_Arrival, None] = {}
         self._is_watched = False
@@ -82,17 +96,37 @@ class Hands(ThreadPoolExecutor):
 
     def _work(self) -> None:
         while True:
-            future, fn, args = self._waiting.get()
-            try:
-                fn(*args)
-            except BaseException as error:  # noqa: BLE001 - grpcio sees to what calls raise; so it is grpcio's own
-                background.report("grpc_calls", RuntimeError(str(error)))
-            finally:
-                with self._lock:
-                    self._in_hand -= 1
-                future.set_result(None)
+            with self._turn:
+                taken = self._take_some()
+            if len(taken) == 1:
+                self._answer(*taken.pop())
+            else:
+                keep_company([partial(self._answer, *work) for work in taken])
             # Nothing of a call outlives it while the next one is awaited.
-            del future, fn, args
+            del taken
+
+    def _take_some(self) -> list[_Work]:
+        """Wait for a call. If there are others in hand, more are on their way: they are waited for, and taken as well.
+
+        One thread at a time does so, or each would have one call.
+        """
+        taken = [self._waiting.get()]
+        if self._together > 1 and self._in_hand > 1:
+            time.sleep(GATHER_S)
+            with suppress(Empty):
+                while len(taken) < self._together:
+                    taken.append(self._waiting.get_nowait())
+        return taken
+
+    def _answer(self, future: "Future[None]", fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            fn(*args)
+        except BaseException as error:  # noqa: BLE001 - grpcio sees to what calls raise; so it is grpcio's own
+            background.report("grpc_calls", RuntimeError(str(error)))
+        finally:
+            with self._lock:
+                self._in_hand -= 1
+            future.set_result(None)
 
     def expect(self, arrival: "_Arrival") -> None:
         """Note a call whose message has not come."""

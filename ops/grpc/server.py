@@ -22,9 +22,10 @@ from ops.grpc.tls import Pem, Renewed
 from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
 # What is asked for at the same time is done together, so few are enough; more would only wait for one another.
-THREADS = 16
-# What is read comes out of the cache in a moment. The fewer threads there are, the less they get in each other's way.
-READING = 3
+THREADS, TOGETHER = 16, 16
+# What is read comes out of the cache in a moment. The fewer threads there are, the less they get in each other's way,
+# and the more comes together.
+READING, READ_TOGETHER = 2, 32
 # For whoever asks for the contract, how the service is, or has himself told that: the last as long as it lasts.
 REFLECTING, PROBING, TOLD, REFUSING = 4, 2, 64, 2
 # How many may wait for one of these threads; more are refused.
@@ -59,7 +60,10 @@ class Server:
     def __init__(self, settings: config.Settings, services: Services) -> None:
         self._settings = settings
         self._watching = Watching(services.history)
-        self._hands, self._reading = Hands(THREADS), Hands(READING, name="read")
+        self._hands, self._reading = (
+            Hands(THREADS, together=TOGETHER),
+            Hands(READING, together=READ_TOGETHER, name="read"),
+        )
         self._refusing = Hands(REFUSING, name="refuse")
         self._watchers = Hands(SEATS + REFUSING, name="watch")
         self._reflecting = Hands(REFLECTING, name="reflect")
@@ -88,7 +92,6 @@ class Server:
         for method, pool in (
             (WalletServicer.GetBalance, self._reading),
             (WalletServicer.ListTransactions, self._reading),
-            (WalletServicer.GetJob, self._reading),
             (WalletServicer.WatchJob, self._watchers),
             (Health.Check, self._probing),
             (Health.Watch, self._told),
