@@ -185,7 +185,7 @@ shed = _counters(
 # What runs in threads that nobody waits for (observe/background.py).
 TASKS = (
     "queue_feeder", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server", "provider_keys",
-    "rq_commands", "http_connections", "grpc_calls",
+    "rq_commands", "http_connections", "grpc_calls", "grpc_watches",
 )  # fmt: skip
 background_faults = _counters(
     "wallet_background_faults", "Faults that nobody foresaw, of what runs beside requests and jobs.", "task", TASKS

@@ -30,9 +30,11 @@ SILENCE_S = 5.0
 # When there are so many that others may find no room.
 SILENCE_IN_A_CROWD_S = 0.25
 CROWD = 64
-_TICK_S = 0.1
+_TICK_S = 0.05
 # For those who come at nearly the same time.
-GATHER_S = 0.0002
+GATHER_S = 0.0005
+# When calls wait and nobody has taken any for so long, all threads wait for something else.
+HELD_UP_S = 0.02
 
 _Work = tuple["Future[None]", Callable[..., Any], tuple[Any, ...]]
 
@@ -40,24 +42,28 @@ _Work = tuple["Future[None]", Callable[..., Any], tuple[Any, ...]]
 class Hands(ThreadPoolExecutor):
     """So many threads; a call is in hand from the arrival of its message until it has been answered."""
 
-    def __init__(self, count: int, *, together: int = 1, silence_s: float = SILENCE_S, name: str = "grpc") -> None:
+    def __init__(
+        self, few: int, *, most: int = 0, together: int = 1, silence_s: float = SILENCE_S, name: str = "grpc"
+    ) -> None:
         """Have no threads yet.
 
         Args:
-            count: how many there will be.
+            few: how many there are as a rule. The fewer, the more calls come together.
+            most: how many there may be while those that there are wait for something; by default no more than that.
             together: as many calls at most as one of them answers in the same go (``models/company.py``).
             silence_s: how long the message of a call is waited for.
             name: of the threads.
         """
         # Which grpcio asks for. Nothing of it is used: what it does beyond what is needed here costs a sixth of a call.
         super().__init__(1)
-        self._most = count
+        self._few, self._most = few, max(few, most)
         self._together = together
         self._silence_s = silence_s
         self._name = name
         self._waiting: SimpleQueue[_Work] = SimpleQueue()
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._in_hand = self._threads_made = 0
+        self._taken_at = 0.0
         self._silent: dict[_Arrival, None] = {}
         self._is_watched = False
 
@@ -77,12 +83,21 @@ class Hands(ThreadPoolExecutor):
         """Have something done by a thread."""
         with self._lock:
             self._in_hand += 1
-            makes_one = self._threads_made < min(self._in_hand, self._most)
+            makes_one = self._threads_made < min(self._in_hand, self._few)
             self._threads_made += makes_one
         self._waiting.put((future, fn, args))
         if makes_one:
             self._make_thread()
         return future
+
+    def _relieve(self) -> None:
+        """Have one thread more if those that there are have taken no call for a while, though some wait."""
+        with self._lock:
+            is_held_up = not self._waiting.empty() and time.monotonic() - self._taken_at > HELD_UP_S
+            if not is_held_up or self._threads_made >= self._most:
+                return
+            self._threads_made += 1
+        self._make_thread()
 
     def _make_thread(self) -> None:
         try:
@@ -104,6 +119,10 @@ class Hands(ThreadPoolExecutor):
                 keep_company([partial(self._answer, *work) for work in taken])
             # Nothing of a call outlives it while the next one is awaited.
             del taken
+            with self._lock:
+                if self._threads_made > self._few and self._waiting.empty():
+                    self._threads_made -= 1
+                    return
 
     def _take_some(self) -> list[_Work]:
         """Wait for a call. If there are others in hand, more are on their way: they are waited for, and taken as well.
@@ -116,6 +135,7 @@ class Hands(ThreadPoolExecutor):
             with suppress(Empty):
                 while len(taken) < self._together:
                     taken.append(self._waiting.get_nowait())
+        self._taken_at = time.monotonic()
         return taken
 
     def _answer(self, future: "Future[None]", fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -134,7 +154,7 @@ class Hands(ThreadPoolExecutor):
         if not self._is_watched:
             with self._lock:
                 is_first, self._is_watched = not self._is_watched, True
-            if is_first and background.start("grpc_calls", self._end_silent) is None:
+            if is_first and background.start("grpc_calls", self._look_after) is None:
                 self._is_watched = False
 
     def forget(self, arrival: "_Arrival") -> None:
@@ -148,10 +168,11 @@ class Hands(ThreadPoolExecutor):
             if arrival.at <= before:
                 arrival.cancel()
 
-    def _end_silent(self) -> None:
-        """Cancel who is silent for too long, as long as this process lives."""
+    def _look_after(self) -> None:
+        """Cancel who is silent for too long, and see that nobody waits for those who wait, as long as this lives."""
         while True:
             time.sleep(_TICK_S)
+            self._relieve()
             self.cancel_silent(self._silence_s if len(self._silent) <= CROWD else SILENCE_IN_A_CROWD_S)
 
 

@@ -21,10 +21,10 @@ from ops.grpc.reflection import Reflection
 from ops.grpc.tls import Pem, Renewed
 from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
-# What is asked for at the same time is done together, so few are enough; more would only wait for one another.
-THREADS, TOGETHER = 16, 16
-# What is read comes out of the cache in a moment. The fewer threads there are, the less they get in each other's way,
-# and the more comes together.
+# Calls that come together are done together, by one thread: so few are enough, and more would only get in their way.
+# They become more while all of them wait for wallets that somebody holds.
+THREADS, MOST_THREADS, TOGETHER = 6, 32, 16
+# What is read comes out of the cache in a moment.
 READING, READ_TOGETHER = 2, 32
 # For whoever asks for the contract, how the service is, or has himself told that: the last as long as it lasts.
 REFLECTING, PROBING, TOLD, REFUSING = 4, 2, 64, 2

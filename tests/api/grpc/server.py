@@ -183,11 +183,15 @@ def reserved_port() -> Iterator[int]:
 def grpc_server(
     log: Path, connected_by: Callable[[int], grpc.Channel] = connect, /, **environment: str
 ) -> Iterator[GrpcServer]:
-    """Run one process, without the master that has several; in the end it has ended, by SIGTERM or by force."""
+    """Run one process, without the master that has several; in the end it has ended, by SIGTERM or by force.
+
+    ``TEST_MODULE`` in the environment runs another one, which serves likewise.
+    """
+    module = environment.pop("TEST_MODULE", "ops.grpc.process")
     kept = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG"}}
     with reserved_port() as port, log.open("wb") as output:
         process = Forked(
-            [sys.executable, "-m", "ops.grpc.process"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             env=kept | {"GRPC_PORT": str(port)} | environment,
             stdout=output,

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import Engine
 
 from api.grpc.answering import LEAST_S
-from ops.grpc.server import THREADS
 from ops.local.processes import wait_for
 from tests.api.grpc.server import MOVES, SERVICE, TIMEOUT_S, connect, fund
 from tests.books import check_books
@@ -44,11 +43,18 @@ def test_what_leaves_no_time_is_refused_and_nothing_is_recorded(served: Served, 
     with Line(served.server.port) as line:
         # A caller's library would end the call by itself, and never hear of it.
         sent = MOVES[method].SerializeToString()
-        streams = [line.ask(method, sent, more=(("grpc-timeout", f"{LEAST_S * 900:.0f}m"),)) for _ in range(20)]
-        ended = line.ends(*streams)
-    unavailable, too_late = (code.value[0] for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED))
-    assert {status_in(ended[stream]) for stream in streams} <= {unavailable, too_late}
-    assert any(b"error-code" in trailers and b"unavailable" in trailers for trailers in ended.values())
+        unavailable, too_late = (
+            code.value[0] for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        )
+        is_told = False
+        deadline = time.monotonic() + TIMEOUT_S
+        # On a machine that is busy the deadline may pass before anybody could say so.
+        while not is_told and time.monotonic() < deadline:
+            streams = [line.ask(method, sent, more=(("grpc-timeout", f"{LEAST_S * 900:.0f}m"),)) for _ in range(5)]
+            ended = line.ends(*streams)
+            assert {status_in(ended[stream]) for stream in streams} <= {unavailable, too_late}
+            is_told = any(b"error-code" in trailers and b"unavailable" in trailers for trailers in ended.values())
+        assert is_told
     assert (balances(engine), count_transfers(engine)) == (before, 2)
 
 
@@ -60,22 +66,30 @@ def test_without_a_deadline_there_is_all_the_time(served: Served) -> None:
     assert [status_in(ended[stream]) for stream in streams] == [0] * 5
 
 
-def hold_threads(line: Line, engine: Engine) -> list[int]:
-    """Give all threads calls that wait for user 1's wallet. What is sent on the same line after that waits for one.
+@pytest.fixture
+def narrow(serve: Serve) -> Served:
+    """A process with one thread, which has one call at a time; users 1 and 2 have 10000 cents each."""
+    served = serve(TEST_MODULE="tests.ops.grpc.narrow")
+    fund(served.server, 1, 2)
+    return served
 
-    It has to be of the same method: grpcio takes calls of different ones in turns. And they are more than there are
-    threads, since some may give up waiting, on a machine that is busy.
+
+def hold_thread(line: Line, engine: Engine) -> list[int]:
+    """Give the thread calls that wait for user 1's wallet. What is sent on the same line after that waits for it.
+
+    It has to be of the same method: grpcio takes calls of different ones in turns. And they are several, since some may
+    give up waiting, on a machine that is busy.
     """
-    streams = [line.ask("Withdraw", AmountRequest(amount=1).SerializeToString()) for _ in range(3 * THREADS)]
+    streams = [line.ask("Withdraw", AmountRequest(amount=1).SerializeToString()) for _ in range(10)]
     assert wait_for(lambda: count_waiting(engine) > 0, TIMEOUT_S)
     return streams
 
 
-def test_what_waited_for_a_thread_beyond_its_deadline_is_not_begun(served: Served, engine: Engine) -> None:
+def test_what_waited_for_a_thread_beyond_its_deadline_is_not_begun(narrow: Served, engine: Engine) -> None:
     asked = AmountRequest(amount=1).SerializeToString()
-    with Line(served.server.port) as line:
+    with Line(narrow.server.port) as line:
         with row_lock(engine, 1):
-            held = hold_threads(line, engine)
+            held = hold_thread(line, engine)
             late = [line.ask("Withdraw", asked, user=2, more=(("grpc-timeout", "300m"),)) for _ in range(20)]
             ended = line.ends(*late)
         assert {status_in(ended[stream]) for stream in late} == {grpc.StatusCode.DEADLINE_EXCEEDED.value[0]}
@@ -86,11 +100,11 @@ def test_what_waited_for_a_thread_beyond_its_deadline_is_not_begun(served: Serve
     check_books(engine)
 
 
-def test_what_was_taken_back_in_the_queue_is_not_begun(served: Served, engine: Engine) -> None:
+def test_what_was_taken_back_in_the_queue_is_not_begun(narrow: Served, engine: Engine) -> None:
     asked = AmountRequest(amount=1).SerializeToString()
-    with Line(served.server.port) as line:
+    with Line(narrow.server.port) as line:
         with row_lock(engine, 1):
-            held = hold_threads(line, engine)
+            held = hold_thread(line, engine)
             for _ in range(20):
                 line.reset(line.ask("Withdraw", asked, user=2))
             # What is sent after that is heard after that.

@@ -1,13 +1,15 @@
 """The threads that answer, by themselves: as many as there are calls, up to a bound; what the system has to give."""
 
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
 
+from models import company
 from observe import background
 from ops.grpc.hands import Hands
-from tests.api.waiters import wait_for
+from ops.local.processes import wait_for
 
 PATIENCE_S = 30.0
 
@@ -28,6 +30,38 @@ def test_there_are_as_many_threads_as_calls_up_to_a_bound_and_they_stay() -> Non
     assert pool.in_hand == 0
     pool.submit(lambda: None).result(PATIENCE_S)
     assert len(names("bounded")) == 2
+
+
+def test_while_all_threads_are_held_up_there_are_more_and_then_fewer_again() -> None:
+    pool, gate = Hands(1, most=3, name="relieved"), threading.Event()
+    # The first call with a message that is awaited has this looked after; here there is none.
+    threading.Thread(target=pool._look_after, daemon=True).start()
+    held = [pool.submit(gate.wait, PATIENCE_S) for _ in range(5)]
+    assert wait_for(lambda: len(names("relieved")) == 3, PATIENCE_S)
+    assert not wait_for(lambda: len(names("relieved")) > 3, 0.3)
+    gate.set()
+    for each in held:
+        each.result(PATIENCE_S)
+    assert wait_for(lambda: len(names("relieved")) == 1, PATIENCE_S)
+    pool.submit(lambda: None).result(PATIENCE_S)
+
+
+def test_what_comes_at_the_same_time_is_answered_by_one_thread_which_asks_for_all_of_it() -> None:
+    class Oracle:
+        heard: ClassVar[list[int]] = []
+
+        def answer_together(self, questions: Sequence[Any]) -> Sequence[Any]:
+            self.heard.append(len(questions))
+            return questions
+
+    pool, gate, oracle = Hands(1, together=8, name="company"), threading.Event(), Oracle()
+    first = pool.submit(gate.wait, PATIENCE_S)
+    others = [pool.submit(company.ask, oracle, number) for number in range(10)]
+    gate.set()
+    for each in (first, *others):
+        each.result(PATIENCE_S)
+    assert sum(oracle.heard) == 10
+    assert max(oracle.heard) == 8
 
 
 def test_a_call_that_raises_costs_no_thread() -> None:
@@ -73,5 +107,5 @@ def test_what_is_awaited_is_looked_after_once_there_is_a_thread_for_it(monkeypat
         pool.expect(silent)
     assert not cancelled.is_set()
     pool.expect(silent)
-    wait_for(cancelled.is_set)
+    assert wait_for(cancelled.is_set, PATIENCE_S)
     pool.forget(silent)

@@ -80,7 +80,7 @@ def test_all_who_hold_on_are_sent_away_and_what_is_in_hand_is_answered(serve: Se
         assert served.server.process.wait(timeout=TIMEOUT_S) == 0
         assert time.monotonic() - began < SOON_S
     assert balances(engine)[1] == 9_999
-    assert leases(engine) == before - 1
+    assert leases(engine) < before  # those of others may end meanwhile
     check_books(engine)
 
 
