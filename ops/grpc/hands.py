@@ -31,8 +31,6 @@ SILENCE_S = 5.0
 SILENCE_IN_A_CROWD_S = 0.25
 CROWD = 64
 _TICK_S = 0.05
-# For those who come at nearly the same time.
-GATHER_S = 0.0005
 # When calls wait and nobody has taken any for so long, all threads wait for something else.
 HELD_UP_S = 0.02
 
@@ -43,7 +41,14 @@ class Hands(ThreadPoolExecutor):
     """So many threads; a call is in hand from the arrival of its message until it has been answered."""
 
     def __init__(
-        self, few: int, *, most: int = 0, together: int = 1, silence_s: float = SILENCE_S, name: str = "grpc"
+        self,
+        few: int,
+        *,
+        most: int = 0,
+        together: int = 1,
+        gather_s: float = 0.0,
+        silence_s: float = SILENCE_S,
+        name: str = "grpc",
     ) -> None:
         """Have no threads yet.
 
@@ -51,13 +56,14 @@ class Hands(ThreadPoolExecutor):
             few: how many there are as a rule. The fewer, the more calls come together.
             most: how many there may be while those that there are wait for something; by default no more than that.
             together: as many calls at most as one of them answers in the same go (``models/company.py``).
+            gather_s: how long others are waited for, while there are any.
             silence_s: how long the message of a call is waited for.
             name: of the threads.
         """
         # Which grpcio asks for. Nothing of it is used: what it does beyond what is needed here costs a sixth of a call.
         super().__init__(1)
         self._few, self._most = few, max(few, most)
-        self._together = together
+        self._together, self._gather_s = together, gather_s
         self._silence_s = silence_s
         self._name = name
         self._waiting: SimpleQueue[_Work] = SimpleQueue()
@@ -125,13 +131,14 @@ class Hands(ThreadPoolExecutor):
                     return
 
     def _take_some(self) -> list[_Work]:
-        """Wait for a call. If there are others in hand, more are on their way: they are waited for, and taken as well.
+        """Wait for a call. If there are others in hand, more are on their way: those are taken as well.
 
         One thread at a time does so, or each would have one call.
         """
         taken = [self._waiting.get()]
-        if self._together > 1 and self._in_hand > 1:
-            time.sleep(GATHER_S)
+        if self._in_hand > 1:
+            if self._gather_s:
+                time.sleep(self._gather_s)
             with suppress(Empty):
                 while len(taken) < self._together:
                     taken.append(self._waiting.get_nowait())

@@ -24,6 +24,8 @@ from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 # Calls that come together are done together, by one thread: so few are enough, and more would only get in their way.
 # They become more while all of them wait for wallets that somebody holds.
 THREADS, MOST_THREADS, TOGETHER = 6, 32, 16
+# For orders that come at nearly the same time.
+GATHER_S = 0.0005
 # What is read comes out of the cache in a moment.
 READING, READ_TOGETHER = 2, 32
 # For whoever asks for the contract, how the service is, or has himself told that: the last as long as it lasts.
