@@ -47,7 +47,6 @@ class Hands(ThreadPoolExecutor):
         most: int = 0,
         together: int = 1,
         gather_s: float = 0.0,
-        silence_s: float = SILENCE_S,
         name: str = "grpc",
     ) -> None:
         """Have no threads yet.
@@ -57,14 +56,12 @@ class Hands(ThreadPoolExecutor):
             most: how many there may be while those that there are wait for something; by default no more than that.
             together: as many calls at most as one of them answers in the same go (``models/company.py``).
             gather_s: how long others are waited for, while there are any.
-            silence_s: how long the message of a call is waited for.
             name: of the threads.
         """
         # Which grpcio asks for. Nothing of it is used: what it does beyond what is needed here costs a sixth of a call.
         super().__init__(1)
         self._few, self._most = few, max(few, most)
         self._together, self._gather_s = together, gather_s
-        self._silence_s = silence_s
         self._name = name
         self._waiting: SimpleQueue[_Work] = SimpleQueue()
         self._lock, self._turn = threading.Lock(), threading.Lock()
@@ -180,7 +177,7 @@ class Hands(ThreadPoolExecutor):
         while True:
             time.sleep(_TICK_S)
             self._relieve()
-            self.cancel_silent(self._silence_s if len(self._silent) <= CROWD else SILENCE_IN_A_CROWD_S)
+            self.cancel_silent(SILENCE_S if len(self._silent) <= CROWD else SILENCE_IN_A_CROWD_S)
 
 
 class _Arrival:
