@@ -95,7 +95,7 @@ def test_without_a_thread_to_have_calls_wait_for_the_next_one(monkeypatch: pytes
 
 
 def test_what_is_awaited_is_looked_after_once_there_is_a_thread_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, cancelled = Hands(1, silence_s=0.0), threading.Event()
+    pool, cancelled = Hands(1), threading.Event()
 
     class Silent:
         at = 0.0
