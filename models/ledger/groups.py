@@ -10,6 +10,7 @@ Written with threading's primitives, so that a caller may be a thread or, where 
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -59,11 +60,14 @@ class Groups(Generic[Member]):
         if company.is_in_company():
             company.ask(self, member)
         else:
-            self._join([_Place(member)])
+            self._join([self._place(member)])
 
     def answer_together(self, questions: Sequence[Member]) -> list[Exception | None]:
         """Let several members join at once, all in this thread, see :mod:`models.company`; return what each raises."""
-        return self._join([_Place(member) for member in questions], raises=False)
+        return self._join([self._place(member) for member in questions], raises=False)
+
+    def _place(self, member: Member) -> "_Place[Member]":
+        return _Place(member, time.monotonic() + self._patience_s)
 
     def _join(self, places: "Sequence[_Place[Member]]", *, raises: bool = True) -> list[Exception | None]:
         first = places[0]
@@ -89,7 +93,8 @@ class Groups(Generic[Member]):
 
     def _wait(self, place: "_Place[Member]") -> None:
         try:
-            if place.gate.acquire(timeout=self._patience_s):
+            # Of several who have joined together each waits as long as if he were alone.
+            if place.gate.acquire(timeout=max(0.0, place.until - time.monotonic())):
                 return
             if self._withdraw(place):
                 raise NotTakenError
@@ -139,10 +144,11 @@ class Groups(Generic[Member]):
 class _Place(Generic[Member]):
     """A member that waits. Its gate is closed until its group is done, or until it is to lead one."""
 
-    __slots__ = ("gate", "leads", "member")
+    __slots__ = ("gate", "leads", "member", "until")
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, until: float) -> None:
         self.member = member
+        self.until = until
         self.leads = False
         self.gate = threading.Lock()
         self.gate.acquire()

@@ -1,6 +1,7 @@
 """A company: what its members ask for is asked in one go, each gets his own answer, and nobody else is in it."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from models import company
-from models.ledger.groups import Groups
+from models.ledger.groups import Groups, NotTakenError
 from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine, Script
 
@@ -153,6 +154,24 @@ def test_who_joins_in_a_company_waits_for_a_group_that_runs_elsewhere() -> None:
     for thread in (other, mine):
         thread.join(30)
     assert (groups, found) == ([["other"], ["a", "b"]], [None, None])
+
+
+def test_who_joins_in_a_company_waits_no_longer_than_alone() -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def run(_group: Sequence[str]) -> None:
+        began.set()
+        assert goes_on.wait(60)
+
+    made = Groups(run, most=10, patience_s=0.5)
+    other = threading.Thread(target=made.join, args=("other",))
+    other.start()
+    assert began.wait(30)
+    since = time.monotonic()
+    assert results_of(*(partial(made.join, str(number)) for number in range(30))) == [NotTakenError] * 30
+    assert time.monotonic() - since < 10  # and not 15, half a second each
+    goes_on.set()
+    other.join(30)
 
 
 def test_what_a_call_returns_is_no_question() -> None:
