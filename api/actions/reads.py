@@ -1,5 +1,6 @@
 """Reads that are served from the cache: one round trip to Redis for the throttle and the answer, none to PostgreSQL."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -7,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from api.calls.call import Call
-from api.calls.problems import ApiError
+from api.calls.problems import RETRY_AFTER_S, ApiError
 from api.contract.schemas import BalanceOut, NoQuery, TransactionOut, TransactionsOut, TransactionsQuery
 from api.services import Services
 from models.cache.wallet_cache import Miss
@@ -50,6 +51,9 @@ class CachedRead(Generic[Query]):
         found = _look(services, call, user_id, field)
         if isinstance(found, bytes):
             return found
+        if time.monotonic() > call.ends_at:
+            # Nobody waits for it any more, and the database may be the reason.
+            raise ApiError("unavailable", "The deadline has passed.", {"Retry-After": str(RETRY_AFTER_S)})
         snapshot = self.load(services, user_id, asked)
         payload: bytes = snapshot.answer.__pydantic_serializer__.to_json(snapshot.answer)
         if isinstance(found, Miss):

@@ -1,5 +1,6 @@
 """A call as all faces know it: who sends it, whose trace it belongs to, what its answer tells besides."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ class Call:
     find_address: Callable[[], str]
     # What its answer, whatever it will be, tells besides, by the names of HTTP's headers.
     told: list[tuple[str, str]] = field(default_factory=list)
+    # The monotonic instant after which nobody waits for its answer.
+    ends_at: float = math.inf
     # Which transfer of it stands in the books: whatever goes wrong from here on, it stands.
     placed: int | None = None
 

@@ -77,27 +77,34 @@ def read_leniently(read: Callable[[bytes], Message], most_bytes: int) -> Callabl
 class Asked:
     """A call that is being answered."""
 
-    __slots__ = ("call", "context", "ends_at", "sent")
+    __slots__ = ("call", "context", "sent")
 
     def __init__(self, context: grpc.ServicerContext, face: Face) -> None:
         self.context = context
         self.sent = Sent(context.invocation_metadata())
         self.call = self.sent.begin_call(context.peer(), face.proxies)
-        self.ends_at = time.monotonic() + min(context.time_remaining(), FOREVER_S)
+        self.call.ends_at = time.monotonic() + min(context.time_remaining(), FOREVER_S)
 
     @property
     def seconds_left(self) -> float:
         """How long the caller waits still."""
-        return self.ends_at - time.monotonic()
+        return self.call.ends_at - time.monotonic()
 
     def check(self) -> None:
         """See that it can be answered at all.
 
         Raises:
-            ApiError: ``bad_input``: something is given twice; ``unavailable``: nobody waits for it any more, or there
-                is no time left to do it in.
+            ApiError: ``bad_input``: something is given twice; and as :meth:`check_time`.
         """
         self.sent.check()
+        self.check_time()
+
+    def check_time(self) -> None:
+        """See that somebody waits for it, and for long enough. To be asked again before anything is begun that lasts.
+
+        Raises:
+            ApiError: ``unavailable``.
+        """
         if not self.context.is_active():
             raise ApiError("unavailable", "The caller has gone. Nothing moved.", {"Retry-After": "1"})
         if self.seconds_left < LEAST_S:

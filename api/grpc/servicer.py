@@ -114,6 +114,7 @@ def _read_amount(request: AmountRequest, asked: Asked, user_id: int) -> Terms:
     asked.check_message(request)
     _refuse_what_is_to_come(request)
     body = validate(AmountBody, {"amount": request.amount}, what=_WHAT)
+    asked.check_time()
     return Terms(user_id, body.amount, asked.sent.read_idempotency_key())
 
 
@@ -124,6 +125,7 @@ def _read_transfer(request: TransferRequest, asked: Asked, user_id: int) -> tupl
         raise _unsupported("not_before")
     given = {"destination_user_id": request.destination_user_id, "amount": request.amount}
     body = validate(TransferBody, given, what=_WHAT)
+    asked.check_time()
     return Terms(user_id, body.amount, asked.sent.read_idempotency_key()), body.destination_user_id
 
 

@@ -22,12 +22,12 @@ from ops.grpc.tls import Pem, Renewed
 from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
 # Calls that come together are done together, by one thread: so few are enough, and more would only get in their way.
-# They become more while all of them wait for wallets that somebody holds.
+# They become more while all of them wait, for wallets that somebody holds or for a database that is slow.
 THREADS, MOST_THREADS, TOGETHER = 6, 32, 16
 # For orders that come at nearly the same time.
 GATHER_S = 0.0005
 # What is read comes out of the cache in a moment.
-READING, READ_TOGETHER = 2, 32
+READING, READ_TOGETHER = 2, 16
 # For whoever asks for the contract, how the service is, or has himself told that: the last as long as it lasts.
 REFLECTING, PROBING, TOLD, REFUSING = 4, 2, 64, 2
 # How many may wait for one of these threads; more are refused.
@@ -64,7 +64,7 @@ class Server:
         self._watching = Watching(services.history)
         self._hands, self._reading = (
             Hands(THREADS, together=TOGETHER),
-            Hands(READING, together=READ_TOGETHER, name="read"),
+            Hands(READING, most=MOST_THREADS, together=READ_TOGETHER, name="read"),
         )
         self._refusing = Hands(REFUSING, name="refuse")
         self._watchers = Hands(SEATS + REFUSING, name="watch")
