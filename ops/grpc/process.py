@@ -18,6 +18,7 @@ from ops.local.turns import Turns
 
 # How long a process that is to be replaced waits for its turn: the others may each take as long to end.
 TURN_TIMEOUT_S = 600.0
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 _TICK_S = 0.5
 
 
@@ -29,7 +30,7 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
         number: its own among them.
     """
     told = Told()
-    for stopping in (signal.SIGTERM, signal.SIGINT):
+    for stopping in STOPPING:
         signal.signal(stopping, told.stop)
     signal.signal(signal.SIGHUP, told.leave)
     allow_connections()
@@ -59,6 +60,9 @@ def serve(folder: Path | None = None, number: int = 0) -> int:
         return config.complain(str(error))
     finally:
         services.close()
+        # Told once more on its way out, it would end as if it had been killed: Python gives signals back before that.
+        for stopping in STOPPING:
+            signal.signal(stopping, signal.SIG_IGN)
     return 0
 
 
