@@ -62,10 +62,8 @@ class Server:
     def __init__(self, settings: config.Settings, services: Services) -> None:
         self._settings = settings
         self._watching = Watching(services.history)
-        self._hands, self._reading = (
-            Hands(THREADS, together=TOGETHER),
-            Hands(READING, most=MOST_THREADS, together=READ_TOGETHER, name="read"),
-        )
+        self._hands = Hands(THREADS, most=MOST_THREADS, together=TOGETHER, gather_s=GATHER_S)
+        self._reading = Hands(READING, most=MOST_THREADS, together=READ_TOGETHER, name="read")
         self._refusing = Hands(REFUSING, name="refuse")
         self._watchers = Hands(SEATS + REFUSING, name="watch")
         self._reflecting = Hands(REFLECTING, name="reflect")

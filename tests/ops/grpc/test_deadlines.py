@@ -100,6 +100,16 @@ def test_what_waited_for_a_thread_beyond_its_deadline_is_not_begun(narrow: Serve
     check_books(engine)
 
 
+def test_nobody_waits_for_those_who_wait_for_a_wallet(serve: Serve, engine: Engine) -> None:
+    served = serve(TEST_MODULE="tests.ops.grpc.narrow", TEST_MOST_THREADS="32", LOCK_TIMEOUT_MS="30000")
+    fund(served.server, 1, 2)
+    with Line(served.server.port) as line, row_lock(engine, 1):
+        hold_thread(line, engine)
+        answer = served.server.ask("Withdraw", AmountRequest(amount=1), user=2)
+        assert answer.message.balance == 9_999
+        assert count_waiting(engine) > 0  # they wait still
+
+
 def test_what_was_taken_back_in_the_queue_is_not_begun(narrow: Served, engine: Engine) -> None:
     asked = AmountRequest(amount=1).SerializeToString()
     with Line(narrow.server.port) as line:
