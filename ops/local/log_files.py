@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +29,8 @@ def open_log(path: Path) -> IO[bytes]:
 class LogFile:
     """A log that is opened when there is something to write, again and again if it cannot be; raises nothing."""
 
-    def __init__(self, path: Path, opener: Callable[[Path], IO[bytes]] = open_log) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._opener = opener
         self._file: IO[bytes] | None = None
         self._lines = Lines(self._open, self._tell_of_lost)
 
@@ -52,7 +51,7 @@ class LogFile:
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
-            self._file = self._opener(self._path)
+            self._file = open_log(self._path)
         return self._file
 
     def _tell_of_lost(self, lines: int) -> bytes:

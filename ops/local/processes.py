@@ -63,8 +63,6 @@ class Spec:
     identity: Identity = "keep"
     # Off: stdout is appended to the log as it is, for programs that write JSON lines themselves.
     wrap_stdout: bool = True
-    # How the log is opened: where it is no file, say.
-    open_log: Callable[[Path], IO[bytes]] = open_log
     parse_line: ParseLine = field(default=plain_line)
 
 
@@ -112,7 +110,7 @@ class Child(ABC):
             log = None
             if not self.spec.wrap_stdout:
                 with contextlib.suppress(OSError):  # its lines go by way of us then, as long as it runs
-                    log = opened.enter_context(self.spec.open_log(self.spec.log))
+                    log = opened.enter_context(open_log(self.spec.log))
             self._process = subprocess.Popen(
                 self._launcher_command(),
                 cwd=self.spec.cwd,
@@ -206,7 +204,7 @@ class Child(ABC):
 
     def _copy_lines(self, output: IO[bytes]) -> None:
         """Append what the child says to its log, each line as a JSON object; runs in a thread of its own."""
-        with output, LogFile(self.spec.log, self.spec.open_log) as log:
+        with output, LogFile(self.spec.log) as log:
             while raw := output.readline(MAX_LINE_BYTES):
                 line = raw.decode(errors="replace").rstrip()
                 if not line:
