@@ -46,7 +46,8 @@ def _check_id(digits: str) -> str:
     return digits
 
 
-def _rfc3339(instant: datetime) -> str:
+def rfc3339(instant: datetime) -> str:
+    """Spell an instant as every answer does: in UTC, to the microsecond."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -93,7 +94,7 @@ Cursor: TypeAlias = Annotated[
 ]
 IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(_DIGITS_OUT)]
 CursorOut: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
-Instant: TypeAlias = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str), WithJsonSchema(_INSTANT)]
+Instant: TypeAlias = Annotated[datetime, PlainSerializer(rfc3339, return_type=str), WithJsonSchema(_INSTANT)]
 BalanceCents: TypeAlias = Annotated[int, WithJsonSchema(_BALANCE)]
 MovedCents: TypeAlias = Annotated[int, WithJsonSchema(_MOVED)]
 SignedCents: TypeAlias = Annotated[int, WithJsonSchema(_SIGNED)]

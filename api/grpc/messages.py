@@ -1,11 +1,12 @@
 """The contract's messages, out of what the inside answers. What is not there is 0 or ""."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
 
+from api.contract.schemas import rfc3339
 from models.ledger.transfer import Transfer
 from wallet.v1.wallet_pb2 import Job, Transaction, TransactionPage
 
@@ -51,6 +52,4 @@ def _transaction(entry: Mapping[str, Any]) -> Transaction:
 
 
 def _instant(instant: datetime | None) -> str:
-    if instant is None:
-        return ""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return "" if instant is None else rfc3339(instant)
