@@ -11,7 +11,6 @@ import ctypes
 import gc
 import importlib
 import os
-import resource
 import signal
 import socket
 import sys
@@ -28,6 +27,7 @@ from gunicorn.workers import base
 import config as service_config  # `config` would be taken for one of gunicorn's settings
 from observe import logs, metrics_files
 from ops.http.gevent_worker import Worker
+from ops.local.descriptors import allow_connections
 from ops.local.launch import PR_SET_PDEATHSIG
 from ops.local.supervisor import CONFIGURATION_STATUS
 
@@ -163,8 +163,7 @@ for library in (*LIBRARIES, *(TOKEN_LIBRARIES if settings.auth_mode == "jwt" els
 # Of a process. When there are more, the one whose client has been silent for longest makes room. Each is a descriptor,
 # and a process has some more of its own.
 worker_connections = 2000
-_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, min(_hard, 2 * worker_connections)), _hard))
+allow_connections(worker_connections)
 graceful_timeout = settings.graceful_timeout_s
 # A worker that does not even get round to a heartbeat for this long is stuck.
 timeout = 30

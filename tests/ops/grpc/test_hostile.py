@@ -201,8 +201,9 @@ _LIMIT = """
 import resource
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-from ops.grpc.process import allow_connections
-allow_connections()
+from ops.grpc.server import MOST_CONNECTIONS
+from ops.local.descriptors import allow_connections
+allow_connections(MOST_CONNECTIONS)
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
