@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from config.kafka import KafkaAccess
 from config.listening import Listening
 from config.urls import DatabaseUrl, RedisUrl
 from config.values import (
@@ -29,7 +30,7 @@ _SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class Settings(Listening):
+class Settings(Listening, KafkaAccess):
     """The settings of one service process (API, worker, command). Names are environment variables."""
 
     database_url: DatabaseUrl
@@ -54,12 +55,16 @@ class Settings(Listening):
     admin_password: SecretStr = SecretStr("")
 
     log_level: LogLevel = "INFO"
-    transport: Literal["rq"] = "rq"
+    # What carries accepted transfers to the workers: RQ in Redis, or Kafka.
+    transport: Literal["rq", "kafka"] = "rq"
     # Seconds between the attempts of a failing job: n delays make n + 1 attempts.
     retry_delays: Annotated[tuple[float, ...], NoDecode] = (1.0, 5.0, 25.0)
 
     # Seconds from the beginning of one audit of the books to that of the next; 0: the workers audit nothing.
     audit_interval_s: float = Field(default=300.0, ge=0, le=MAX_DELAY_S)
+
+    # Days that events stay to be read. Who is away for longer has missed some.
+    events_days: int = Field(default=30, ge=1, le=3_650)
 
     # How many waiting jobs a worker takes at once.
     batch_size: int = Field(default=300, ge=1, le=2_000)
@@ -133,6 +138,12 @@ class Settings(Listening):
     @classmethod
     def _parse_rate(cls, value: object) -> object:
         return read_rate(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _kafka_is_somewhere(self) -> Self:
+        if self.transport == "kafka" and self.kafka_brokers is None:
+            raise ValueError("TRANSPORT=kafka needs KAFKA_BROKERS, like host:9092")
+        return self
 
     @model_validator(mode="after")
     def _jwt_mode_has_one_key(self) -> Self:
