@@ -17,13 +17,14 @@ from prometheus_client import Metric
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.rq.keys import RqKeys
+from jobs.transport import make_counter
 from models import vitals
 from models.database.engine import create_bounded_engine
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger.frontier import Frontier
 from models.redis_line.client import connect_redis
+from models.redis_line.memory import find_memory
 from models.schema.revision import NEWEST
 from observe import background, metrics
 
@@ -101,11 +102,11 @@ class Readings:
             pool_size=1,
             application_name=vitals.OBSERVER,
         )
-        keys = RqKeys(connect_redis(settings.redis_url.get_secret_value()))
+        connection, count = connect_redis(settings.redis_url.get_secret_value()), make_counter(settings)
         frontier = Frontier(engine)
         self._readers = {
             "postgres": Reader(lambda: read_postgres(engine, frontier)),
-            "redis": Reader(lambda: read_redis(keys)),
+            "redis": Reader(lambda: read_redis(connection, count)),
         }
 
     def collect(self) -> Iterable[Metric]:
@@ -145,14 +146,14 @@ def _read_if_possible(read: Callable[[Engine], Reading], engine: Engine) -> Read
         return []
 
 
-def read_redis(keys: RqKeys) -> Reading:
-    """Read what Redis knows.
+def read_redis(connection: redis.Redis, count: Callable[[], dict[str, int]]) -> Reading:
+    """Read what Redis knows, and what jobs it has.
 
     Raises:
         Unreadable: it does not answer.
     """
     try:
-        counts, memory = keys.count(), keys.find_memory()
+        counts, memory = count(), find_memory(connection)
     except redis.RedisError as error:
         raise Unreadable from error
     return [

@@ -15,7 +15,7 @@ from api.waiting import WaitingRoom
 from config import Settings
 from jobs.connections import make_cache, make_engine
 from jobs.dead_letters import DeadLetters
-from jobs.rq.queue import TransferQueue
+from jobs.transport import WayOn, make_way_on
 from models.cache.wallet_cache import READ, WalletCache
 from models.ledger.history import History
 from models.ledger.orders import Orders
@@ -37,7 +37,7 @@ class Services:
     snowflake: Snowflake
     orders: Orders
     history: History
-    queue: TransferQueue
+    way_on: WayOn
     dead_letters: DeadLetters
     cache: WalletCache
     # To the queue's Redis, for the throttle, and for reads too if that is where they are cached.
@@ -61,11 +61,16 @@ class Services:
         """Count a request that the server has answered by itself, with 503, because too many waited before it."""
         metrics.shed["requests"].inc()
 
+    def ask_others(self) -> dict[str, bool]:
+        """Tell of each thing that the service can do without for a while whether it answers."""
+        answers = {self.way_on.dependency: self.way_on.ping()}
+        return answers if "redis" in answers else {"redis": self.line.answers(), **answers}
+
     def close(self) -> None:
         """Give back what others may use at once: the lease on a node id, the connections."""
         self.cache.close()
         self.line.close()
-        self.queue.close()
+        self.way_on.close()
         self.snowflake.release()
         self.engine.dispose()
 
@@ -83,7 +88,7 @@ def make_services(
     engine = make_engine(settings, application_name=application_name)
     snowflake = Snowflake(NodeLease(engine))
     cache = make_cache(settings, engine)
-    queue = TransferQueue(connect_redis(settings.redis_url.get_secret_value()))
+    way_on = make_way_on(settings)
     line = RedisLine(connect_redis(settings.redis_url.get_secret_value()), [TAKE, READ])
     history = History(engine)
     if shares_redis := settings.cache_redis_url is None:
@@ -97,8 +102,8 @@ def make_services(
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),
         history=history,
-        queue=queue,
-        dead_letters=DeadLetters(engine, queue),
+        way_on=way_on,
+        dead_letters=DeadLetters(engine, way_on),
         cache=cache,
         line=line,
         shares_redis=shares_redis,

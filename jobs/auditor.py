@@ -11,8 +11,7 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from jobs.rq.audit_queue import QueueCheck
-from jobs.rq.keys import RqKeys
+from jobs.transport import Backlog
 from models.audit import record
 from models.audit.audit import Check, Finding, Progress, run_slice
 from models.audit.books import BooksCheck
@@ -39,15 +38,15 @@ LOOK_S = 30.0
 _log = structlog.get_logger("audit")
 
 
-def make_checks(engine: Engine, queue: redis.Redis, cache: redis.Redis | None = None) -> list[Check]:
+def make_checks(engine: Engine, backlog: Backlog, cache: redis.Redis | None = None) -> list[Check]:
     """Return all that an audit consists of, in this order.
 
     Args:
         engine: of the books.
-        queue: a client of the queue's Redis.
+        backlog: what carries transfers to the workers.
         cache: a client of the cache's; None: nothing is cached.
     """
-    checks: list[Check] = [BooksCheck(engine), QueueCheck(engine, RqKeys(queue))]
+    checks: list[Check] = [BooksCheck(engine), backlog.make_check(engine)]
     return checks if cache is None else [*checks, CacheCheck(engine, cache)]
 
 
@@ -57,7 +56,7 @@ class Auditor:
     def __init__(
         self,
         engine: Engine,
-        queue: redis.Redis,
+        backlog: Backlog,
         cache: redis.Redis | None = None,
         *,
         interval_s: float,
@@ -65,7 +64,8 @@ class Auditor:
     ) -> None:
         """Make it. ``interval_s``: from the beginning of an audit to that of the next; 0: none is ever begun."""
         self._engine = less_patient(engine, SLICE_TIMEOUT_MS)
-        self._checks = make_checks(self._engine, queue, cache)
+        self._checks = make_checks(self._engine, backlog, cache)
+        self._faults: tuple[type[Exception], ...] = (redis.RedisError, Unavailable, *backlog.faults)
         self._interval_s = interval_s
         self._clock = clock
         self._progress: Progress | None = None
@@ -83,7 +83,7 @@ class Auditor:
                     self._begin()
                 if self._progress is not None:
                     self._go_on(self._progress)
-            except (redis.RedisError, Unavailable) as error:
+            except self._faults as error:
                 self._limit = max(MIN_SLICE, self._limit // 4)
                 _log.warning("slice broken off", cause=first_line(error), next_limit=self._limit)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
-from jobs.rq.queue import TransferQueue
+from jobs.transport import WayOn
 from models.database.engine import transaction
 from models.ledger import attempts
 from models.ledger.attempts import Due
@@ -30,10 +30,10 @@ class DeadLetterPage:
 class DeadLetters:
     """Lists and requeues."""
 
-    def __init__(self, engine: Engine, queue: TransferQueue) -> None:
+    def __init__(self, engine: Engine, way_on: WayOn) -> None:
         self._engine = engine
         self._history = History(engine)
-        self._queue = queue
+        self._way_on = way_on
 
     def get_page(self, *, size: int, before_id: int = MAX_ID) -> DeadLetterPage:
         """Return a page of dead letters, newest first.
@@ -71,11 +71,11 @@ class DeadLetters:
         return count
 
     def _reopen(self, generations: dict[int, int], *, by: str) -> list[Due]:
-        """Reopen in PostgreSQL, then enqueue. Should the second fail, the relay does it."""
+        """Reopen in PostgreSQL, then put back. Should the second fail, the relay does it."""
         with transaction(self._engine) as connection:
             reopened = attempts.reopen(connection, generations)
         for due in reopened:
             # Of the transfer, and not of the request that asks for it, which may be for thousands.
             _log.warning("dead letter requeued", job_id=str(due.id), trace_id=logs.trace_id_of(due.trace), by=by)
-        self._queue.enqueue_again(reopened)
+        self._way_on.put_back(reopened)
         return reopened

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from api.calls.call import Call
 from api.services import Services
+from models.ledger.attempts import Due
 from models.ledger.transfer import Acceptance, Kind, Order, Receipt
 from observe import logs
 
@@ -48,7 +49,8 @@ def transfer_later(services: Services, call: Call, terms: Terms, destination: in
     logs.bind(job_id=str(acceptance.transfer_id))
     if not acceptance.replayed:
         # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
-        services.queue.enqueue_soon(acceptance.transfer_id, trace=order.trace)
+        due = Due(acceptance.transfer_id, order.source, order.destination, order.amount_cents, order.trace)
+        services.way_on.put_on(due)
     return acceptance
 
 

@@ -12,6 +12,7 @@ from api.contract.schemas import AuditedOut
 from api.running import services
 from api.settings import current_settings
 from jobs.auditor import MAX_SLICE, make_checks
+from jobs.transport import TransportAway, make_backlog
 from models.audit import record
 from models.audit.audit import run_whole
 from models.audit.record import AuditResult
@@ -44,7 +45,7 @@ def command(*, as_json: bool) -> None:
     """
     try:
         result = _audit_now()
-    except (WalletServiceError, SQLAlchemyError, RedisError) as error:
+    except (WalletServiceError, SQLAlchemyError, RedisError, TransportAway) as error:
         click.echo(f"Error: not audited: {told(error)}", err=True)
         sys.exit(COULD_NOT_RUN)
     if as_json:
@@ -62,19 +63,17 @@ def _audit_now() -> AuditResult:
 
     Raises:
         Unavailable: PostgreSQL is away.
-        redis.RedisError: Redis is away.
+        redis.RedisError, TransportAway: what caches, or what carries transfers, is away.
     """
     engine, settings = services().engine, current_settings()
-    url = settings.redis_url.get_secret_value()
     cache_url = settings.cache_url.get_secret_value()
     with (
-        connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as queue,
         connect_redis(cache_url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache,
         click.progressbar(
             length=record.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as bar,
     ):
-        checks = make_checks(engine, queue, cache if settings.cache_ttl else None)
+        checks = make_checks(engine, make_backlog(settings, engine), cache if settings.cache_ttl else None)
         for progress, done in run_whole(checks, limit=MAX_SLICE):
             bar.update(sum(count for what, count in done.checked.items() if what != "wallets"))
             last = progress

@@ -12,16 +12,15 @@ import click
 import orjson
 from flask.cli import with_appcontext
 from pydantic import SecretStr
-from redis import RedisError
 
 import config
 from api.commands.conclusion import concludes, examples
 from api.running import services
 from api.settings import current_settings
 from config import Settings
-from jobs.checkup import check_cache, check_redis
+from jobs.checkup import check_cache
 from jobs.connections import count_wanted
-from jobs.rq.crew import count_workers
+from jobs.transport import count_workers, look_over
 from models.checkup import Finding, Level, check_postgres
 from models.database.connecting import libpq_parameters
 from models.redis_line.client import connect_redis
@@ -68,14 +67,9 @@ def command(*, as_json: bool) -> None:
 def _findings() -> Iterator[Finding]:
     settings = current_settings()
     yield _settings(settings)
-    with connect_redis(settings.redis_url.get_secret_value(), answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as connection:
-        try:
-            workers = count_workers(connection)
-        except RedisError:
-            workers = 0
-        wanted = sum(count_wanted(settings, workers=workers))
-        yield from check_postgres(services().engine, connections_wanted=wanted)
-        yield from check_redis(connection)
+    wanted = sum(count_wanted(settings, workers=count_workers(settings)))
+    yield from check_postgres(services().engine, connections_wanted=wanted)
+    yield from look_over(settings)
     if settings.cache_ttl and settings.cache_redis_url is not None:
         url = settings.cache_redis_url.get_secret_value()
         with connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache:

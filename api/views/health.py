@@ -19,15 +19,15 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Answer 200 when PostgreSQL answers, is migrated and takes writes. Without Redis money still moves: degraded.
+    """Answer 200 when PostgreSQL answers, is migrated and takes writes. Without the others money still moves: degraded.
 
     A process that has been told to stop answers 503 as well, on the connections that it still serves.
     """
     read_query(request.environ, NoQuery)
     database = revision.readiness(services().engine)
-    redis_answers = services().queue.ping()
-    dependencies = {"postgres": database, "redis": "ok" if redis_answers else "degraded"}
-    status = "unready" if database != "ok" else "ready" if redis_answers else "degraded"
+    answers = services().ask_others()
+    dependencies = {"postgres": database} | {name: "ok" if it else "degraded" for name, it in answers.items()}
+    status = "unready" if database != "ok" else "ready" if all(answers.values()) else "degraded"
     if database == "ok" and not services().snowflake.is_able():
         # No node id is free, or the clock is behind those that are.
         status, dependencies["ids"] = "unready", "cannot be issued"

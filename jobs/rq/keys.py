@@ -26,8 +26,10 @@ import orjson
 import redis
 from redis.exceptions import OutOfMemoryError
 
+from jobs.killers import ALONE_AFTER_LOST, MAX_LOST
 from models.ledger.transfer import MAX_ID
 from models.redis_line import line
+from models.redis_line.memory import find_memory
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -43,10 +45,6 @@ RESULT_TTL_S = 60
 FAILURE_TTL_S = -1
 # RQ's own bound on a job, for stock workers; the database's are much tighter.
 JOB_TIMEOUT_S = 60
-# From this many lost leases on a job runs alone, so that it can take no neighbour with it.
-ALONE_AFTER_LOST = 2
-# This many lost leases are no accident: the transfer kills its workers.
-MAX_LOST = 5
 
 # The name of the worker whose turn it is, for as long as it is (RqKeys.rest). Not one of RQ's keys.
 TURN = "wallet:turn"
@@ -121,13 +119,6 @@ class NewJob(NamedTuple):
     id: int
     trace: str | None
     lost: int = 0
-
-
-class Memory(NamedTuple):
-    """What Redis holds, and what it may hold; 0: there is no limit."""
-
-    used_bytes: int
-    limit_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,18 +284,13 @@ class RqKeys:
             counts: list[int] = pipeline.execute()
         return dict(zip(("queued", *_REGISTRIES), counts, strict=True))
 
-    def find_memory(self) -> Memory:
-        """Return how much Redis holds."""
-        facts = self.connection.info("memory")
-        return Memory(int(facts["used_memory"]), int(facts.get("maxmemory") or 0))
-
     def queue_length(self) -> int:
         """Return how many jobs wait."""
         return int(self.connection.llen(QUEUE))
 
     def may_be_full(self) -> bool:
         """Whether so many jobs wait that others may have found no room: as enqueue.lua has it."""
-        length, memory, most = self.queue_length(), self.find_memory(), MOST_WAITING
+        length, memory, most = self.queue_length(), find_memory(self.connection), MOST_WAITING
         if memory.limit_bytes:
             left = (memory.limit_bytes * MEMORY_SHARE - memory.used_bytes) / JOB_BYTES
             most = min(most, length + int(left))

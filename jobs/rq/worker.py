@@ -21,11 +21,15 @@ from rq.serializers import JSONSerializer
 from rq.utils import now, utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY, unregister
+from sqlalchemy import Engine
 
+from config import Settings
+from jobs.connections import connect_worker_redis
 from jobs.rq.crew import are_suspended, transfers_queue
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
 from jobs.settler import Settled, Settler
 from models.database.engine import while_waiting
+from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger.posting import Outcome
 from models.ledger.transfer import Status
@@ -54,16 +58,21 @@ _log = structlog.get_logger("worker")
 class BatchWorker(SimpleWorker):
     """An RQ worker for the one queue whose jobs' ids are transfers' ids."""
 
-    def __init__(self, connection: redis.Redis, settler: Settler, *, batch_size: int) -> None:
+    def __init__(self, connection: redis.Redis, settler: Settler, *, batch_size: int, log_level: str = "INFO") -> None:
         super().__init__(
             [transfers_queue(connection)], connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S
         )
         self._keys = RqKeys(connection)
         self._settler = settler
         self._batch_size = batch_size
+        self._log_level = log_level
         self._stopping = threading.Event()
         self._pause_s = FIRST_PAUSE_S
         self._next_heartbeat = self._next_look = self._next_renewal = 0.0
+
+    def run(self) -> None:
+        """Work until SIGTERM; a second one does not wait for the batch that is running."""
+        self.work(logging_level=self._log_level)
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """Return a claim and the queue, None when there is nothing and ``timeout`` is None (burst)."""
@@ -301,6 +310,30 @@ class BatchWorker(SimpleWorker):
         _log.warning("waiting", on=what, cause=cause, pause_s=self._pause_s)
         self._stopping.wait(self._pause_s)
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+
+def make(settings: Settings, engine: Engine, settler: Settler) -> BatchWorker:
+    """Make it on a client of its own, once Redis answers: RQ's worker talks to it as soon as it is made."""
+    del engine
+    connection = connect_worker_redis(settings.redis_url.get_secret_value())
+    _wait_for(connection)
+    return BatchWorker(connection, settler, batch_size=settings.batch_size, log_level=settings.log_level)
+
+
+def _wait_for(connection: redis.Redis) -> None:
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            connection.ping()
+        except redis.RedisError as error:
+            # One that answers no (a password, a database) is no reason to end, for it may be mended there; but no time
+            # mends it.
+            level = "error" if isinstance(error, redis.AuthenticationError | redis.ResponseError) else "warning"
+            getattr(_log, level)("waiting", on="REDIS_URL", cause=first_line(error), pause_s=pause_s)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        else:
+            return
 
 
 def _count(outcomes: dict[int, Outcome], status: Status) -> int:

@@ -41,11 +41,15 @@ class Spent(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A pending transfer to put back on the queue."""
+    """A pending transfer that is due: all that a transport carries of it."""
 
     id: int
+    source: int | None
+    destination: int | None
+    amount_cents: int
     trace: str | None
-    lost_leases: int
+    attempts: int = 0
+    lost_leases: int = 0
 
 
 class Place(NamedTuple):
@@ -120,7 +124,7 @@ JOIN (
     SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 ) AS locked ON locked.id = dead.id
 WHERE t.id = dead.id AND t.status = 'failed' AND t.generation = dead.generation
-RETURNING t.id, t.trace, t.lost_leases
+RETURNING t.id, t.source, t.destination, t.amount, t.trace, t.attempts, t.lost_leases
 """)
 # A row of what was asked when, beside what was found.
 _FIND_PENDING = text("""
@@ -204,7 +208,7 @@ def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:
         generations: the generation in which each was seen dead; one that was reopened since is left alone.
     """
     rows = connection.execute(_REOPEN, {"ids": list(generations), "generations": list(generations.values())})
-    return [Due(row.id, row.trace, row.lost_leases) for row in rows]
+    return [Due._make(row) for row in rows]
 
 
 def find_pending(engine: Engine, *, after: Place = BEGINNING, limit: int, share: float = 1.0) -> Page:
@@ -239,11 +243,19 @@ def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
     """Return what is needed to enqueue those of the transfers that are still pending, and due."""
     is_due = or_(transfers.c.next_attempt_at.is_(None), transfers.c.next_attempt_at <= func.now())
     query = (
-        select(transfers.c.id, transfers.c.trace, transfers.c.lost_leases)
+        select(
+            transfers.c.id,
+            transfers.c.source,
+            transfers.c.destination,
+            transfers.c.amount,
+            transfers.c.trace,
+            transfers.c.attempts,
+            transfers.c.lost_leases,
+        )
         .where(transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", is_due)
         .order_by(transfers.c.id)
     )
-    return [Due(row.id, row.trace, row.lost_leases) for row in fetch_all(engine, query)]
+    return [Due._make(row) for row in fetch_all(engine, query)]
 
 
 def find_outcomes(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Outcome]:

@@ -89,6 +89,14 @@ class RedisLine:
                 raise reply
         return replies
 
+    def answers(self) -> bool:
+        """Whether the server answers."""
+        try:
+            self.ask(("PING",))
+        except redis.RedisError:
+            return False
+        return True
+
     def answer_together(self, questions: Sequence[Sequence[Command]]) -> list[list[Any]]:
         """Run the commands of several who ask, in one round trip; see :mod:`models.company`.
 

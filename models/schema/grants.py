@@ -27,6 +27,10 @@ PRIVILEGES: Mapping[str, str] = {
     # UPDATE alone: a node that was deleted and made anew would issue the same ids again.
     "snowflake_nodes": "SELECT, UPDATE (holder, expires_at, reserved_until_ms)",
     "kept_evictions": "SELECT, INSERT, UPDATE (version), DELETE",
+    "turns": "SELECT, INSERT, UPDATE",
+    "sendings": "SELECT, INSERT, UPDATE (sent_at), DELETE",
+    "holdings": "SELECT, INSERT, UPDATE",
+    "announcements": "SELECT, INSERT, UPDATE (upto)",
     # The oldest are forgotten by a trigger of the owner's.
     "audits": "SELECT, INSERT, UPDATE (finished_at, ok, wallets, entries, transfers, findings, cursor)",
     # For /readyz.

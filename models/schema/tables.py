@@ -25,7 +25,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -222,6 +222,45 @@ snowflake_nodes = Table(
     Column("reserved_until_ms", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("node BETWEEN 0 AND 1023", name="node_fits_10_bits"),
     comment="Who may issue ids as which node, and up to which instant.",
+    postgresql_with=_SMALL,
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Uuid, nullable=False),
+    Column("expires_at", _timestamp, nullable=False),
+    comment="Who does what only one process at a time is to do, and until when.",
+    postgresql_with=_SMALL,
+)
+
+sendings = Table(
+    "sendings",
+    metadata,
+    Column("transfer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("sent_at", _timestamp, nullable=False, server_default=func.now()),
+    comment="When the relay last sent a pending transfer to the workers, of those that it sent.",
+    postgresql_with=_SMALL,
+)
+
+holdings = Table(
+    "holdings",
+    metadata,
+    Column("place", Text, primary_key=True),  # <topic>/<partition>
+    Column("first", BigInteger, nullable=False),  # the offset
+    Column("holder", Uuid, nullable=False),
+    Column("transfers", ARRAY(BigInteger), nullable=False),
+    comment="What a worker took in hand last, by the partition and the offset that it took it from.",
+    postgresql_with=_SMALL,
+)
+
+announcements = Table(
+    "announcements",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("upto", BigInteger, nullable=False),
+    comment="Up to which event others have been told, by the topic.",
     postgresql_with=_SMALL,
 )
 

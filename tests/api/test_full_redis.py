@@ -88,6 +88,6 @@ def test_the_metrics_tell_how_much_of_the_memory_is_taken(small_redis: RedisServ
     used = int(small_client.info("memory")["used_memory"])
     small_client.config_set("maxmemory", used // 2)
     with connect_redis(small_redis.url) as client:
-        found = {metric.name: metric.samples[0].value for metric in read_redis(RqKeys(client))}
+        found = {metric.name: metric.samples[0].value for metric in read_redis(client, RqKeys(client).count)}
     assert found["wallet_redis_max_memory_bytes"] == used // 2
     assert found["wallet_redis_memory_bytes"] > used // 2

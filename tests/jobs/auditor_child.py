@@ -8,6 +8,7 @@ import redis
 
 import jobs.auditor
 from jobs.auditor import Auditor
+from jobs.rq.backlog import RqBacklog
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
 
 
@@ -16,7 +17,7 @@ def main() -> None:
     signal.alarm(int(PATIENCE_S))
     jobs.auditor.MAX_SLICE, jobs.auditor.SAVE_S, jobs.auditor.REST = 2, 0.0, 0.0
     with bounded_engine(sys.argv[1]) as engine, redis.Redis.from_url(sys.argv[2]) as client:
-        auditor = Auditor(engine, client, interval_s=300.0)
+        auditor = Auditor(engine, RqBacklog(client, engine), interval_s=300.0)
         while True:
             auditor.run_once()
             time.sleep(0.005)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import redis
 from rq import Queue
@@ -10,7 +11,9 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy import Connection, Engine, Row, insert, text
 
+from jobs.relay import TURN
 from jobs.rq.keys import MOST, QUEUE, QUEUE_NAME, STARTED, NewJob, RqKeys
+from models.ledger.attempts import Due
 from models.schema.tables import transfers
 from tests.books import check_books
 from tests.models.ledger.ordering import post_now
@@ -53,6 +56,37 @@ def accept(
     with engine.begin() as connection:
         connection.execute(insert(transfers), rows)
     return [row["id"] for row in rows]
+
+
+def due(number: int, *, source: int = 1, destination: int = 2, cents: int = 1, trace: str | None = None) -> Due:
+    """What a transport carries of a transfer as :func:`accept` records it."""
+    return Due(number, source, destination, cents, trace)
+
+
+def free_turn(engine: Engine) -> None:
+    """Let the turn be over of a relay that was killed."""
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM turns"))
+
+
+def take_turn(engine: Engine, *, seconds: float) -> UUID:
+    """Give the relay's turn to somebody else, and return who that is."""
+    with engine.begin() as connection:
+        holder: UUID = connection.execute(
+            text(
+                "INSERT INTO turns VALUES (:name, gen_random_uuid(), now() + :seconds * interval '1 s') ON CONFLICT"
+                " (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at RETURNING holder"
+            ),
+            {"name": TURN, "seconds": seconds},
+        ).scalar_one()
+        return holder
+
+
+def find_turn(engine: Engine) -> tuple[UUID, bool]:
+    """Return who had the relay's turn last, and whether it still is."""
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT holder, expires_at > now() AS lasts FROM turns")).one()
+        return row.holder, row.lasts
 
 
 def enqueue(client: redis.Redis, ids: Iterable[int]) -> None:

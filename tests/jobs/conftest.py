@@ -11,6 +11,7 @@ import jobs.rq.worker
 from jobs.connections import WORKER_ANSWER_TIMEOUT_S, connect_worker_redis
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
+from jobs.rq.backlog import RqBacklog
 from jobs.rq.keys import STARTED, RqKeys
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
@@ -61,7 +62,7 @@ def settler(books: Engine, policy: RetryPolicy) -> Iterator[Settler]:
 def relay(redis_client: redis.Redis, books: Engine) -> Relay:
     """A relay that looks at the list in every pass."""
     clock = iter(range(0, 10**9, 1_000))
-    return Relay(redis_client, books, clock=lambda: next(clock))
+    return Relay(RqBacklog(redis_client, books, clock=lambda: next(clock)), books)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import jobs.relay
 from jobs.auditor import MAX_SLICE, MIN_SLICE, REST, RETRY_S, Auditor
 from jobs.connections import connect_worker_redis
 from jobs.relay import Relay, RelayThread
+from jobs.rq.backlog import RqBacklog
 from models.audit import books, record
 from models.audit.audit import Slice, run_slice
 from models.audit.record import AuditResult
@@ -49,7 +50,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def auditor(books: Engine, redis_client: redis.Redis, clock: Clock) -> Auditor:
-    return Auditor(books, redis_client, interval_s=300.0, clock=clock)
+    return Auditor(books, RqBacklog(redis_client, books), interval_s=300.0, clock=clock)
 
 
 def run(auditor: Auditor, clock: Clock, engine: Engine) -> AuditResult:
@@ -122,7 +123,7 @@ def test_the_next_audit_waits_until_it_is_due(books: Engine, auditor: Auditor, c
 
 
 def test_an_interval_of_0_turns_it_off(books: Engine, redis_client: redis.Redis, clock: Clock) -> None:
-    off = Auditor(books, redis_client, interval_s=0.0, clock=clock)
+    off = Auditor(books, RqBacklog(redis_client, books), interval_s=0.0, clock=clock)
     for _ in range(20):
         off.run_once()
         clock.now += 600.0
@@ -180,7 +181,7 @@ def wallets_seen(engine: Engine) -> int:
 
 def test_two_at_once_end_one_audit(books: Engine, redis_client: redis.Redis, clock: Clock) -> None:
     """As when a relay was frozen, lost its lock, and comes back."""
-    pair = [Auditor(books, redis_client, interval_s=300.0, clock=clock) for _ in range(2)]
+    pair = [Auditor(books, RqBacklog(redis_client, books), interval_s=300.0, clock=clock) for _ in range(2)]
 
     def pass_time() -> None:
         for auditor in pair:
@@ -205,7 +206,7 @@ def test_a_slice_that_takes_too_long_is_followed_by_a_smaller_one(
     books: Engine, redis_client: redis.Redis, database_url: str, clock: Clock
 ) -> None:
     with bounded_engine(database_url, statement_ms=100) as engine:
-        auditor = Auditor(engine, redis_client, interval_s=300.0, clock=clock)
+        auditor = Auditor(engine, RqBacklog(redis_client, engine), interval_s=300.0, clock=clock)
         while auditor._progress is None or auditor._progress.position.get("walk") != "wallets":
             auditor.run_once()
             clock.now += 60.0
@@ -233,7 +234,7 @@ def test_it_raises_nothing_and_goes_on_when_a_server_is_back(
     del redis_client  # asked for to be emptied
     proxy = postgres_proxy if away == "postgres" else redis_proxy
     with bounded_engine(postgres_proxy.url) as engine, connect_worker_redis(redis_proxy.url) as client:
-        auditor = Auditor(engine, client, interval_s=300.0, clock=clock)
+        auditor = Auditor(engine, RqBacklog(client, engine), interval_s=300.0, clock=clock)
         proxy.refuse()
         with capture_logs() as logged:
             for _ in range(100):
@@ -292,7 +293,7 @@ def test_it_runs_after_passes_that_had_nothing_to_do(
 ) -> None:
     accept(books, 3)
     auditor: Any = visits
-    with connect_worker_redis(redis_url) as client, RelayThread(client, books, None, auditor):
+    with connect_worker_redis(redis_url) as client, RelayThread(RqBacklog(client, books), books, None, auditor):
         assert wait_for(lambda: len(visits.after) >= 3, PATIENCE_S)
     assert redis_client.llen("rq:queue:transfers") == 3
     assert visits.passes[0] == 3

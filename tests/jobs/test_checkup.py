@@ -10,7 +10,7 @@ import redis
 from rq.suspension import suspend
 
 from jobs import checkup
-from jobs.checkup import check_redis
+from jobs.rq.checkup import check_redis
 from jobs.rq.keys import QUEUE, NewJob, RqKeys
 from models.checkup import Finding, Level
 from models.redis_line.client import connect_redis

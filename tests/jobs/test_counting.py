@@ -5,8 +5,10 @@ import redis
 from sqlalchemy import Engine
 
 from jobs.connections import connect_worker_redis
+from jobs.killers import MAX_LOST
 from jobs.relay import Relay, RelayThread
-from jobs.rq.keys import MAX_LOST, RqKeys
+from jobs.rq.backlog import RqBacklog
+from jobs.rq.keys import RqKeys
 from jobs.settler import Settler
 from models.snowflake.ids import Snowflake
 from models.snowflake.layout import EPOCH_MS, encode
@@ -126,7 +128,7 @@ def test_a_relay_without_redis_counts_faults_and_passes_again_when_it_is_back(
     def count(result: str) -> float:
         return counts.of("wallet_relay_passes_total", result=result)
 
-    with RelayThread(client, books):
+    with RelayThread(RqBacklog(client, books), books):
         assert wait_for(lambda: count("fault") >= 1, PATIENCE_S)
         assert count("ok") == 0
         redis_proxy.refuse(refusing=False)

@@ -10,8 +10,8 @@ from rq.job import requeue_job
 from rq.serializers import JSONSerializer
 from sqlalchemy import Engine, text
 
-from jobs.relay import LOCK_NAME
-from jobs.rq.keys import FAILED, MAX_LOST, STARTED, RqKeys
+from jobs.killers import MAX_LOST
+from jobs.rq.keys import FAILED, STARTED, RqKeys
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -26,6 +26,7 @@ from tests.jobs.backlog import (
     expire_leases,
     fault_on,
     fault_on_all,
+    free_turn,
     kill_off,
     locked,
     members,
@@ -46,7 +47,7 @@ POSTPONE = "jobs.rq.keys:RqKeys.postpone"
 BURY = "jobs.rq.keys:RqKeys.bury"
 REAP = "jobs.rq.keys:RqKeys.reap"
 ENQUEUE = "jobs.rq.keys:RqKeys.feed"
-PUSH = "jobs.rq.queue:TransferQueue._push"
+PUSH = "jobs.rq.way_on:RqWayOn._push"
 POST = "jobs.settler:post"
 SETTLE = "jobs.settler:Settler.settle"
 REOPEN = "jobs.settler:Settler.reopen"
@@ -203,7 +204,7 @@ def test_a_relay_killed_while_it_brings_back_what_was_lost(
 ) -> None:
     leased = backlog(books, redis_client, 5)
     start_worker(kills(CLAIM, "after")).wait_until_killed()
-    redis_client.delete(LOCK_NAME)  # its time is over
+    free_turn(books)  # its time is over
     lost = accept(books, 5, first_id=2_000)
     start_worker(kills(point, when)).wait_until_killed()
     take_over([*leased, *lost])
@@ -285,7 +286,7 @@ def test_workers_killed_one_after_the_other_at_the_same_batch(
 ) -> None:
     ids = backlog(books, redis_client, 20)
     for point, when in (HEALTHY[0], HEALTHY[2], HEALTHY[4]):
-        redis_client.delete(LOCK_NAME)  # the dead one's relay held it
+        free_turn(books)  # the dead one's relay held it
         start_worker(kills(point, when)).wait_until_killed()
     take_over(ids)
     assert_posted_once(books, ids)
@@ -300,7 +301,7 @@ def test_a_transfer_that_kills_its_worker_each_time_ends_failed_and_takes_nobody
     deaths = 0
     while row_of(books, killer).status == "pending":
         assert deaths < MAX_LOST + 1
-        redis_client.delete(LOCK_NAME)
+        free_turn(books)
         process = start_worker(kills(SETTLE, "before", id=killer), lease_s=0.2)
         deaths += ended_or_gave_up(books, process.look, killer)
         if process.is_running:
@@ -356,7 +357,7 @@ def test_a_worker_frozen_in_the_middle_of_a_statement_loses_its_lease(
         late = start_worker(lease_s=3.0, LOCK_TIMEOUT_MS="20000", STATEMENT_TIMEOUT_MS="20000")
         assert wait_for(lambda: count_waiting(books) == 1, PATIENCE_S), late.log.read_text()
         late.send(signal.SIGSTOP)
-        redis_client.delete(LOCK_NAME)  # its relay's
+        free_turn(books)  # its relay's
         assert wait_for(lambda: is_over(members(redis_client, STARTED), redis_client), PATIENCE_S)
         with books.connect() as connection:  # what it has locked is let go by PostgreSQL, or by whoever finds it frozen
             connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted"))

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from jobs.dead_letters import CHUNK, DeadLetters
 from jobs.relay import Relay
 from jobs.rq.keys import FAILED, QUEUE, STARTED, RqKeys
-from jobs.rq.queue import TransferQueue
+from jobs.rq.way_on import RqWayOn
 from jobs.settler import Settler
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
@@ -49,7 +49,7 @@ def letters(books: Engine, redis_client: redis.Redis, redis_url: str) -> Iterato
     """Dead letters on real servers."""
     del redis_client  # asked for to be emptied
     with connect_redis(redis_url) as client:
-        yield DeadLetters(books, TransferQueue(client))
+        yield DeadLetters(books, RqWayOn(client))
 
 
 def dead(engine: Engine, client: redis.Redis, count: int, *, first_id: int = 1_000) -> list[int]:
@@ -152,7 +152,7 @@ def test_with_the_database_away_nothing_is_put_back(
 ) -> None:
     (letter,) = dead(books, redis_client, 1)
     with bounded_engine(postgres_proxy.url) as engine, connect_redis(redis_url) as client:
-        cut_off = DeadLetters(engine, TransferQueue(client))
+        cut_off = DeadLetters(engine, RqWayOn(client))
         postgres_proxy.refuse()
         for call in (
             lambda: cut_off.requeue(letter, by="somebody"),
@@ -192,7 +192,7 @@ def test_with_redis_down_it_is_put_back_and_enqueued_later(
 ) -> None:
     ids = dead(books, redis_client, 3)
     with connect_redis(redis_proxy.url) as client:
-        cut_off = DeadLetters(books, TransferQueue(client))
+        cut_off = DeadLetters(books, RqWayOn(client))
         redis_proxy.refuse()
         assert cut_off.requeue(ids[0], by="somebody")[1]
         assert cut_off.requeue_all(by="somebody") == 2

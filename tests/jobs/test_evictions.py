@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
+from jobs.rq.backlog import RqBacklog
 from jobs.settler import Settler
 from models.cache.kept_evictions import KeptEvictions
 from models.cache.wallet_cache import ENTRIES, FENCE, Eviction, Miss, WalletCache
@@ -128,7 +129,7 @@ def test_a_batch_that_cannot_reach_redis_keeps_its_evictions_and_a_pass_of_the_r
     assert kept(books) == {1: 4, 2: 4}
     assert hit(cache, 1) == b"%d" % OPENING_CENTS
     with cache_at(redis_url, books) as relays:
-        Relay(redis_client, books, relays).run_once()
+        Relay(RqBacklog(redis_client, books), books, relays).run_once()
     assert kept(books) == {}
     assert redis_client.get(f"{FENCE}1") == b"4"
     assert_moved(cache, books, 3)
@@ -141,7 +142,7 @@ def test_a_relay_whose_cache_is_away_relays_all_the_same(
     KeptEvictions(books, lambda _: None).keep({1: 2})
     redis_proxy.refuse()
     with cache_at(redis_proxy.url, books) as cut_off:
-        assert Relay(redis_client, books, cut_off).run_once() == len(ids)
+        assert Relay(RqBacklog(redis_client, books), books, cut_off).run_once() == len(ids)
     assert kept(books) == {1: 2}
 
 

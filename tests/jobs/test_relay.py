@@ -14,24 +14,22 @@ from structlog.testing import capture_logs
 
 import jobs.relay
 from jobs.connections import connect_worker_redis
+from jobs.killers import MAX_LOST
 from jobs.relay import (
-    LIST_CHECK_S,
-    LIST_CHECK_S_PER_JOB,
-    LOCK_NAME,
-    LOCK_TTL_S,
     LONGEST_PAUSE_S,
-    MAX_MISSING_FROM_LIST,
     PAGE,
     PAGES,
     PAUSE_S,
+    TURN_S,
     Relay,
     RelayThread,
     pause_after,
 )
-from jobs.rq.keys import FAILED, FINISHED, MAX_LOST, QUEUE, QUEUE_NAME, SCHEDULED, STARTED, Claim, NewJob, RqKeys
+from jobs.rq.backlog import LIST_CHECK_S, LIST_CHECK_S_PER_JOB, MAX_MISSING_FROM_LIST, RqBacklog
+from jobs.rq.keys import FAILED, FINISHED, QUEUE, QUEUE_NAME, SCHEDULED, STARTED, Claim, NewJob, RqKeys
 from models.errors import Unavailable
 from models.ledger import attempts
-from models.ledger.attempts import Due, Page, Seen
+from models.ledger.attempts import Page, Seen
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -39,8 +37,10 @@ from tests.jobs.backlog import (
     accept,
     assert_posted_once,
     backlog,
+    due,
     enqueue,
     expire_leases,
+    find_turn,
     hash_of,
     job_of,
     kill_off,
@@ -51,6 +51,7 @@ from tests.jobs.backlog import (
     rows_of,
     status_of,
     stock_queue,
+    take_turn,
 )
 from tests.jobs.conftest import WorkerMaker, drain
 from tests.models.ledger.ordering import bounded_engine
@@ -328,7 +329,7 @@ def test_only_so_many_are_looked_for_in_the_list_in_one_pass(
 
 def test_the_longer_the_list_the_less_often_it_is_read(books: Engine, redis_client: redis.Redis) -> None:
     now = [100.0]
-    relay = Relay(redis_client, books, clock=lambda: now[0])
+    relay = Relay(RqBacklog(redis_client, books, clock=lambda: now[0]), books)
     backlog(books, redis_client, 1_000)
     assert relay.run_once() == 0  # reads the list
     redis_client.ltrim(QUEUE, 1, -1)
@@ -361,7 +362,7 @@ def test_two_relays_at_once_do_no_harm(books: Engine, redis_client: redis.Redis,
     leased = backlog(books, redis_client, 300, first_id=5_000)
     take(RqKeys(redis_client))
     expire_leases(redis_client)
-    relays = [Relay(redis_client, books) for _ in range(4)]
+    relays = [Relay(RqBacklog(redis_client, books), books) for _ in range(4)]
     start = threading.Barrier(len(relays), timeout=PATIENCE_S)
 
     def run(relay: Relay) -> int:
@@ -451,7 +452,7 @@ def test_a_relay_that_dies_over_a_dead_letter_is_followed_by_one_that_finishes_i
 
     with monkeypatch.context() as patches:
         if step == "bury":
-            patches.setattr(relay._keys, "bury", die)
+            patches.setattr(RqKeys, "bury", die)
         else:
             patches.setattr(attempts, "fail_lost", die)
         with pytest.raises(redis.ConnectionError):
@@ -484,7 +485,7 @@ def test_an_expired_lease_on_what_is_no_transfer_does_no_harm(
 def test_without_redis_a_pass_raises(books: Engine, redis_proxy: TcpProxy) -> None:
     redis_proxy.refuse()
     with redis.Redis.from_url(redis_proxy.url, retry=None) as client, pytest.raises(redis.RedisError):
-        Relay(client, books).run_once()
+        Relay(RqBacklog(client, books), books).run_once()
 
 
 def test_without_postgresql_a_pass_raises_and_loses_nothing(
@@ -496,7 +497,7 @@ def test_without_postgresql_a_pass_raises_and_loses_nothing(
     lost = accept(books, 2, first_id=2_000)
     with bounded_engine(postgres_proxy.url) as engine:
         postgres_proxy.refuse()
-        cut_off = Relay(redis_client, engine)
+        cut_off = Relay(RqBacklog(redis_client, engine), engine)
         for _ in range(2):
             with pytest.raises(Unavailable):
                 cut_off.run_once()
@@ -530,7 +531,7 @@ def test_a_pass_that_took_long_for_nothing_is_followed_by_a_longer_pause(
     put_back: int, spent_s: float, pause_s: float
 ) -> None:
     assert pause_after(spent_s, wants_more=put_back > 0) == pytest.approx(pause_s)
-    assert LONGEST_PAUSE_S < LOCK_TTL_S
+    assert LONGEST_PAUSE_S < TURN_S
 
 
 # --- the thread
@@ -560,13 +561,13 @@ def beats(monkeypatch: pytest.MonkeyPatch) -> Beats:
 
     monkeypatch.setattr(Relay, "run_once", counted)
     monkeypatch.setattr(jobs.relay, "PAUSE_S", 0.01)
-    monkeypatch.setattr(jobs.relay, "LOCK_TTL_S", 1.0)
+    monkeypatch.setattr(jobs.relay, "TURN_S", 1.0)
     return beats
 
 
 @contextmanager
 def thread_of(url: str, engine: Engine) -> Iterator[RelayThread]:
-    with connect_worker_redis(url) as client, RelayThread(client, engine) as thread:
+    with connect_worker_redis(url) as client, RelayThread(RqBacklog(client, engine), engine) as thread:
         yield thread
 
 
@@ -589,33 +590,30 @@ def test_one_relay_works_and_the_other_waits_until_it_stops(
         wait_until(lambda: beats.count(second._relay) >= 3)
 
 
-def test_a_relay_that_died_is_followed_by_another(
-    books: Engine, redis_client: redis.Redis, redis_url: str, beats: Beats
-) -> None:
-    """It could not give its lock back, which runs out."""
-    redis_client.set(LOCK_NAME, "a relay that was killed", px=300)
+@pytest.mark.usefixtures("redis_client")
+def test_a_relay_that_died_is_followed_by_another(books: Engine, redis_url: str, beats: Beats) -> None:
+    """It could not give its turn back, which runs out."""
+    killed = take_turn(books, seconds=0.3)
     with thread_of(redis_url, books):
         wait_until(lambda: len(beats.by) >= 1)
-        assert redis_client.get(LOCK_NAME) != b"a relay that was killed"
+        assert find_turn(books)[0] != killed
 
 
-def test_a_relay_whose_lock_was_taken_by_another_stands_back(
-    books: Engine, redis_client: redis.Redis, redis_url: str, beats: Beats
-) -> None:
+@pytest.mark.usefixtures("redis_client")
+def test_a_relay_whose_turn_was_taken_by_another_stands_back(books: Engine, redis_url: str, beats: Beats) -> None:
     with thread_of(redis_url, books):
         wait_until(lambda: len(beats.by) >= 1)
-        redis_client.set(LOCK_NAME, "another", px=500)
-        wait_until(lambda: redis_client.get(LOCK_NAME) not in (b"another", None))
-    assert redis_client.get(LOCK_NAME) is None  # given back at the end
+        another = take_turn(books, seconds=0.7)
+        wait_until(lambda: find_turn(books)[0] != another)
+    assert not find_turn(books)[1]  # given back at the end
 
 
-def test_the_lock_of_another_is_not_given_back(
-    books: Engine, redis_client: redis.Redis, redis_url: str, beats: Beats
-) -> None:
+@pytest.mark.usefixtures("redis_client")
+def test_the_turn_of_another_is_not_given_back(books: Engine, redis_url: str, beats: Beats) -> None:
     with thread_of(redis_url, books):
         wait_until(lambda: len(beats.by) >= 1)
-        redis_client.set(LOCK_NAME, "another")
-    assert redis_client.get(LOCK_NAME) == b"another"
+        another = take_turn(books, seconds=60)
+    assert find_turn(books) == (another, True)
 
 
 @pytest.mark.parametrize(
@@ -656,7 +654,7 @@ def test_a_requeue_that_redis_did_not_hear_of_is_enqueued_by_the_relay(
     keys.bury(letter, generation=1, error="told to")
     assert relay.run_once() == 0  # nobody has requeued it
     with books.begin() as connection:
-        assert attempts.reopen(connection, {letter: 1}) == [Due(letter, None, 0)]
+        assert attempts.reopen(connection, {letter: 1}) == [due(letter)]
     assert relay.run_once() == 1
     assert queued(redis_client) == [str(letter)]
     assert members(redis_client, FAILED) == {}

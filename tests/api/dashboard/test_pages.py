@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
+from jobs.rq.backlog import RqBacklog
 from jobs.rq.keys import DEAD, FAILED, QUEUE, STARTED, NewJob, RqKeys
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
@@ -114,7 +115,7 @@ def work(app: Flask, engine: Engine, redis_client: redis.Redis) -> Callable[[], 
 @pytest.fixture
 def restore(engine: Engine, redis_client: redis.Redis) -> Callable[[], int]:
     """Let the relay look once, and return how many jobs it put back."""
-    return Relay(redis_client, engine).run_once
+    return Relay(RqBacklog(redis_client, engine), engine).run_once
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from api.grpc import servicer
 from api.grpc.metadata import Sent
 from api.services import make_services
 from config import Settings
-from jobs.rq.queue import TransferQueue
+from jobs.rq.way_on import RqWayOn
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from observe import metrics
@@ -99,7 +99,7 @@ def test_a_defect_after_the_commit_is_no_reason_to_say_that_nothing_moved(
         if broken == "counting":
             defect.setattr(metrics, "transfers", {})
         elif broken == "queueing":
-            defect.setattr(TransferQueue, "enqueue_soon", breaks)
+            defect.setattr(RqWayOn, "put_on", breaks)
         else:
             defect.setattr(servicer, "Job" if method == "EnqueueTransfer" else "MoneyReply", breaks)
         answer = inside(method, MOVES[method])

@@ -10,12 +10,12 @@ from rq import Worker
 from rq.suspension import WORKERS_SUSPENDED
 from sqlalchemy import Engine
 
-from jobs.checkup import check_redis
 from jobs.relay import Relay
 from jobs.rq import keys as rq_keys
+from jobs.rq.backlog import RqBacklog
+from jobs.rq.checkup import check_redis
 from jobs.rq.keys import FAILED, FINISHED, MOST, SCHEDULED, STARTED, NewJob, RqKeys
-from jobs.rq.lock import InsistentLock
-from jobs.rq.queue import TransferQueue
+from jobs.rq.way_on import RqWayOn
 from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
 from ops.local.servers import RedisServer
@@ -25,6 +25,7 @@ from tests.jobs.backlog import (
     are_final,
     assert_posted_once,
     count_pending,
+    due,
     hash_of,
     members,
     queued,
@@ -43,10 +44,10 @@ def keys(small_client: redis.Redis) -> RqKeys:
 
 
 @pytest.fixture
-def queue(small_client: redis.Redis, small_redis: RedisServer) -> Iterator[TransferQueue]:
+def queue(small_client: redis.Redis, small_redis: RedisServer) -> Iterator[RqWayOn]:
     """The way onto the queue, as a request has it."""
     del small_client
-    queue = TransferQueue(connect_redis(small_redis.url))
+    queue = RqWayOn(connect_redis(small_redis.url))
     yield queue
     queue.close()
 
@@ -136,15 +137,13 @@ def test_a_server_that_does_not_tell_its_memory_has_room(
     assert keys.queue_length() == 2
 
 
-def test_who_finds_no_room_is_told_so_and_is_no_fault(
-    few: None, small_client: redis.Redis, queue: TransferQueue
-) -> None:
+def test_who_finds_no_room_is_told_so_and_is_no_fault(few: None, small_client: redis.Redis, queue: RqWayOn) -> None:
     del few
     leave_room(small_client, 0)
-    assert [queue.enqueue(number, trace=None) for number in range(1, 9)] == [True] * 5 + [False] * 3
+    assert [queue._push([NewJob(number, None)], lost=False) for number in range(1, 9)] == [True] * 5 + [False] * 3
     assert queue._circuit.allows()
     leave_room(small_client, 1_000)
-    assert queue.enqueue(8, trace=None)
+    assert queue._push([NewJob(8, None)], lost=False)
 
 
 def test_the_relay_feeds_in_what_waits_in_postgresql_the_oldest_first(
@@ -154,7 +153,7 @@ def test_the_relay_feeds_in_what_waits_in_postgresql_the_oldest_first(
     monkeypatch.setattr(rq_keys, "MOST_WAITING", 300)
     monkeypatch.setattr("jobs.relay.PAGE", 100)
     ids = accept(books, 1_000)
-    relay, keys = Relay(small_client, books), RqKeys(small_client)
+    relay, keys = Relay(RqBacklog(small_client, books), books), RqKeys(small_client)
     taken: list[str] = []
     while len(taken) < len(ids):
         relay.run_once()
@@ -169,7 +168,7 @@ def test_what_is_accepted_beyond_the_queues_share_is_settled_when_workers_come(
     books: Engine,
     small_client: redis.Redis,
     small_redis: RedisServer,
-    queue: TransferQueue,
+    queue: RqWayOn,
     start_worker: WorkerStarter,
 ) -> None:
     """Workers are down, the queue's share is reached, and acceptance goes on."""
@@ -177,7 +176,7 @@ def test_what_is_accepted_beyond_the_queues_share_is_settled_when_workers_come(
     leave_room(small_client, 500)
     ids = accept(books, 3_000)
     for number in ids:
-        queue.enqueue_soon(number, trace=None)
+        queue.put_on(due(number))
     assert wait_for(queue._accepted.empty, PATIENCE_S)
     assert queue.ping()  # others find memory
     assert 100 < RqKeys(small_client).queue_length() < 1_500
@@ -221,8 +220,6 @@ def test_a_full_redis_takes_every_step_of_a_jobs_life(small_client: redis.Redis,
     keys.finish("c", [3, 4])
     assert ([*members(small_client, SCHEDULED)], members(small_client, STARTED)) == (["1"], {})
     keys.wait_for_jobs(1)
-    assert InsistentLock(small_client, "lock", ttl_s=5).acquire()
-    assert not InsistentLock(small_client, "lock", ttl_s=5).acquire()
 
 
 def test_a_worker_that_is_started_with_a_full_redis_registers_and_settles_what_postgresql_has(
@@ -230,7 +227,7 @@ def test_a_worker_that_is_started_with_a_full_redis_registers_and_settles_what_p
     books: Engine,
     small_client: redis.Redis,
     small_redis: RedisServer,
-    queue: TransferQueue,
+    queue: RqWayOn,
     start_worker: WorkerStarter,
 ) -> None:
     fill(small_client)
@@ -242,7 +239,7 @@ def test_a_worker_that_is_started_with_a_full_redis_registers_and_settles_what_p
     assert found.what == "1 registered"
     # And one that runs goes on to be given new ones, for which its own figures are no hindrance.
     more = accept(books, 50, first_id=5_000)
-    assert all(queue.enqueue(number, trace=None) for number in more)
+    assert all(queue._push([NewJob(number, None)], lost=False) for number in more)
     assert wait_for(lambda: are_final(books, more), PATIENCE_S), worker.log.read_text()
     assert_posted_once(books, [*ids, *more])
     worker.stop()

@@ -14,14 +14,13 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegi
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
+from jobs.killers import ALONE_AFTER_LOST, MAX_LOST
 from jobs.rq.keys import (
-    ALONE_AFTER_LOST,
     FAILED,
     FINISHED,
     JOB_DESCRIPTION,
     JOB_FUNCTION,
     JOB_TIMEOUT_S,
-    MAX_LOST,
     QUEUE,
     RESULT_TTL_S,
     SCHEDULED,

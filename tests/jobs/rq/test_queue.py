@@ -11,15 +11,14 @@ from sqlalchemy import Engine
 
 from jobs.relay import Relay
 from jobs.rq.crew import transfers_queue
-from jobs.rq.keys import FAILED, RqKeys
-from jobs.rq.queue import TransferQueue
-from models.ledger.attempts import Due
+from jobs.rq.keys import FAILED, NewJob, RqKeys
+from jobs.rq.way_on import RqWayOn
 from models.redis_line.circuit import Circuit
 from models.redis_line.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, connect_redis
 from models.redis_line.line import Command
 from observe import background
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, hash_of, job_of, members, queued
+from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, due, hash_of, job_of, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
 from tests.models.redis_line.test_circuit import Clock
 from tests.proxy import TcpProxy
@@ -31,19 +30,19 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def queue(redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock) -> Iterator[TransferQueue]:
+def queue(redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock) -> Iterator[RqWayOn]:
     """A queue behind the proxy, whose circuit goes by a clock that is turned by hand. It is connected."""
     client = connect_redis(redis_proxy.url)
-    queue = TransferQueue(client)
+    queue = RqWayOn(client)
     queue._circuit = Circuit(open_s=10.0, clock=clock)
-    assert queue.enqueue(1, trace=None)
+    assert queue._push([NewJob(1, None)], lost=False)
     redis_client.flushdb()
     yield queue
     client.close()
 
 
 @pytest.fixture
-def attempts(queue: TransferQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def attempts(queue: RqWayOn, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ids that were really sent to Redis."""
     sent: list[int] = []
     ask = queue._line.ask
@@ -56,47 +55,47 @@ def attempts(queue: TransferQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]
     return sent
 
 
-def test_a_transfer_gets_onto_the_queue_with_its_trace(queue: TransferQueue, redis_client: redis.Redis) -> None:
-    assert queue.enqueue(7, trace="00-trace")
+def test_a_transfer_gets_onto_the_queue_with_its_trace(queue: RqWayOn, redis_client: redis.Redis) -> None:
+    assert queue._push([NewJob(7, "00-trace")], lost=False)
     assert queued(redis_client) == ["7"]
     assert job_of(redis_client, 7).meta == {"tp": "00-trace"}
 
 
 def test_a_transfer_that_is_on_the_queue_already_is_a_success_and_is_there_once(
-    queue: TransferQueue, redis_client: redis.Redis
+    queue: RqWayOn, redis_client: redis.Redis
 ) -> None:
-    assert [queue.enqueue(7, trace=None) for _ in range(3)] == [True, True, True]
+    assert [queue._push([NewJob(7, None)], lost=False) for _ in range(3)] == [True, True, True]
     assert queued(redis_client) == ["7"]
 
 
 def test_a_redis_that_hangs_costs_one_request_its_timeout_and_not_those_after_it(
-    queue: TransferQueue, redis_proxy: TcpProxy, attempts: list[int]
+    queue: RqWayOn, redis_proxy: TcpProxy, attempts: list[int]
 ) -> None:
     redis_proxy.hold()
-    assert [queue.enqueue(number, trace=None) for number in range(1, 20)] == [False] * 19
+    assert [queue._push([NewJob(number, None)], lost=False) for number in range(1, 20)] == [False] * 19
     assert attempts == [1]
 
 
 @pytest.mark.usefixtures("redis_client")
 def test_a_redis_that_refuses_is_asked_once_in_a_pause(
-    queue: TransferQueue, redis_proxy: TcpProxy, attempts: list[int], clock: Clock
+    queue: RqWayOn, redis_proxy: TcpProxy, attempts: list[int], clock: Clock
 ) -> None:
     redis_proxy.refuse()
-    assert not any(queue.enqueue(number, trace=None) for number in (1, 2, 3))
+    assert not any(queue._push([NewJob(number, None)], lost=False) for number in (1, 2, 3))
     clock.now_s += 10.0
-    assert not any(queue.enqueue(number, trace=None) for number in (4, 5, 6))
+    assert not any(queue._push([NewJob(number, None)], lost=False) for number in (4, 5, 6))
     assert attempts == [1, 4]
 
 
 def test_after_the_pause_one_asks_and_its_success_is_everybodys(
-    queue: TransferQueue, redis_client: redis.Redis, redis_proxy: TcpProxy, attempts: list[int], clock: Clock
+    queue: RqWayOn, redis_client: redis.Redis, redis_proxy: TcpProxy, attempts: list[int], clock: Clock
 ) -> None:
     redis_proxy.refuse()
-    assert not queue.enqueue(1, trace=None)
+    assert not queue._push([NewJob(1, None)], lost=False)
     redis_proxy.refuse(refusing=False)
-    assert not queue.enqueue(2, trace=None)  # nobody knows yet
+    assert not queue._push([NewJob(2, None)], lost=False)  # nobody knows yet
     clock.now_s += 10.0
-    assert [queue.enqueue(number, trace=None) for number in (3, 4, 5)] == [True, True, True]
+    assert [queue._push([NewJob(number, None)], lost=False) for number in (3, 4, 5)] == [True, True, True]
     assert attempts == [1, 3, 4, 5]
     assert queued(redis_client) == ["3", "4", "5"]
 
@@ -104,7 +103,7 @@ def test_after_the_pause_one_asks_and_its_success_is_everybodys(
 def test_what_did_not_get_onto_the_queue_is_found_by_the_relay(
     *,
     books: Engine,
-    queue: TransferQueue,
+    queue: RqWayOn,
     redis_client: redis.Redis,
     redis_proxy: TcpProxy,
     relay: Relay,
@@ -112,7 +111,7 @@ def test_what_did_not_get_onto_the_queue_is_found_by_the_relay(
 ) -> None:
     ids = accept(books, 5)
     redis_proxy.refuse()
-    assert not any(queue.enqueue(number, trace=None) for number in ids)
+    assert not any(queue._push([NewJob(number, None)], lost=False) for number in ids)
     assert queued(redis_client) == []
     relay.run_once()
     drain(make_worker())
@@ -122,7 +121,7 @@ def test_what_did_not_get_onto_the_queue_is_found_by_the_relay(
 def test_an_enqueue_whose_reply_was_lost_is_there_once_however_often_it_is_repeated(
     *,
     books: Engine,
-    queue: TransferQueue,
+    queue: RqWayOn,
     redis_client: redis.Redis,
     redis_proxy: TcpProxy,
     relay: Relay,
@@ -131,11 +130,11 @@ def test_an_enqueue_whose_reply_was_lost_is_there_once_however_often_it_is_repea
 ) -> None:
     (number,) = accept(books, 1)
     redis_proxy.lose_reply_to(lambda data: b"EVALSHA" in data)
-    assert not queue.enqueue(number, trace=None)
+    assert not queue._push([NewJob(number, None)], lost=False)
     assert redis_proxy.cuts == 1
     assert queued(redis_client) == [str(number)]
     clock.now_s += 10.0
-    assert queue.enqueue(number, trace=None)
+    assert queue._push([NewJob(number, None)], lost=False)
     relay.run_once()
     assert queued(redis_client) == [str(number)]
     drain(make_worker())
@@ -143,31 +142,31 @@ def test_an_enqueue_whose_reply_was_lost_is_there_once_however_often_it_is_repea
 
 
 def test_an_enqueue_that_hung_and_went_through_later_is_there_once(
-    queue: TransferQueue, redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock
+    queue: RqWayOn, redis_client: redis.Redis, redis_proxy: TcpProxy, clock: Clock
 ) -> None:
     redis_proxy.hold()
-    assert not queue.enqueue(7, trace=None)
+    assert not queue._push([NewJob(7, None)], lost=False)
     redis_proxy.resume()
     assert wait_for(lambda: queued(redis_client) == ["7"], PATIENCE_S)  # what was on its way arrives
     clock.now_s += 10.0
-    assert queue.enqueue(7, trace=None)
+    assert queue._push([NewJob(7, None)], lost=False)
     assert queued(redis_client) == ["7"]
 
 
 def test_a_requeued_dead_letter_begins_anew_and_whoever_has_a_job_keeps_it(
-    queue: TransferQueue, redis_client: redis.Redis
+    queue: RqWayOn, redis_client: redis.Redis
 ) -> None:
     keys = RqKeys(redis_client)
     keys.bury(7, generation=1, error="told to")
-    assert queue.enqueue(8, trace=None)
-    assert queue.enqueue_again([Due(7, None, 0), Due(8, None, 0)])
+    assert queue._push([NewJob(8, None)], lost=False)
+    assert queue.put_back([due(7), due(8)])
     assert queued(redis_client) == ["8", "7"]
     assert members(redis_client, FAILED) == {}
     assert "dead" not in hash_of(redis_client, 7)
-    assert queue.enqueue_again([])
+    assert queue.put_back([])
 
 
-def test_ping_tells_whether_redis_answers(queue: TransferQueue, redis_proxy: TcpProxy) -> None:
+def test_ping_tells_whether_redis_answers(queue: RqWayOn, redis_proxy: TcpProxy) -> None:
     assert queue.ping()
     redis_proxy.refuse()
     assert not queue.ping()
@@ -189,36 +188,36 @@ def test_nothing_on_the_queue_is_ever_unpickled(redis_client: redis.Redis) -> No
 
 
 def test_what_is_accepted_goes_onto_the_queue_without_anybody_waiting(
-    queue: TransferQueue, redis_client: redis.Redis
+    queue: RqWayOn, redis_client: redis.Redis
 ) -> None:
     for number in range(1, 31):
-        queue.enqueue_soon(number, trace=None)
+        queue.put_on(due(number))
     assert wait_for(lambda: queued(redis_client) == [str(number) for number in range(1, 31)], PATIENCE_S)
 
 
 def test_an_ending_process_first_puts_what_it_has_accepted_on_the_queue(
-    queue: TransferQueue, redis_client: redis.Redis
+    queue: RqWayOn, redis_client: redis.Redis
 ) -> None:
     for number in range(1, 501):
-        queue.enqueue_soon(number, trace=None)
+        queue.put_on(due(number))
     queue.close()
     assert len(queued(redis_client)) == 500
 
 
 def test_while_redis_hangs_no_more_is_kept_in_memory_than_the_bound(
-    queue: TransferQueue, redis_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+    queue: RqWayOn, redis_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.rq.queue.MOST_ACCEPTED", 5)
+    monkeypatch.setattr("jobs.rq.way_on.MOST_ACCEPTED", 5)
     redis_proxy.hold()
     for number in range(1, 1_001):
-        queue.enqueue_soon(number, trace=None)
+        queue.put_on(due(number))
     # Beside what the feeder took before it met the silence.
     assert queue._accepted.qsize() <= 5
     redis_proxy.resume()
 
 
 def test_the_feeder_goes_on_after_whatever_happens_to_it(
-    queue: TransferQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    queue: RqWayOn, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "PAUSE_S", 0.0)
     ask = queue._line.ask
@@ -231,20 +230,20 @@ def test_the_feeder_goes_on_after_whatever_happens_to_it(
         return ask(*commands)
 
     monkeypatch.setattr(queue._line, "ask", fail_once)
-    queue.enqueue_soon(1, trace=None)  # lost to the queue: the relay will find it
+    queue.put_on(due(1))  # lost to the queue: the relay will find it
     assert failed.wait(PATIENCE_S)
-    queue.enqueue_soon(2, trace=None)
+    queue.put_on(due(2))
     assert wait_for(lambda: queued(redis_client) == ["2"], PATIENCE_S)
 
 
 def test_a_feeder_that_could_not_be_started_is_started_the_next_time(
-    queue: TransferQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    queue: RqWayOn, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none_left(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as scarce:
         scarce.setattr(threading.Thread, "start", none_left)
-        queue.enqueue_soon(1, trace=None)
-    queue.enqueue_soon(2, trace=None)
+        queue.put_on(due(1))
+    queue.put_on(due(2))
     assert wait_for(lambda: queued(redis_client) == ["1", "2"], PATIENCE_S)

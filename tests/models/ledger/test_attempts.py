@@ -236,7 +236,7 @@ def test_a_dead_letter_is_reopened_with_all_its_attempts_in_a_new_generation(
 ) -> None:
     count_lost(engine, {11: 2})
     kill(engine, 11)
-    assert reopen(engine, {11: 1, pending[1]: 1, 999: 1}) == [Due(id=11, trace="trace-11", lost_leases=0)]
+    assert reopen(engine, {11: 1, pending[1]: 1, 999: 1}) == [Due(11, 1, 2, 10, "trace-11")]
 
     row = row_of(engine, 11)
     assert (row.status, row.reason, row.attempts, row.generation, row.lost_leases) == ("pending", None, 0, 2, 0)
@@ -314,6 +314,9 @@ def test_a_look_at_a_share_of_what_is_ahead_gets_to_the_end_all_the_same(engine:
 def test_what_the_queue_needs_of_a_transfer_is_told_while_it_is_pending(engine: Engine, pending: list[int]) -> None:
     count_lost(engine, {12: 2})
     post_now(engine, [11])
-    assert attempts.find_due(engine, [13, 12, 11, 999]) == [Due(12, "trace-12", 2), Due(13, "trace-13", 0)]
+    assert attempts.find_due(engine, [13, 12, 11, 999]) == [
+        Due(12, 1, 2, 10, "trace-12", lost_leases=2),
+        Due(13, 1, 2, 10, "trace-13"),
+    ]
     assert attempts.find_due(engine, []) == []
     assert pending == [11, 12, 13]

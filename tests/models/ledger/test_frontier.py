@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import Connection, Engine, event, text
 
 from jobs.relay import Relay
+from jobs.rq.backlog import RqBacklog
 from models import vitals
 from models.database.engine import less_patient
 from models.errors import Unavailable
@@ -103,7 +104,7 @@ def test_a_look_after_the_first_costs_the_same_however_much_was_settled(settled:
 
 
 def test_a_pass_of_the_relay_costs_the_same(settled: Engine, redis_client: redis.Redis) -> None:
-    relay = Relay(redis_client, settled, clock=Clock())
+    relay = Relay(RqBacklog(redis_client, settled), settled, clock=Clock())
     relay.run_once()
     assert blocks(settled, relay.run_once) <= FEW_BLOCKS
     record(settled, MANY + 1, MANY + 10)

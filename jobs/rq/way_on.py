@@ -6,16 +6,18 @@ that did not get onto the queue is found by the relay. Nor is RQ imported: this 
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import redis
 import structlog
 
-from jobs.rq.keys import ENQUEUE, NewJob, enqueueing
+from config import Settings
+from jobs.rq.keys import ENQUEUE, NewJob, RqKeys, enqueueing
 from models.ledger.attempts import Due
 from models.redis_line.circuit import Circuit
+from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine
 from observe import background
 
@@ -35,8 +37,10 @@ _WRITES_NOTHING = ("LPUSHX", "wallet:nothing", "")
 _log = structlog.get_logger("queue")
 
 
-class TransferQueue:
+class RqWayOn:
     """Puts accepted transfers on the queue; when Redis is away it knows so, and does not ask every time."""
+
+    dependency = "redis"
 
     def __init__(self, connection: redis.Redis) -> None:
         """Connect to nothing yet."""
@@ -47,35 +51,19 @@ class TransferQueue:
         self._is_over = False
         self._lock = threading.Lock()
 
-    def enqueue_soon(self, transfer_id: int, *, trace: str | None) -> None:
+    def put_on(self, due: Due) -> None:
         """Have a recorded transfer put on the queue, within moments, by a thread that takes all there are in one go.
 
         Nobody has to wait for that: the transfer is durable, and what the thread cannot do the relay does.
-
-        Args:
-            transfer_id: becomes the job's id.
-            trace: the W3C traceparent that the job carries on.
         """
         if self._feeder is None:
             self._start_feeder()
         if self._accepted.qsize() < MOST_ACCEPTED:
-            self._accepted.put(NewJob(transfer_id, trace))
+            self._accepted.put(NewJob(due.id, due.trace))
 
-    def enqueue(self, transfer_id: int, *, trace: str | None) -> bool:
-        """Put a recorded transfer on the queue; one that is on it already is left there.
-
-        Args:
-            transfer_id: becomes the job's id.
-            trace: the W3C traceparent that the job carries on.
-
-        Returns:
-            Whether it is on the queue now. False is no error: the relay will find the transfer.
-        """
-        return self._push([NewJob(transfer_id, trace)], lost=False)
-
-    def enqueue_again(self, jobs: Sequence[Due]) -> bool:
+    def put_back(self, dues: Sequence[Due]) -> bool:
         """Put transfers on the queue that were on it before, those that nobody has; return whether they are there."""
-        return self._push([NewJob(each.id, each.trace, each.lost_leases) for each in jobs], lost=True)
+        return self._push([NewJob(each.id, each.trace, each.lost_leases) for each in dues], lost=True)
 
     def _push(self, jobs: Sequence[NewJob], *, lost: bool) -> bool:
         if not self._circuit.allows():
@@ -125,3 +113,13 @@ class TransferQueue:
         except redis.RedisError:
             return False
         return True
+
+
+def make(settings: Settings) -> RqWayOn:
+    """Make it on a client of its own."""
+    return RqWayOn(connect_redis(settings.redis_url.get_secret_value()))
+
+
+def make_counter(settings: Settings) -> Callable[[], dict[str, int]]:
+    """Return what counts RQ's jobs by their state."""
+    return RqKeys(connect_redis(settings.redis_url.get_secret_value())).count
