@@ -35,9 +35,13 @@ from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient
+from tests.kafka_broker import FIRST_START_S, java, kafka_broker, kafka_cluster, uses_brokers
 from tests.models.ledger.ordering import post_now
 from tests.proxy import TcpProxy
 from tests.small_redis import ROOMY
+
+# The fixtures that stand elsewhere.
+__all__ = ["java", "kafka_broker", "kafka_cluster"]
 
 TEMPLATE = "wallet_template"
 ADMIN_PASSWORD = "test-admin"
@@ -68,6 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(grouped := vars(item).get("_nodeid"), str):
             item._id = coerce_node_id(grouped)
+        if uses_brokers(item) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(FIRST_START_S))
     items.sort(key=_begins)
 
 

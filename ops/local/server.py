@@ -59,11 +59,11 @@ class Server(Child, ABC):
         for _ in range(3):
             self.launch()
             try:
-                self._wait_until_ready(still_wanted)
+                self.wait_until_ready(still_wanted)
             except BaseException:
                 self.kill()
                 # Someone took the port between the choice and the bind: one more try with another.
-                if self._fixed_port or is_port_free(LOOPBACK, self.port):
+                if not self.has_lost_port():
                     raise
                 self.choose_port()
             else:
@@ -85,14 +85,12 @@ class Server(Child, ABC):
 
     def choose_port(self) -> None:
         """The given port, or the one of the last start, or a new one if someone else has that."""
-        if self._fixed_port:
-            return
-        kept = self.home / "run" / f"{self.name}.port"
-        with suppress(OSError, ValueError):
-            self.port = int(kept.read_text())
-        if self.port not in PORTS or not self._is_ours_or_free():
-            self.port = next(filter(lambda port: is_port_free(LOOPBACK, port), random.sample(PORTS, 200)))
-            private_files.write_private(kept, f"{self.port}\n")
+        if not self._fixed_port:
+            self.port = self._kept_port(self.name)
+
+    def has_lost_port(self) -> bool:
+        """Whether somebody else has a port that was chosen: it may be chosen anew."""
+        return not self._fixed_port and not is_port_free(LOOPBACK, self.port)
 
     def launch(self) -> None:
         """Start the process, without waiting for it to answer."""
@@ -100,6 +98,23 @@ class Server(Child, ABC):
         processes.stop_leftover(self.spec)
         self._wait_for_orphans()
         super().launch()
+
+    def wait_until_ready(self, still_wanted: Callable[[], bool]) -> None:
+        """Wait until it answers, after :meth:`launch`.
+
+        Raises:
+            StackError: it has ended instead, or takes too long, or is not wanted any more.
+        """
+
+        def has_settled() -> bool:
+            return not still_wanted() or self.exit_status is not None or self.is_ready()
+
+        if not processes.wait_for(has_settled, START_TIMEOUT_S):
+            raise StackError(f"{self.name} did not answer within {START_TIMEOUT_S:.0f} s, see {self.log}")
+        if self.exit_status is not None:
+            raise StackError(f"{self.name} did not start: {self.complaint()} (see {self.log})")
+        if not still_wanted():
+            raise StackError(f"{self.name}: the start was cancelled")
 
     def secret(self, name: str) -> str:
         """A password of this home, generated when it is first asked for."""
@@ -127,20 +142,21 @@ class Server(Child, ABC):
         """Stop it."""
         self.stop()
 
-    def _wait_until_ready(self, still_wanted: Callable[[], bool]) -> None:
-        def has_settled() -> bool:
-            return not still_wanted() or self.exit_status is not None or self.is_ready()
+    def _kept_port(self, name: str, *, first: int = 0) -> int:
+        """The port that the last start has kept by this name, or a new one if someone else has that.
 
-        if not processes.wait_for(has_settled, START_TIMEOUT_S):
-            raise StackError(f"{self.name} did not answer within {START_TIMEOUT_S:.0f} s, see {self.log}")
-        if self.exit_status is not None:
-            raise StackError(f"{self.name} did not start: {self.complaint()} (see {self.log})")
-        if not still_wanted():
-            raise StackError(f"{self.name}: the start was cancelled")
-
-    def _is_ours_or_free(self) -> bool:
-        """Wait a moment: what sits on the port may be our own server of the last run, on its way out."""
-        return processes.wait_for(lambda: is_port_free(LOOPBACK, self.port), 5.0)
+        ``first`` is what to try in the place of any, unless it is 0.
+        """
+        kept = self.home / "run" / f"{name}.port"
+        port = 0
+        with suppress(OSError, ValueError):
+            port = int(kept.read_text())
+        if port in range(1, PORTS.stop) and _becomes_free(port):
+            return port
+        free = filter(lambda port: is_port_free(LOOPBACK, port), (first, *random.sample(PORTS, 200)))
+        port = next(port for port in free if port)
+        private_files.write_private(kept, f"{port}\n")
+        return port
 
     def _wait_for_orphans(self) -> None:
         """Wait for the children of a server that was killed: they leave by themselves, shortly after it."""
@@ -174,11 +190,12 @@ def plain_environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def choose_identity(home: Path, program: Path) -> Identity:
+def choose_identity(home: Path, *programs: Path) -> Identity:
     """As whom a server runs. PostgreSQL refuses to be root; everyone else stays who they are."""
     if os.geteuid() != 0:
         return "keep"
-    can_pass = all(folder.stat().st_mode & 0o001 for folder in (*home.parents, *program.parents) if folder.exists())
+    on_the_way = (folder for path in (home, *programs) for folder in path.parents)
+    can_pass = all(folder.stat().st_mode & 0o001 for folder in on_the_way if folder.exists())
     return "nobody" if can_pass or not IS_LINUX else "namespace"
 
 
@@ -207,6 +224,11 @@ def is_port_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _becomes_free(port: int) -> bool:
+    """Wait a moment: what sits on the port may be our own server of the last run, on its way out."""
+    return processes.wait_for(lambda: is_port_free(LOOPBACK, port), 5.0)
 
 
 def processes_in(folder: Path, program: str) -> list[int]:
