@@ -72,8 +72,8 @@ class Relay:
             Exception: one of ``Backlog.faults``: the transport is away.
             Unavailable: PostgreSQL is away.
         """
-        put_back = self._backlog.take_back()
         self._settle_kept_evictions()
+        put_back = self._backlog.take_back()
         for _ in range(PAGES):
             page = self._unfed or self._frontier.next_page(PAGE)
             restored, refused = self._restore(page)

@@ -66,7 +66,8 @@ class Settled:
     """What became of a batch: every id is in one of the first three, or was never a transfer.
 
     ``outcomes``: final now. ``spent``: an attempt failed. ``undone``: handed back, through no fault of their own;
-    ``fault`` says why. ``dead``: the generations of those found to have failed before.
+    ``fault`` says why. ``dead``: the generations of those found to have failed before. ``set_apart``: those of the
+    undone of which nothing can be written down. ``unknown``: no transfers.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -75,6 +76,8 @@ class Settled:
     dead: dict[int, int] = field(default_factory=dict)
     traces: dict[int, str] = field(default_factory=dict)
     fault: str | None = None
+    set_apart: set[int] = field(default_factory=set)
+    unknown: list[int] = field(default_factory=list)
 
 
 class _DatabaseAwayError(Exception):
@@ -296,6 +299,7 @@ class Settler:
         """Hand one back of which nothing can be written down; from now on it is tried alone, after all others."""
         self._crashes[transfer_id] = max(self._crashes.get(transfer_id, 0), MOST_CRASHES)
         settled.fault = first_line(failure)
+        settled.set_apart.add(transfer_id)
         _log.warning("attempt not written down", job_id=str(transfer_id), cause=settled.fault)
 
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
@@ -318,6 +322,7 @@ class Settler:
         try:
             if settled.undone:
                 known = attempts.find_outcomes(self._engine, settled.undone)
+                settled.unknown = [each for each in settled.undone if each not in known]
                 settled.outcomes |= {each: outcome for each, outcome in known.items() if outcome.status.is_final}
                 settled.undone = [each for each in known if each not in settled.outcomes]
             failed = [each for each, outcome in settled.outcomes.items() if outcome.status is Status.FAILED]

@@ -157,6 +157,32 @@ relay_last_pass = Gauge(
     multiprocess_mode="max",
 )
 
+# --- Kafka
+
+kafka_records = _counters(
+    "wallet_kafka_records",
+    "Records that were sent: arrived, failed after some seconds, or refused for want of room. The relay sees to these.",
+    "result",
+    ("delivered", "failed", "refused"),
+)
+_KAFKA_WORK = ("wallet.transfers.requested", "wallet.transfers.retry")
+_kafka_unread = Gauge(
+    "wallet_kafka_unread",
+    "Records that the workers have not read yet, when the relay last looked.",
+    ["topic"],
+    registry=registry,
+    multiprocess_mode="livemostrecent",
+)
+kafka_unread = {topic: _kafka_unread.labels(topic) for topic in _KAFKA_WORK}
+_kafka_oldest_unread = Gauge(
+    "wallet_kafka_oldest_unread_seconds",
+    "Since when the first of them is on its way, 0 without one.",
+    ["topic"],
+    registry=registry,
+    multiprocess_mode="livemostrecent",
+)
+kafka_oldest_unread = {topic: _kafka_oldest_unread.labels(topic) for topic in _KAFKA_WORK}
+
 # --- the cache
 
 cache_reads = _counters("wallet_cache_reads", "Reads that asked the cache.", "result", ("hit", "miss", "bypassed"))
@@ -184,8 +210,8 @@ shed = _counters(
 
 # What runs in threads that nobody waits for (observe/background.py).
 TASKS = (
-    "queue_feeder", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server", "provider_keys",
-    "rq_commands", "http_connections", "grpc_calls", "grpc_watches",
+    "queue_feeder", "kafka_deliveries", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server",
+    "provider_keys", "rq_commands", "http_connections", "grpc_calls", "grpc_watches",
 )  # fmt: skip
 background_faults = _counters(
     "wallet_background_faults", "Faults that nobody foresaw, of what runs beside requests and jobs.", "task", TASKS

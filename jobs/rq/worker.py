@@ -24,6 +24,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY, unregister
 from sqlalchemy import Engine
 
 from config import Settings
+from jobs.batches import report
 from jobs.connections import connect_worker_redis
 from jobs.rq.crew import are_suspended, transfers_queue
 from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
@@ -31,9 +32,8 @@ from jobs.settler import Settled, Settler
 from models.database.engine import while_waiting
 from models.database.faults import first_line
 from models.errors import Unavailable
-from models.ledger.posting import Outcome
 from models.ledger.transfer import Status
-from observe import background, logs, metrics
+from observe import background
 
 # Seconds of Redis's clock: how long the batch of a worker lies still that was killed, or hangs. It is renewed between
 # the steps of a batch, and while one of them waits for PostgreSQL, which it does for a bounded time: however slow that
@@ -49,8 +49,6 @@ HEARTBEAT_S = 1.0
 WORKER_TTL_S = 30
 # After a fault of the database or of Redis: short at first, because most are over at once.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-# How many jobs a log line names, of those that were handed back.
-MAX_NAMED = 10
 
 _log = structlog.get_logger("worker")
 
@@ -124,9 +122,7 @@ class BatchWorker(SimpleWorker):
             self._wait_after("redis", type(error).__name__)
         else:
             duration_s = time.perf_counter() - started_at
-            metrics.batch_size.observe(len(claim.ids))
-            metrics.batch_seconds.observe(duration_s)
-            self._log_batch(settled, duration_s)
+            report(settled, size=len(claim.ids), duration_s=duration_s)
             if settled.fault is None:
                 self._pause_s = FIRST_PAUSE_S
             else:
@@ -290,21 +286,6 @@ class BatchWorker(SimpleWorker):
             pipeline.hdel(self.key, "current_job")
             pipeline.execute()
 
-    def _log_batch(self, settled: Settled, duration_s: float) -> None:
-        logs.write_transfers(
-            (transfer_id, outcome.status, outcome.reason, settled.traces.get(transfer_id))
-            for transfer_id, outcome in settled.outcomes.items()
-        )
-        _log.info(
-            "batch",
-            posted=_count(settled.outcomes, Status.POSTED),
-            rejected=_count(settled.outcomes, Status.REJECTED),
-            spent=len(settled.spent),
-            undone=len(settled.undone),
-            undone_job_ids=[str(each) for each in settled.undone[:MAX_NAMED]],
-            duration_ms=round(duration_s * 1000, 3),
-        )
-
     def _wait_after(self, what: str, cause: str) -> None:
         """Pause after a fault, longer each time in a row, and no longer than until told to stop."""
         _log.warning("waiting", on=what, cause=cause, pause_s=self._pause_s)
@@ -334,7 +315,3 @@ def _wait_for(connection: redis.Redis) -> None:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         else:
             return
-
-
-def _count(outcomes: dict[int, Outcome], status: Status) -> int:
-    return sum(outcome.status is status for outcome in outcomes.values())

@@ -21,7 +21,8 @@ class Waiting(NamedTuple):
     """A pending transfer that is due.
 
     ``sent_at``: when the relay last sent it, None if it never did. ``due_again_at``: when it became due once more, by a
-    failed attempt, by being brought back or as planned; None: it never waited. All by PostgreSQL's clock.
+    failed attempt, by being brought back or as planned; None: it never waited. ``looked_at``: when that was seen.
+    All by PostgreSQL's clock.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Waiting(NamedTuple):
     created_at: datetime
     due_again_at: datetime | None
     sent_at: datetime | None
+    looked_at: datetime
 
 
 class Held(NamedTuple):
@@ -40,7 +42,7 @@ class Held(NamedTuple):
 
 
 _FIND_WAITING = text("""
-SELECT t.id, t.source, t.created_at, t.next_attempt_at, s.sent_at
+SELECT t.id, t.source, t.created_at, t.next_attempt_at, s.sent_at, statement_timestamp()
 FROM transfers AS t LEFT JOIN sendings AS s ON s.transfer_id = t.id
 WHERE t.id = ANY (CAST(:ids AS bigint[])) AND t.status = 'pending'
     AND (t.next_attempt_at IS NULL OR t.next_attempt_at <= now())
@@ -87,6 +89,17 @@ FROM (
 WHERE t.id = locked.id AND t.status = 'pending'
 RETURNING t.id, t.lost_leases
 """)
+
+
+def find_now(engine: Engine) -> datetime:
+    """Return what time it is by PostgreSQL's clock.
+
+    Raises:
+        Unavailable: the database is away.
+    """
+    (row,) = fetch_all(engine, text("SELECT clock_timestamp()"))
+    now: datetime = row[0]
+    return now
 
 
 def find_waiting(engine: Engine, transfer_ids: Sequence[int]) -> list[Waiting]:

@@ -1,0 +1,1 @@
+"""Tests of Kafka as the carrier, on a real broker."""
