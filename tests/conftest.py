@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg2 import extensions
-from sqlalchemy import Connection, Engine, create_engine, delete, text
+from sqlalchemy import Connection, Engine, create_engine, delete, text, update
 from werkzeug.routing import Rule
 
 from api.app import create_app
@@ -29,7 +29,7 @@ from config import Settings
 from jobs.connections import make_cache
 from models.database.engine import create_bounded_engine
 from models.schema import grants, migrations
-from models.schema.tables import metadata
+from models.schema.tables import event_head, metadata
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
@@ -230,8 +230,10 @@ def engine(shared_engine: Engine) -> Engine:
     """An engine on empty tables, for tests that commit."""
     with shared_engine.begin() as connection:
         for table in metadata.tables.values():
-            if table.name != "snowflake_nodes":  # whoever deleted a node would have its ids issued again
+            # Whoever deleted a node would have its ids issued again; and there is one head, for good.
+            if table.name not in {"snowflake_nodes", "event_head"}:
                 connection.execute(delete(table))
+        connection.execute(update(event_head).values(last_event=0, forgotten=0))
     return shared_engine
 
 

@@ -78,7 +78,21 @@ class Page(NamedTuple):
     is_last: bool
 
 
-_SPEND = text("""
+# What changes some transfers, and leaves one row that tells of it (events.py): with theirs as they are now, since they
+# may be otherwise later, but for what is nobody's except the caller's. Its id is drawn when all of them are locked.
+# What is pending after an attempt is merely tried again.
+_TELL = """
+WITH changed AS ({change}), told AS (
+    INSERT INTO event_batches (transfers, snapshots, created_at)
+    SELECT array_agg(id ORDER BY id),
+        jsonb_agg(to_jsonb(changed) - ARRAY['idempotency_key', 'request_hash'] ORDER BY id), statement_timestamp()
+    FROM changed WHERE status <> 'pending' OR attempts = 0 HAVING count(*) > 0
+)
+SELECT id, source, destination, amount, generation, attempts, next_attempt_at, trace, lost_leases FROM changed
+"""
+_SPEND = text(
+    _TELL.format(
+        change="""
 UPDATE transfers AS t SET
     attempts = t.attempts + 1,
     last_error = :error,
@@ -93,8 +107,10 @@ JOIN (
 ) AS locked ON locked.id = tried.id
 WHERE t.id = tried.id AND t.status = 'pending'
   AND t.attempts = tried.attempts AND t.generation = tried.generation
-RETURNING t.id, t.generation, t.attempts, t.next_attempt_at, t.trace
-""")
+RETURNING t.*
+"""
+    )
+)
 # What Redis counts it goes on counting when a transfer is reopened, so after that every lease is counted here; before,
 # its count makes up for a relay that died, with its worker, before it could count.
 _COUNT_LOST = text("""
@@ -108,15 +124,21 @@ WHERE t.id = lost.id AND t.status = 'pending'
 RETURNING t.id, t.lost_leases
 """)
 # What was counted before is locked, and stays in its generation.
-_FAIL_LOST = text("""
+_FAIL_LOST = text(
+    _TELL.format(
+        change="""
 UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
     last_error = 'the worker died each time it was tried', next_attempt_at = NULL
 WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' AND lost_leases >= :most
-RETURNING id, generation, attempts, trace
-""")
+RETURNING *
+"""
+    )
+)
 # A generation that somebody saw as dead is reopened once, however often he asks. It is due as of now: what becomes
 # pending never does so in the past, where nobody would look for it.
-_REOPEN = text("""
+_REOPEN = text(
+    _TELL.format(
+        change="""
 UPDATE transfers AS t SET status = 'pending', reason = NULL, attempts = 0, generation = t.generation + 1,
     lost_leases = 0, next_attempt_at = now(), completed_at = NULL
 FROM unnest(CAST(:ids AS bigint[]), CAST(:generations AS int[])) AS dead (id, generation)
@@ -124,8 +146,10 @@ JOIN (
     SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 ) AS locked ON locked.id = dead.id
 WHERE t.id = dead.id AND t.status = 'failed' AND t.generation = dead.generation
-RETURNING t.id, t.source, t.destination, t.amount, t.trace, t.attempts, t.lost_leases
-""")
+RETURNING t.*
+"""
+    )
+)
 # A row of what was asked when, beside what was found.
 _FIND_PENDING = text("""
 SELECT look.*, found.id, found.due
@@ -208,7 +232,9 @@ def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:
         generations: the generation in which each was seen dead; one that was reopened since is left alone.
     """
     rows = connection.execute(_REOPEN, {"ids": list(generations), "generations": list(generations.values())})
-    return [Due._make(row) for row in rows]
+    return [
+        Due(row.id, row.source, row.destination, row.amount, row.trace, row.attempts, row.lost_leases) for row in rows
+    ]
 
 
 def find_pending(engine: Engine, *, after: Place = BEGINNING, limit: int, share: float = 1.0) -> Page:

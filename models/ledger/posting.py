@@ -53,9 +53,10 @@ OPEN_WALLETS = Statement(
 _FIND_OUTCOMES = Statement(
     "find_outcomes", ("bigint[]",), "SELECT id, status, reason FROM transfers WHERE id = ANY ($1)"
 )
-# One statement writes a whole batch. Its timestamp is taken while the locks are held, so a wallet's entries are in
-# order of time as well as of seq. (ANY (ARRAY[…]) can only be looked up. For an equation PostgreSQL would also compare
-# each row of an index with each that is new, if it made its plan while there were two.)
+# One statement writes a whole batch, and a row that tells of it (events.py). Its timestamp is taken and that row's id
+# drawn while the locks are held, so a wallet's entries are in order of time and of events as well as of seq.
+# (ANY (ARRAY[…]) can only be looked up. For an equation PostgreSQL would also compare each row of an index with each
+# that is new, if it made its plan while there were two.)
 _WRITE_TYPES = (*["bigint[]"] * 7, "smallint[]", *["bigint[]"] * 2)
 _WRITE = """
 WITH moved AS (
@@ -64,6 +65,8 @@ WITH moved AS (
 ), written AS (
     INSERT INTO entries (wallet_id, seq, transfer_id, counterparty, type, amount, balance_after, created_at)
     SELECT new.*, statement_timestamp() FROM unnest($4, $5, $6, $7, $8, $9, $10) AS new
+), told AS (
+    INSERT INTO event_batches (transfers, created_at) VALUES ($11, statement_timestamp())
 )
 """
 _WRITE_RECORDED = Statement(

@@ -33,6 +33,8 @@ PRIVILEGES: Mapping[str, str] = {
     "announcements": "SELECT, INSERT, UPDATE (upto)",
     # The oldest are forgotten by a trigger of the owner's.
     "audits": "SELECT, INSERT, UPDATE (finished_at, ok, wallets, entries, transfers, findings, cursor)",
+    "event_batches": "SELECT, INSERT (transfers, created_at, snapshots), UPDATE (position), DELETE",
+    "event_head": "SELECT, UPDATE (last_event, forgotten, newest_batch, settled, mark, mark_xid)",
     # For /readyz.
     "alembic_version": "SELECT",
 }

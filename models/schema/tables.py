@@ -286,6 +286,55 @@ audits = Table(
 # models/audit/record.py: there is one audit under way at most.
 Index("audits_under_way", text("(true)"), unique=True, _table=audits, postgresql_where=audits.c.finished_at.is_(None))
 
+event_batches = Table(
+    "event_batches",
+    metadata,
+    # Drawn while the locks of its transfers and wallets are held: two batches of one wallet are in order.
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("transfers", ARRAY(BigInteger), nullable=False),  # in the order decided
+    Column("position", BigInteger),  # the id of its first event, once it is numbered
+    Column("created_at", _timestamp, nullable=False),
+    # The rows as they were, for what is not final: failed, or pending again. What is final is in transfers.
+    Column("snapshots", JSONB(none_as_null=True)),
+    CheckConstraint("cardinality(transfers) > 0", name="not_empty"),
+    CheckConstraint("position > 0", name="position_positive"),
+    CheckConstraint("jsonb_array_length(snapshots) = cardinality(transfers)", name="snapshot_each"),
+    comment="A row for each transaction that ended transfers or brought some back: which, in the order decided.",
+    # Each row is written, numbered and, after weeks, deleted.
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "10000", **_ANALYZE},
+)
+
+# models/ledger/events.py: on from an event, and the oldest to forget.
+Index(
+    "event_batches_position",
+    event_batches.c.position,
+    unique=True,
+    postgresql_where=event_batches.c.position.is_not(None),
+)
+# models/ledger/events.py: what is to be numbered.
+Index("event_batches_unnumbered", event_batches.c.id, postgresql_where=event_batches.c.position.is_(None))
+
+event_head = Table(
+    "event_head",
+    metadata,
+    Column("is_only", Boolean, primary_key=True, server_default=text("true")),
+    Column("last_event", BigInteger, nullable=False, server_default=text("0")),  # the id of the newest event
+    Column("forgotten", BigInteger, nullable=False, server_default=text("0")),  # events up to this one are gone
+    Column("newest_batch", BigInteger, nullable=False, server_default=text("0")),  # of those that are numbered
+    # No batch up to this one is without a number, or will be; up to the mark, once all of its xid and before are over.
+    Column("settled", BigInteger, nullable=False, server_default=text("0")),
+    Column("mark", BigInteger, nullable=False, server_default=text("0")),
+    Column("mark_xid", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("is_only", name="only_one"),
+    CheckConstraint(
+        "0 <= forgotten AND forgotten <= last_event AND 0 <= settled AND settled <= mark AND mark <= newest_batch",
+        name="in_order",
+    ),
+    comment="How far events are numbered, and which are forgotten. One row.",
+    # Room on the page keeps its updates heap-only.
+    postgresql_with={"fillfactor": "50", **_SMALL},
+)
+
 # The triggers that refuse what no privilege can tell from the business of the day, and their tables. They bind
 # everybody but the tables' owner.
 GUARDS: Mapping[str, str] = {
@@ -299,4 +348,8 @@ GUARDS: Mapping[str, str] = {
     "snowflake_nodes_reserved": "snowflake_nodes",
     # The version of an eviction only grows.
     "kept_evictions_versioned": "kept_evictions",
+    # An event keeps its number, and stays for a day at least; numbers only grow.
+    "event_batches_numbered": "event_batches",
+    "event_batches_kept": "event_batches",
+    "event_head_forward": "event_head",
 }

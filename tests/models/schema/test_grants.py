@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from models.errors import BalanceInsufficient
-from models.ledger import attempts
+from models.ledger import attempts, events
 from models.ledger.attempts import Seen
 from models.ledger.history import History
 from models.ledger.orders import Orders
@@ -45,6 +45,12 @@ FORBIDDEN = [
     "DELETE FROM archives",
     "DELETE FROM openings",
     "DELETE FROM receipts",
+    "UPDATE event_batches SET transfers = '{1}'",
+    "UPDATE event_batches SET snapshots = NULL",
+    "UPDATE event_batches SET created_at = now()",
+    "INSERT INTO event_batches (transfers, created_at, position) VALUES ('{1}', now(), 1)",
+    "DELETE FROM event_head",
+    "INSERT INTO event_head DEFAULT VALUES",
     "DELETE FROM snowflake_nodes",
     "INSERT INTO snowflake_nodes (node) VALUES (0)",
     "UPDATE snowflake_nodes SET node = 0",
@@ -129,6 +135,15 @@ def test_the_service_accepts_fails_requeues_and_posts_a_job(service: Engine, ord
     post_now(service, [job], wait_for_locks=False)
     assert balances(service) == {1: 60, 2: 41}
     check_books(service)
+
+
+def test_the_service_numbers_reads_and_forgets_events(engine: Engine, service: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 100))
+    assert events.number(service) == 1
+    assert [each.type for each in events.find_events(service, after=0, limit=2)] == ["transfer.posted"]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE event_batches SET created_at = now() - interval '25 hours'"))
+    assert events.forget(service, older_than_days=1, limit=2) == 1
 
 
 def test_the_service_sees_whether_the_database_is_migrated(service: Engine) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from models.audit import record
 from models.audit.audit import Finding, Progress
-from models.ledger import attempts
+from models.ledger import attempts, events
 from models.ledger.attempts import Seen
 from models.ledger.orders import Orders
 from models.ledger.transfer import Status
@@ -55,13 +55,20 @@ REFUSED = [
     ("UPDATE audits SET finished_at = NULL, ok = NULL, cursor = '{}' WHERE NOT ok", "audits_finished"),
     ("UPDATE snowflake_nodes SET reserved_until_ms = 0 WHERE reserved_until_ms > 0", "snowflake_nodes_reserved"),
     ("UPDATE kept_evictions SET version = 0", "kept_evictions_versioned"),
+    # A reader would see an event twice, or never.
+    ("UPDATE event_batches SET position = position + 1000 WHERE position IS NOT NULL", "event_batches_numbered"),
+    ("UPDATE event_batches SET position = NULL WHERE position IS NOT NULL", "event_batches_numbered"),
+    ("DELETE FROM event_batches WHERE position IS NULL", "event_batches_kept"),
+    ("DELETE FROM event_batches WHERE position IS NOT NULL", "event_batches_kept"),
+    ("UPDATE event_head SET last_event = last_event - 1", "event_head_forward"),
+    ("UPDATE event_head SET forgotten = forgotten - 1", "event_head_forward"),
+    ("UPDATE event_head SET settled = settled - 1, last_event = last_event + 1", "event_head_forward"),
 ]
 
 
 @pytest.fixture
 def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
     """The service's way to books with one transfer of each status, an audit that found something, and an eviction."""
-    del engine  # asked for to be emptied
     with bounded_engine(service_database_url) as service:
         snowflake = Snowflake(NodeLease(service))
         orders = Orders(service, snowflake)
@@ -70,6 +77,11 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         orders.execute(transfer(1, 2, 10))
         rejected, failed, pending = (orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70))
         orders.execute(transfer(1, 2, 1))
+        # Some are numbered, and somebody else has forgotten some.
+        for _ in range(3):
+            events.number(service, most=1)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE event_head SET forgotten = 1"))
         post_now(service, [rejected])
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")

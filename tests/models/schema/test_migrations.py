@@ -163,6 +163,10 @@ def schema(engine: Engine) -> list[list[str]]:
         return [described(connection, query, "public") for query in (COLUMNS, CONSTRAINTS, INDEXES, OPTIONS)]
 
 
+def test_there_is_one_head_of_the_events(connection: Connection) -> None:
+    assert connection.execute(text("SELECT last_event FROM event_head")).scalars().all() == [0]
+
+
 def test_every_snowflake_node_is_there(connection: Connection) -> None:
     nodes = list(connection.execute(text("SELECT node FROM snowflake_nodes ORDER BY node")).scalars())
     assert nodes == list(range(1024))
@@ -189,6 +193,8 @@ ARCHIVE: dict[str, Any] = {
     "id": 1, "before": NOW, "entries": 2, "transfers": 0, "moved": 2**64, "made": -1, "digest": b"d" * 32,
 }  # fmt: skip
 OPENING: dict[str, Any] = {"wallet_id": 1, "seq": 1, "balance": 0, "last_at": NOW, "archive": 1}
+BATCH: dict[str, Any] = {"transfers": [1, 2], "created_at": NOW}
+HEAD: dict[str, Any] = {"last_event": 9, "forgotten": 2, "newest_batch": 7, "mark": 7, "settled": 5}
 
 FINE = [
     ("wallets", WALLET),
@@ -209,6 +215,9 @@ FINE = [
     ("archives", ARCHIVE),
     ("openings", OPENING),
     ("receipts", {"transfer_id": 1, "balance": 0}),
+    ("event_batches", BATCH),
+    ("event_batches", BATCH | {"position": 1, "snapshots": [{}, {}]}),
+    ("event_head", HEAD),
 ]
 WRONG = [
     ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
@@ -268,12 +277,27 @@ WRONG = [
     ("openings", OPENING | {"seq": 0}, "openings_seq_positive"),
     ("openings", OPENING | {"balance": -1}, "openings_balance_not_negative"),
     ("receipts", {"transfer_id": 1, "balance": -1}, "receipts_balance_not_negative"),
+    ("event_batches", BATCH | {"transfers": []}, "event_batches_not_empty"),
+    ("event_batches", BATCH | {"position": 0}, "event_batches_position_positive"),
+    ("event_batches", BATCH | {"snapshots": [{}]}, "event_batches_snapshot_each"),
+    ("event_head", HEAD | {"is_only": False}, "event_head_only_one"),
+    ("event_head", HEAD | {"forgotten": 10}, "event_head_in_order"),
+    ("event_head", HEAD | {"forgotten": -1}, "event_head_in_order"),
+    ("event_head", HEAD | {"mark": 8}, "event_head_in_order"),
+    ("event_head", HEAD | {"settled": 8}, "event_head_in_order"),
 ]
 
 
 @pytest.mark.parametrize(("table", "row"), FINE)
 def test_what_is_right_passes_every_constraint(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    _make_room(connection)
     connection.execute(metadata.tables[table].insert(), [row])
+
+
+def _make_room(connection: Connection) -> None:
+    """Take away what the migrations have put there."""
+    connection.execute(text("DELETE FROM snowflake_nodes"))
+    connection.execute(text("DELETE FROM event_head"))
 
 
 @pytest.mark.parametrize(("table", "row", "constraint"), WRONG)
@@ -284,6 +308,7 @@ def test_every_constraint_refuses_what_is_wrong(
     others = [name for other, _, name in WRONG if other == table and name != constraint]
     for name in dict.fromkeys(others):
         connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {name}"))
+    _make_room(connection)
     with pytest.raises(IntegrityError) as refused:
         connection.execute(metadata.tables[table].insert(), [row])
     assert refused.value.orig is not None
@@ -314,12 +339,14 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
         ("audits", AUDIT, AUDIT, "audits_under_way"),
         ("archives", ARCHIVE, ARCHIVE, "archives_pkey"),
         ("openings", OPENING, OPENING, "openings_pkey"),
+        ("event_batches", BATCH | {"position": 1}, BATCH | {"position": 1}, "event_batches_position"),
+        ("event_head", HEAD, HEAD, "event_head_pkey"),
     ],
 )
 def test_what_must_be_unique_is(
     connection: Connection, table: str, first: dict[str, Any], second: dict[str, Any], constraint: str
 ) -> None:
-    connection.execute(text("DELETE FROM snowflake_nodes"))
+    _make_room(connection)
     connection.execute(metadata.tables[table].insert(), [first])
     with pytest.raises(IntegrityError) as refused:
         connection.execute(metadata.tables[table].insert(), [second])
