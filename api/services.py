@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -11,12 +12,13 @@ from api.access.limits import Limits, make_limits
 from api.access.token_bucket import TAKE, TokenBucket
 from api.counted_orders import CountedOrders
 from api.readings import Readings
-from api.waiting import WaitingRoom
+from api.waiting import LONGEST_PAUSE_S, Room, WaitingRoom
 from config import Settings
 from jobs.connections import make_cache, make_engine
 from jobs.dead_letters import DeadLetters
 from jobs.transport import WayOn, make_way_on
 from models.cache.wallet_cache import READ, WalletCache
+from models.ledger import events
 from models.ledger.history import History
 from models.ledger.orders import Orders
 from models.redis_line.client import connect_redis
@@ -44,6 +46,8 @@ class Services:
     line: RedisLine
     shares_redis: bool
     waiting: WaitingRoom
+    # For events that follow one; by its id.
+    waiting_for_events: Room[int]
     readings: Readings
     # Set once the process has been told to stop, with nobody to take its place.
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -54,6 +58,7 @@ class Services:
         Not when it is replaced by others that are ready: then the service is, whoever still answers for it.
         """
         self.waiting.close(within_s=within_s)
+        self.waiting_for_events.close(within_s=within_s)
         if not is_replaced:
             self.stopping.set()
 
@@ -108,5 +113,7 @@ def make_services(
         line=line,
         shares_redis=shares_redis,
         waiting=WaitingRoom(history.find_ended),
+        # They are numbered a few times a second: a look is a question for all who wait, ten times a second.
+        waiting_for_events=Room(partial(events.find_followed, engine), first_pause_s=LONGEST_PAUSE_S),
         readings=Readings(settings),
     )

@@ -25,10 +25,10 @@ class _Waiter(Generic[K]):
 
     __slots__ = ("due_at", "error", "is_called", "key", "pause_s")
 
-    def __init__(self, key: K, is_called: threading.Event) -> None:
+    def __init__(self, key: K, is_called: threading.Event, pause_s: float) -> None:
         self.key = key
-        self.pause_s = FIRST_PAUSE_S
-        self.due_at = time.monotonic() + self.pause_s
+        self.pause_s = pause_s
+        self.due_at = time.monotonic() + pause_s
         self.is_called = is_called
         self.error: Exception | None = None
 
@@ -44,10 +44,23 @@ class _Waiter(Generic[K]):
 class Room(Generic[K]):
     """Where callers wait for something to happen, each by a key, and one thread looks for all of them together."""
 
-    def __init__(self, find: Callable[[Collection[K]], Collection[K]], *, most: int = MOST_WAITERS) -> None:
-        """``find``: of some keys, those for which it has happened. It may raise anything: who waits is then told."""
+    def __init__(
+        self,
+        find: Callable[[Collection[K]], Collection[K]],
+        *,
+        most: int = MOST_WAITERS,
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        """Wait for nothing yet.
+
+        Args:
+            find: of some keys, those for which it has happened. It may raise anything: who waits is then told.
+            most: callers.
+            first_pause_s: before the first look for somebody who comes.
+        """
         self._find = find
         self._most = most
+        self._first_pause_s = first_pause_s
         self._changed = threading.Condition()
         self._waiters: set[_Waiter[K]] = set()
         self._is_watched = False
@@ -94,7 +107,7 @@ class Room(Generic[K]):
         with self._changed:
             if len(self._waiters) >= self._most:
                 return None
-            waiter = _Waiter(key, is_called)
+            waiter = _Waiter(key, is_called, self._first_pause_s)
             self._waiters.add(waiter)
             if not self._is_watched:
                 self._is_watched = background.start("waiting_room", self._watch) is not None

@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import Engine
 
 from jobs.auditor import Auditor
+from jobs.feed import Feed
 from jobs.transport import Backlog, Fed
 from models.cache.wallet_cache import WalletCache
 from models.database.faults import first_line
@@ -50,12 +51,14 @@ class Relay:
         backlog: Backlog,
         engine: Engine,
         cache: WalletCache | None = None,
+        feed: Feed | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backlog = backlog
         self._engine = engine
         self._cache = cache
+        self._feed = feed
         self._frontier = Frontier(engine, clock=clock)
         # The page for which there was no room: the next pass goes on with it, so that the oldest are carried first.
         self._unfed: list[int] = []
@@ -73,6 +76,8 @@ class Relay:
             Unavailable: PostgreSQL is away.
         """
         self._settle_kept_evictions()
+        if self._feed is not None:
+            self._feed.run_once()
         put_back = self._backlog.take_back()
         for _ in range(PAGES):
             page = self._unfed or self._frontier.next_page(PAGE)
@@ -117,9 +122,14 @@ class RelayThread:
     """
 
     def __init__(
-        self, backlog: Backlog, engine: Engine, cache: WalletCache | None = None, auditor: Auditor | None = None
+        self,
+        backlog: Backlog,
+        engine: Engine,
+        cache: WalletCache | None = None,
+        auditor: Auditor | None = None,
+        feed: Feed | None = None,
     ) -> None:
-        self._relay = Relay(backlog, engine, cache)
+        self._relay = Relay(backlog, engine, cache, feed)
         self._faults = (*backlog.faults, Unavailable)
         self._auditor = auditor
         self._turn = Turn(engine, TURN, ttl_s=TURN_S)

@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config import Settings
 from jobs.auditor import Auditor
 from jobs.connections import CONNECTIONS_OF_A_WORKER, connect_worker_redis, make_cache, make_engine
+from jobs.feed import Feed
 from jobs.relay import RelayThread
 from jobs.retries import RetryPolicy
 from jobs.settler import Settler
@@ -28,7 +29,8 @@ def work(settings: Settings) -> None:
     backlog = make_backlog(settings, engine)
     cached = connect_worker_redis(settings.cache_url.get_secret_value()) if settings.cache_ttl else None
     auditor = Auditor(engine, backlog, cached, interval_s=settings.audit_interval_s)
-    with RelayThread(backlog, engine, cache, auditor):
+    feed = Feed(engine, days=settings.events_days)
+    with RelayThread(backlog, engine, cache, auditor, feed):
         worker.run()
     cache.close()
     engine.dispose()

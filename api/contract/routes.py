@@ -25,6 +25,8 @@ from api.contract.schemas import (
     BalanceOut,
     DeadLettersOut,
     DeadLettersQuery,
+    EventsOut,
+    EventsQuery,
     HealthOut,
     JobOut,
     JobQuery,
@@ -122,6 +124,7 @@ LINKS = {
     "next_dead_letters": Link(
         endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
     ),
+    "next_events": Link(endpoint="events.events", parameter="after", value="$response.body#/next_after"),
     "requeue": Link(endpoint="dead_letters.requeue", parameter="job_id", value="$response.body#/dead_letters/0/job_id"),
 }
 
@@ -275,6 +278,29 @@ OPERATIONS: dict[str, Operation] = {
         tag="Administration",
         who=Who.ADMIN,
         answers={200: Answer(RequeuedAllOut, example={"requeued": 3})},
+    ),
+    "events.events": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        query=EventsQuery,
+        answers={
+            200: Answer(
+                EventsOut,
+                example={
+                    "events": [
+                        {
+                            "event_id": "4711",
+                            "type": "transfer.posted",
+                            "created_at": _POSTED["completed_at"],
+                            "data": _POSTED,
+                        }
+                    ],
+                    "next_after": "4711",
+                    "missed": 0,
+                },
+                links=("next_events",),
+            )
+        },
     ),
     "audit.audit": Operation(
         tag="Administration", who=Who.ADMIN, answers={200: Answer(AuditOut, example=_AUDIT | {"under_way": None})}

@@ -6,14 +6,16 @@ by ``WithJsonSchema``, which costs a request nothing.
 
 import re
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from api.waiting import MAX_WAIT_S
+from jobs.event_json import as_json, resource_of, rfc3339
 from models.audit.record import AuditResult
+from models.ledger.events import REQUEUED, Event
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
 from models.ledger.statements import WalletView
@@ -26,6 +28,8 @@ _TYPE_NAMES: dict[int, str] = {
     EntryType.WITHDRAWAL: "withdraw",
     EntryType.TRANSFER: "transfer",
 }
+
+_EVENT_TYPES = [f"transfer.{each}" for each in (*(each.value for each in Status if each.is_final), REQUEUED)]
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 # JSON's spelling of a number that is not negative, with bounds.
@@ -44,11 +48,6 @@ def _check_id(digits: str) -> str:
     if int(digits) > MAX_ID:
         raise PydanticCustomError("too_large", "Input should be a cursor that was given before")
     return digits
-
-
-def rfc3339(instant: datetime) -> str:
-    """Spell an instant as every answer does: in UTC, to the microsecond."""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _decimals_up_to(limit: int) -> str:
@@ -85,6 +84,7 @@ IdIn: TypeAlias = Annotated[
 # Queries are text. Pydantic's own reading of it is Python's, which takes 1_0, 1.0 and a leading blank for integers.
 QueryInt: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True)]
 PageNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**12), BeforeValidator(_digits_to_int)]
+EventNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_ID), BeforeValidator(_digits_to_int)]
 QueryFloat: TypeAlias = Annotated[float, BeforeValidator(_decimal_to_float), Field(strict=True)]
 Cursor: TypeAlias = Annotated[
     str,
@@ -94,12 +94,16 @@ Cursor: TypeAlias = Annotated[
 ]
 IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(_DIGITS_OUT)]
 CursorOut: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
+# What jobs/event_json.py has spelled already.
+SpelledId: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
+SpelledInstant: TypeAlias = Annotated[str, WithJsonSchema(_INSTANT)]
 Instant: TypeAlias = Annotated[datetime, PlainSerializer(rfc3339, return_type=str), WithJsonSchema(_INSTANT)]
 BalanceCents: TypeAlias = Annotated[int, WithJsonSchema(_BALANCE)]
 MovedCents: TypeAlias = Annotated[int, WithJsonSchema(_MOVED)]
 SignedCents: TypeAlias = Annotated[int, WithJsonSchema(_SIGNED)]
 Count: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
 StatusWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Status]})]
+EventType: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": _EVENT_TYPES})]
 TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum": [each.value for each in EntryType]})]
 TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
 
@@ -188,34 +192,57 @@ class AcceptedOut(_Answer):
 class JobOut(_Answer):
     """A transfer of any kind, as the job that makes it true."""
 
-    job_id: IdOut
+    job_id: SpelledId
     status: StatusWord
-    source_user_id: IdOut | None
-    destination_user_id: IdOut | None
+    source_user_id: SpelledId | None
+    destination_user_id: SpelledId | None
     amount: MovedCents
     reason: str | None
     attempts: Count
     last_error: str | None
-    next_attempt_at: Instant | None
-    created_at: Instant
-    completed_at: Instant | None
+    next_attempt_at: SpelledInstant | None
+    created_at: SpelledInstant
+    completed_at: SpelledInstant | None
 
     @classmethod
     def of(cls, transfer: Transfer) -> "JobOut":
         """Show a transfer."""
-        return cls(
-            job_id=transfer.id,
-            status=transfer.status.value,
-            source_user_id=transfer.source,
-            destination_user_id=transfer.destination,
-            amount=transfer.amount_cents,
-            reason=transfer.reason,
-            attempts=transfer.attempts,
-            last_error=transfer.last_error,
-            next_attempt_at=transfer.next_attempt_at,
-            created_at=transfer.created_at,
-            completed_at=transfer.completed_at,
-        )
+        return cls(**resource_of(transfer))
+
+
+class EventsQuery(_Body):
+    """Which events: those after one, how many, and how many seconds to wait for the first."""
+
+    after: QueryInt | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_ID,
+        description="An `event_id`, or `next_after`. Without it, from the oldest one kept.",
+    )
+    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
+
+
+class EventOut(_Answer):
+    """Something that has happened to a transfer, and the transfer as it was then."""
+
+    event_id: SpelledId
+    type: EventType
+    created_at: SpelledInstant
+    data: JobOut
+
+    @classmethod
+    def of(cls, event: Event) -> "EventOut":
+        """Show an event."""
+        return cls(**as_json(event))
+
+
+class EventsOut(_Answer):
+    """Events, oldest first. ``missed``: how many between ``after`` and the first of these are kept no more."""
+
+    events: list[EventOut]
+    next_after: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"})]
+    missed: Count
 
 
 class DeadLettersQuery(_Body):

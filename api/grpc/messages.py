@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from api.contract.schemas import rfc3339
+from jobs.event_json import rfc3339
 from models.ledger.transfer import Transfer
 from wallet.v1.wallet_pb2 import Job, Transaction, TransactionPage
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, select, text
 
 from models.errors import NotArchived
-from models.ledger import archive_file
+from models.ledger import archive_file, events
 from models.ledger.archive_file import Head, name_of
 from models.ledger.leaving import Leaving, find_prefixes
 from models.ledger.transfer import Kind
@@ -34,6 +34,10 @@ SLICE = 50_000
 MOST_WALLETS = 1_000
 # What is younger stays, whatever is asked for: somebody may wait for it, try it again, or be auditing it.
 MIN_AGE_DAYS = 1
+
+# Whoever reads of an event reads the transfer: those of events that are kept stay, and some before them, for an event's
+# instant is that at which its statement began.
+EVENT_MARGIN = timedelta(hours=1)
 
 # What a transfer makes of its cents: deposits less withdrawals.
 _SIGNS = {Kind.DEPOSIT.value: 1, Kind.WITHDRAWAL.value: -1}
@@ -80,13 +84,21 @@ class Archives:
             rest: is told after each slice how many seconds it has taken, so that the service has as much for itself.
 
         Raises:
-            NotArchived: the instant is too young, the folder is another database's or another run's, or the books are
-                wrong where they should be written down. What has left until then is as it should be.
+            NotArchived: the instant is too young, or events since then are kept, the folder is another database's or
+                another run's, or the books are wrong where they should be written down. What has left until then is as
+                it should be.
             sqlalchemy.exc.DBAPIError: the database is away, or refuses.
             OSError: the file cannot be written.
         """
         if before > datetime.now(UTC) - timedelta(days=MIN_AGE_DAYS):
             raise NotArchived(f"what is younger than {MIN_AGE_DAYS} day stays: give an earlier instant than {before}")
+        with self._engine.connect() as connection:
+            oldest = events.find_oldest(connection)
+        if oldest is not None and before > oldest - EVENT_MARGIN:
+            raise NotArchived(
+                f"transfers since {oldest} have events that are kept: give an earlier instant, or wait until these are"
+                " forgotten (EVENTS_DAYS)"
+            )
         try:
             with archive_file.only_writer(self._folder):
                 position: int | None = 0

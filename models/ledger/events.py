@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from models.database.engine import fetch_all, transaction
 from models.ledger.history import as_transfer
@@ -121,6 +121,7 @@ FROM head LEFT JOIN (
 ORDER BY told.event_id
 """)
 _FIND_LAST = text("SELECT last_event FROM event_head")
+_FIND_OLDEST = text("SELECT created_at FROM event_batches ORDER BY id LIMIT 1")
 # The oldest as far as all of them are old: what is kept has no gap.
 _FORGET = text("""
 WITH oldest AS MATERIALIZED (
@@ -189,7 +190,11 @@ def find_events(engine: Engine, *, after: int, limit: int) -> list[Event]:
     Raises:
         Unavailable: the database cannot be reached.
     """
-    return find_page(engine, after=after, limit=limit).events
+    page = find_page(engine, after=after, limit=limit)
+    while not page.events and page.next_after > after:
+        after = page.next_after
+        page = find_page(engine, after=after, limit=limit)
+    return page.events
 
 
 def find_last(engine: Engine) -> int:
@@ -200,6 +205,11 @@ def find_last(engine: Engine) -> int:
     """
     last: int = fetch_all(engine, _FIND_LAST)[0].last_event
     return last
+
+
+def find_oldest(connection: Connection) -> datetime | None:
+    """Return when the oldest events that are kept happened, give or take how long a statement takes; None: none is."""
+    return connection.execute(_FIND_OLDEST).scalar()
 
 
 def find_followed(engine: Engine, ids: Collection[int]) -> set[int]:

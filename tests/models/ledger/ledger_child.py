@@ -15,11 +15,13 @@ from itertools import count
 from typing import Any
 
 from sqlalchemy import Engine, insert, text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database.engine import create_bounded_engine
 from models.database.session import Session, Statement
 from models.errors import Fault, Refused
+from models.ledger import events
 from models.ledger.orders import Orders
 from models.ledger.posting import COMMIT
 from models.ledger.transfer import Order
@@ -149,6 +151,29 @@ class Child:
             connection.execute(insert(transfers), rows)
         kill_at_commit()
         post_now(self.engine, [first, second])
+
+    def post_batches(self, ids: list[int], size: int) -> None:
+        """Post all of these, so many at a time; then wait to be killed."""
+        say("ready")
+        for first in range(0, len(ids), size):
+            post_now(self.engine, ids[first : first + size])
+        signal.pause()
+
+    def number_events(self, most: int) -> None:
+        """Give numbers to events until killed."""
+        say("ready")
+        while True:
+            events.number(self.engine, most=most)
+
+    def die_before_the_commit_of_numbers(self) -> None:
+        """Give numbers to events, all but the commit."""
+
+        def die(_: object) -> None:
+            say(json.dumps("numbered"))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        listen(self.engine, "commit", die)
+        events.number(self.engine)
 
 
 def kill_at_commit(*, after_it: bool = False) -> None:

@@ -20,7 +20,7 @@ from models.audit import books
 from models.audit.audit import Finding, run_whole
 from models.audit.books import BooksCheck
 from models.errors import NotArchived, TransferNotFound
-from models.ledger import archive_file, archives, attempts
+from models.ledger import archive_file, archives, attempts, events
 from models.ledger.attempts import Seen
 from models.ledger.history import History
 from models.ledger.import_file import Opening
@@ -434,6 +434,21 @@ def test_what_is_too_young_does_not_leave_whatever_is_asked_for(engine: Engine, 
     with pytest.raises(NotArchived, match="younger than 1 day"):
         archive(engine, folder, datetime.now(UTC) - timedelta(hours=23))
     assert openings(engine) == {}
+
+
+def test_what_has_an_event_that_is_kept_does_not_leave(engine: Engine, orders: Orders, folder: Path) -> None:
+    history_of_two(engine, orders)
+    age(engine)
+    while events.number(engine):
+        pass
+    with engine.begin() as connection:
+        happened = text("UPDATE event_batches SET created_at = CAST(:at AS timestamptz) + interval '59 min'")
+        connection.execute(happened, {"at": BEFORE})
+    with pytest.raises(NotArchived, match=r"have events that are kept: .* \(EVENTS_DAYS\)"):
+        archive(engine, folder)
+    assert openings(engine) == {}
+    assert events.forget(engine, older_than_days=1, limit=1_000)
+    assert archive(engine, folder)
 
 
 def test_the_last_file_must_be_in_the_folder_as_it_was_written(
