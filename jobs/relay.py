@@ -79,6 +79,7 @@ class Relay:
         if self._feed is not None:
             self._feed.run_once()
         put_back = self._backlog.take_back()
+        self._backlog.announce()
         for _ in range(PAGES):
             page = self._unfed or self._frontier.next_page(PAGE)
             restored, refused = self._restore(page)

@@ -78,6 +78,9 @@ class Backlog(Protocol):
     def feed(self, dues: Sequence[Due]) -> Fed:
         """Put transfers on that nobody has."""
 
+    def announce(self) -> int:
+        """Tell others of events that they have not been told of, a bounded amount, in order; return how many."""
+
     def make_check(self, engine: Engine) -> Check:
         """Return what audits it."""
 

@@ -183,6 +183,13 @@ _kafka_oldest_unread = Gauge(
 )
 kafka_oldest_unread = {topic: _kafka_oldest_unread.labels(topic) for topic in _KAFKA_WORK}
 
+kafka_unannounced = Gauge(
+    "wallet_kafka_unannounced_events",
+    "Events that were not announced yet when the relay last ended a pass.",
+    registry=registry,
+    multiprocess_mode="livemostrecent",
+)
+
 # --- the cache
 
 cache_reads = _counters("wallet_cache_reads", "Reads that asked the cache.", "result", ("hit", "miss", "bypassed"))

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from config import Settings
 from jobs.kafka import topics
+from jobs.kafka.announcer import Announcer
 from jobs.kafka.audit_topics import TopicsCheck
 from jobs.kafka.clients import MESSAGE_TIMEOUT_S, make_admin, make_producer
 from jobs.kafka.records import encode
@@ -53,7 +54,8 @@ class KafkaBacklog:
         self._partitions_of_new = settings.kafka_partitions
         self._admin = make_admin(settings)
         self._looker = UnreadLooker(settings, engine, self._admin)
-        self._sender = Sender(lambda: make_producer(settings))
+        self._sender = Sender(lambda: make_producer(settings), listens=False)
+        self._announcer = Announcer(engine, self._sender)
         self._topics: Mapping[str, tuple[str, int]] = {}
         # Since when a topic is a new one, by PostgreSQL's clock, as far as is known here.
         self._born: dict[str, datetime] = {}
@@ -97,6 +99,10 @@ class KafkaBacklog:
         if not self._sender.flush(FLUSH_S):
             _log.warning("not all has arrived", jobs=len(dues))
         return Fed(len(dues), 0)
+
+    def announce(self) -> int:
+        """Announce the events that there are by now."""
+        return self._announcer.run_once()
 
     def make_check(self, engine: Engine) -> Check:
         """Return the audit of the topics."""

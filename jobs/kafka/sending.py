@@ -19,9 +19,15 @@ _undelivered = Complaints("records not delivered")
 class Sender:
     """Sends records and waits for none of them. Made anew in a process that was forked: see :mod:`.clients`."""
 
-    def __init__(self, make: Callable[[], Producer]) -> None:
-        """Connect to nothing yet."""
+    def __init__(self, make: Callable[[], Producer], *, listens: bool = True) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            make: makes the producer, at the first need.
+            listens: a thread hears what becomes of records; False: :meth:`flush` alone does, and is called often.
+        """
         self._make = make
+        self._listens = listens
         self._producer: Producer | None = None
         self._making = threading.Lock()
         self._has_work = threading.Event()
@@ -47,7 +53,7 @@ class Sender:
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was sent has arrived, or failed; return whether none failed since the last time.
 
-        Not for processes with greenlets, all of which would wait.
+        Only without the thread that listens, and not for processes with greenlets, all of which would wait.
         """
         if self._producer is not None and self._producer.flush(timeout_s):
             return False
@@ -70,7 +76,8 @@ class Sender:
         with self._making:
             if self._producer is None:
                 self._producer = self._make()
-                background.start("kafka_deliveries", self._listen)
+                if self._listens:
+                    background.start("kafka_deliveries", self._listen)
             return self._producer
 
     def _listen(self) -> None:

@@ -79,7 +79,7 @@ class UnreadLooker:
         for each, future in ends.items():
             place, end = (each.topic, each.partition), future.result(ANSWER_S * 2).offset
             read = committed[place].offset
-            if read == end:
+            if end in (0, read):
                 continue
             # Beyond the end: the topic was made anew, and is read from its beginning.
             is_known = 0 <= read < end

@@ -87,13 +87,17 @@ class KafkaWorker:
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; what is in hand is ended first. A second one ends the process."""
         self._heed_signals()
-        self._consumer.subscribe([*WORK], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        _log.info("works", group=GROUP)
+        self.subscribe()
         try:
             while not self._stopping.is_set():
                 self.run_once()
         finally:
-            self._close()
+            self.leave()
+
+    def subscribe(self) -> None:
+        """Join the group, which happens in the next calls of :meth:`run_once`."""
+        self._consumer.subscribe([*WORK], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        _log.info("joins", group=GROUP)
 
     def run_once(self) -> int:
         """Take what there is, settle it, and return how many records that were."""
@@ -275,7 +279,7 @@ class KafkaWorker:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, stop)
 
-    def _close(self) -> None:
+    def leave(self) -> None:
         """Leave the group, which then need not wait for us; what was committed is told before."""
         closing = threading.Thread(target=self._consumer.close, name="kafka close", daemon=True)
         closing.start()
