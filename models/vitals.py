@@ -11,6 +11,8 @@ from models.ledger.attempts import BEGINNING, Place
 
 # Beyond that a backlog is merely large, and counting it would be a load of its own.
 MAX_COUNTED = 100_000
+# Of those that tell of events. They are numbered in less than a second.
+MAX_EVENT_BATCHES = 10_000
 # What our processes call themselves begins with this (``application_name``); and what asks all of this is called.
 NAME_PREFIX = "wallet-"
 OBSERVER = "wallet-metrics"
@@ -30,6 +32,13 @@ class Backlog(NamedTuple):
     pending: int
     oldest_pending_s: float
     dead_letters: int
+
+
+class EventBacklog(NamedTuple):
+    """Events that have no number yet, and the age of the oldest, 0 without one; of so many batches, at most."""
+
+    events: int
+    oldest_s: float
 
 
 class Leases(NamedTuple):
@@ -61,6 +70,14 @@ FROM (
     ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :most
 ) AS counted
 """).bindparams(most=MAX_COUNTED)
+_EVENT_BACKLOG = text("""
+SELECT coalesce(sum(cardinality(transfers)), 0) AS events,
+    extract(epoch FROM clock_timestamp() - min(created_at)) AS oldest_s
+FROM (
+    SELECT transfers, created_at FROM event_batches
+    WHERE position IS NULL AND id > (SELECT settled FROM event_head) ORDER BY id LIMIT :most
+) AS counted
+""").bindparams(most=MAX_EVENT_BATCHES)
 _LEASES = text("""
 SELECT count(*) AS held, extract(epoch FROM min(expires_at) - clock_timestamp()) AS first_ends_in_s
 FROM snowflake_nodes WHERE holder IS NOT NULL AND expires_at > clock_timestamp()
@@ -95,6 +112,16 @@ def find_backlog(engine: Engine, *, after: Place = BEGINNING) -> Backlog:
     (row,) = fetch_all(engine, _BACKLOG.bindparams(due=after.due, id=after.id))
     # A server whose clock was set back has rows of the future.
     return Backlog(row.pending, max(0.0, float(row.oldest_pending_s or 0)), row.dead_letters)
+
+
+def find_event_backlog(engine: Engine) -> EventBacklog:
+    """Count the events that nobody can read yet, though they have happened.
+
+    Raises:
+        Unavailable: the database cannot be reached, or is not migrated.
+    """
+    (row,) = fetch_all(engine, _EVENT_BACKLOG)
+    return EventBacklog(int(row.events), max(0.0, float(row.oldest_s or 0)))
 
 
 def find_leases(engine: Engine) -> Leases:

@@ -261,6 +261,10 @@ redis_memory = ScrapedGauge("wallet_redis_memory_bytes", "What the queue's Redis
 redis_max_memory = ScrapedGauge("wallet_redis_max_memory_bytes", "What it may hold, 0 without a limit.")
 pending_transfers = ScrapedGauge("wallet_pending_transfers", "Pending transfers, counted up to 100000.")
 oldest_pending = ScrapedGauge("wallet_oldest_pending_seconds", "Age of the oldest pending transfer, 0 without one.")
+events_behind = ScrapedGauge("wallet_events_behind", "Events that cannot be read yet, of up to 10000 transactions.")
+oldest_event_behind = ScrapedGauge(
+    "wallet_oldest_event_behind_seconds", "Age of the oldest event that cannot be read yet, 0 without one."
+)
 dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")
 db_pool_connections = ScrapedGauge(
     "wallet_db_pool_connections", "Connections that processes have to PostgreSQL.", ("service", "state")

@@ -84,7 +84,12 @@ IdIn: TypeAlias = Annotated[
 # Queries are text. Pydantic's own reading of it is Python's, which takes 1_0, 1.0 and a leading blank for integers.
 QueryInt: TypeAlias = Annotated[int, BeforeValidator(_digits_to_int), Field(strict=True)]
 PageNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**12), BeforeValidator(_digits_to_int)]
-EventNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_ID), BeforeValidator(_digits_to_int)]
+EventNumber: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_digits_to_int),
+    Field(strict=True, ge=0, le=MAX_ID),
+    WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
+]
 QueryFloat: TypeAlias = Annotated[float, BeforeValidator(_decimal_to_float), Field(strict=True)]
 Cursor: TypeAlias = Annotated[
     str,

@@ -10,11 +10,12 @@ from sqlalchemy import Connection, Engine, func, insert, text, update
 
 from models import vitals
 from models.database.engine import create_bounded_engine
+from models.ledger import events
 from models.ledger.attempts import BEGINNING
 from models.schema.tables import snowflake_nodes, transfers
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import LEASE_S, NodeLease
-from models.vitals import Backlog
+from models.vitals import Backlog, EventBacklog
 from ops.local.processes import wait_for
 
 PATIENCE_S = 30.0
@@ -66,6 +67,22 @@ def test_a_row_of_the_future_is_of_no_age(engine: Engine) -> None:
     with engine.begin() as connection:
         record(connection, 10, 1, status="pending", age_s=-3_600)
     assert vitals.find_backlog(engine).oldest_pending_s == 0.0
+
+
+def test_events_are_counted_until_they_have_numbers(engine: Engine) -> None:
+    assert vitals.find_event_backlog(engine) == EventBacklog(events=0, oldest_s=0.0)
+    with engine.begin() as connection:
+        happened = text(
+            "INSERT INTO event_batches (transfers, created_at) VALUES (:ids, now() - :age * interval '1 s')"
+        )
+        connection.execute(happened, [{"ids": [1, 2, 3], "age": 60}, {"ids": [4], "age": 600}])
+    found = vitals.find_event_backlog(engine)
+    assert found.events == 4
+    assert 600 <= found.oldest_s < 660
+    assert events.number(engine, most=1) == 1
+    assert vitals.find_event_backlog(engine).events == 1
+    assert events.number(engine, most=1) == 1
+    assert vitals.find_event_backlog(engine) == EventBacklog(events=0, oldest_s=0.0)
 
 
 def test_counting_looks_at_partial_indexes_and_stops_at_its_bound(engine: Engine, connection: Connection) -> None:

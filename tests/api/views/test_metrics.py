@@ -39,6 +39,8 @@ OF_POSTGRES = {
     "wallet_pending_transfers",
     "wallet_oldest_pending_seconds",
     "wallet_dead_letters",
+    "wallet_events_behind",
+    "wallet_oldest_event_behind_seconds",
     "wallet_db_pool_connections",
     "wallet_db_lock_waits",
     "wallet_snowflake_leases",
@@ -98,6 +100,14 @@ def test_the_backlog_is_told_as_it_stands(
     assert states == {"queued": 1, "started": 1, "failed": 0}
     assert samples.value("wallet_snowflake_leases") >= 1
     assert 0 < samples.value("wallet_snowflake_lease_seconds") <= 30
+
+
+def test_events_that_nobody_can_read_yet_are_told(funded: FlaskClient, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE event_batches SET created_at = now() - interval '1 hour'"))
+    samples = scrape(funded)
+    assert samples.value("wallet_events_behind") == 2
+    assert 3_600 <= samples.value("wallet_oldest_event_behind_seconds") < 3_700
 
 
 def test_without_an_audit_nothing_is_said_of_one(client: FlaskClient) -> None:
