@@ -72,7 +72,7 @@ def lay_out(site: Site, database: str, count: int, spread: Spread) -> None:
     site.redis.flushall()
     for engine in site.engines.values():
         with engine.begin() as connection:
-            connection.execute(text("TRUNCATE wallets, transfers, entries"))
+            connection.execute(text("TRUNCATE wallets, transfers, entries, event_batches"))
     given = {"cents": OPENING_CENTS, "wallets": WALLETS, "first": FIRST_ID}
     with site.engines[database].begin() as connection:
         connection.execute(text(_UNHURRIED))

@@ -218,11 +218,8 @@ class JobOut(_Answer):
 class EventsQuery(_Body):
     """Which events: those after one, how many, and how many seconds to wait for the first."""
 
-    after: QueryInt | None = Field(
-        default=None,
-        ge=0,
-        le=MAX_ID,
-        description="An `event_id`, or `next_after`. Without it, from the oldest one kept.",
+    after: EventNumber | None = Field(
+        default=None, description="An `event_id`, or `next_after`. Without it, from the oldest one kept."
     )
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
     wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
