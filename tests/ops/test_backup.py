@@ -129,9 +129,13 @@ def test_what_is_restored_balances_and_the_service_runs_on_it(file: Path, tmp_pa
     run = Run(tmp_path, settings={"DEMO_WALLETS": "0"})
     try:
         state = run.wait_until_up()
-        # The relay finds what was pending.
+        # The relay finds what was pending, and numbers what has happened until the backup and since.
+        told = "SELECT last_event FROM event_head"
+        ended = "SELECT count(*) FROM transfers WHERE status <> 'pending'"
         pending = "SELECT count(*) FROM transfers WHERE status = 'pending'"
         assert wait_for(lambda: ask(state["postgres"]["url"], pending) == 0, 30)
+        assert ask(state["postgres"]["url"], ended) != 0
+        assert wait_for(lambda: ask(state["postgres"]["url"], told) == ask(state["postgres"]["url"], ended), 30)
         status, answer = get(run, "/api/wallet/balance/v1")
         assert (status, answer["balance"]) == (
             200,
