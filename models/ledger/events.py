@@ -55,12 +55,13 @@ _LOOK = text("""
 SELECT newest_batch FROM event_head
 WHERE EXISTS (SELECT FROM event_batches WHERE position IS NULL AND id > event_head.settled)
 """)
-# One at a time. What the last one has numbered is seen by the next statement, which has a snapshot of its own.
+# One at a time; whoever comes meanwhile leaves it to him. What the last one has numbered is seen by the next statement,
+# which has a snapshot of its own.
 _LOCK = text("""
 SELECT last_event, settled, CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
     CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) > mark_xid
         OR CAST(CAST(pg_current_xact_id() AS text) AS bigint) < mark_xid AS is_mark_over
-FROM event_head FOR UPDATE
+FROM event_head FOR UPDATE SKIP LOCKED
 """)
 # Up to the mark nobody can still commit a batch once all transactions are over that were there when it was set (or the
 # books have been restored elsewhere since, where none of them is). Before it nobody has to look again, however many
@@ -142,7 +143,8 @@ FROM (SELECT count(*) AS batches, max(last) AS last FROM gone) AS counted WHERE 
 def number(engine: Engine, *, most: int = 100) -> int:
     """Number the events that there are by now, a bounded amount of them, and return of how many batches.
 
-    Any number of processes may do it at a time, and be killed; fewer than ``most`` means that there were no more.
+    Any number of processes may do it at a time, and be killed: one numbers, the others return 0. Fewer than ``most``
+    means that there were no more, or that somebody else is at it.
 
     Args:
         engine: of the books.
@@ -155,7 +157,8 @@ def number(engine: Engine, *, most: int = 100) -> int:
     if not seen:
         return 0
     with transaction(engine) as connection:
-        head = connection.execute(_LOCK).mappings().one()
+        if (head := connection.execute(_LOCK).mappings().first()) is None:
+            return 0
         count: int = connection.execute(_NUMBER, {**head, "seen": seen[0].newest_batch, "most": most}).scalar_one()
     return count
 

@@ -3,11 +3,11 @@
 import pytest
 import redis
 from sqlalchemy import Engine, event, text
+from structlog.testing import capture_logs
 
 from jobs import feed as module
 from jobs.feed import FORGET_S, Feed
 from jobs.relay import Relay
-from models.errors import Unavailable
 from models.ledger import events
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
@@ -96,7 +96,16 @@ def test_an_idle_pass_writes_nothing(engine: Engine, orders: Orders) -> None:
     assert len(said) == 1
 
 
-def test_a_database_that_is_away_is_unavailable(postgres_proxy: TcpProxy) -> None:
-    postgres_proxy.refuse()
-    with bounded_engine(postgres_proxy.url) as engine, pytest.raises(Unavailable):
-        Feed(engine, days=1).run_once()
+def test_what_cannot_be_numbered_now_is_told_and_numbered_later(
+    engine: Engine, orders: Orders, postgres_proxy: TcpProxy
+) -> None:
+    happen(orders, 1)
+    with bounded_engine(postgres_proxy.url) as cut:
+        feed = Feed(cut, days=1)
+        postgres_proxy.refuse()
+        with capture_logs() as lines:
+            assert feed.run_once() == 0
+        assert [(line["event"], line["log_level"]) for line in lines] == [("feed stands still", "warning")]
+        postgres_proxy.refuse(refusing=False)
+        assert feed.run_once() == 1
+    assert events.find_last(engine) == 1

@@ -222,6 +222,14 @@ def test_numbers_are_given_a_bounded_amount_at_a_time(engine: Engine, orders: Or
     assert events.find_last(engine) == 5
 
 
+def test_whoever_finds_somebody_numbering_leaves_it_to_him(engine: Engine, orders: Orders) -> None:
+    orders.execute(deposit(1, 1))
+    with engine.connect() as somebody:
+        somebody.execute(text("SELECT FROM event_head FOR UPDATE"))
+        assert events.number(engine) == 0
+    assert events.number(engine) == 1
+
+
 def settled(engine: Engine) -> int:
     with engine.connect() as connection:
         found: int = connection.execute(text("SELECT settled FROM event_head")).scalar_one()
@@ -431,6 +439,13 @@ def write(books: Engine, ids: list[int], seed: int) -> None:
         del ids[:size]
 
 
+def count_unnumbered(engine: Engine) -> int:
+    with engine.connect() as connection:
+        query = text("SELECT count(*) FROM event_batches WHERE position IS NULL")
+        found: int = connection.execute(query).scalar_one()
+    return found
+
+
 def number_until(books: Engine, is_over: threading.Event) -> None:
     while not is_over.is_set():
         events.number(books, most=3)
@@ -464,7 +479,7 @@ def test_who_follows_sees_each_event_once_in_order_whatever_is_killed(
             for each in writing:
                 each.result(PATIENCE_S * 20)
         write(books, theirs, 99)  # what the killed one has left, and what it has not
-        assert wait_for(lambda: not events.number(books), PATIENCE_S)
+        assert wait_for(lambda: not count_unnumbered(books), PATIENCE_S * 4)
         follower.is_all_written.set()
         for each in [*numbering, following]:
             each.result(PATIENCE_S * 4)
