@@ -111,6 +111,7 @@ def test_containers_start_serve_and_stop(start: Callable[[str], tuple[Box, dict[
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
             _wait_until_passed(PODS[component].container[kind], box, ports)
     _move_money(at["PORT"])
+    assert api.run(["python", "-m", "flask", "doctor"]) == 0
     # What each counts can be scraped.
     assert b"wallet_http_request_duration_seconds_count" in _ask(at["PORT"], "GET", "/metrics")[1]
     for component in ("grpc", "worker"):
