@@ -13,16 +13,20 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs chaos bench picture backup restore archive proto vulnerabilities mutants lock
+.PHONY: help run kafka test check docs chaos bench picture backup restore archive proto vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
-run: ## run the whole service here, in the foreground (PORT, GRPC_PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL)
+run: ## run the whole service here, in the foreground (PORT, WALLET_HOME, WORKERS, DATABASE_URL, REDIS_URL, TRANSPORT)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m ops.local.stack --follow-parent
+
+kafka: ## run a Kafka broker here, in the foreground, for KAFKA_BROKERS (BROKERS=3: a cluster of three; needs Java, Maven)
+	$(VENV) requirements-local.txt
+	@exec $(RUN) -m ops.local.kafka --follow-parent
 
 test: ## run all tests, on throw-away servers of their own
 	$(VENV) requirements-dev.txt

@@ -8,12 +8,13 @@ from config.libpq import withhold_variables
 from config.metrics import MetricsSettings
 from config.reading import ConfigurationError, complain, load, load_or_exit
 from config.service import LogLevel, PrepareSettings, Settings
-from config.stack import STACK_STATE, StackSettings, find_local_grpc, load_for_command_or_exit
+from config.stack import STACK_STATE, BrokersSettings, StackSettings, find_local_grpc, load_for_command_or_exit
 from config.values import Rate, is_loopback
 
 __all__ = [
     "NOT_HEEDED",
     "STACK_STATE",
+    "BrokersSettings",
     "ConfigurationError",
     "LogLevel",
     "MetricsSettings",

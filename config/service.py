@@ -28,6 +28,7 @@ MAX_DELAY_S = 86_400.0
 _SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Transport = Literal["rq", "kafka"]
 
 
 class Settings(Listening, KafkaAccess):
@@ -56,7 +57,7 @@ class Settings(Listening, KafkaAccess):
 
     log_level: LogLevel = "INFO"
     # What carries accepted transfers to the workers: RQ in Redis, or Kafka.
-    transport: Literal["rq", "kafka"] = "rq"
+    transport: Transport = "rq"
     # Seconds between the attempts of a failing job: n delays make n + 1 attempts.
     retry_delays: Annotated[tuple[float, ...], NoDecode] = (1.0, 5.0, 25.0)
 

@@ -37,10 +37,11 @@ from models.redis_line.client import connect_redis
 from models.schema import migrations
 from models.schema.tables import snowflake_nodes
 from observe import logs
+from ops.local.homes import only_one
 from ops.local.processes import StackError
 from ops.local.server import find_in_wheel, plain_environment
 from ops.local.servers import PostgresServer
-from ops.local.stack import STATE, only_one
+from ops.local.stack import STATE
 from ops.prepare import let_in
 
 # What every backup of ours contains.

@@ -13,6 +13,7 @@ OF_OTHERS = ["alembic", "mako", "rq_dashboard", "arrow", "api.commands.every", "
 CASES = {
     "API": ("wsgi", {}, [*OF_OTHERS, "rq", "jobs.settler"]),
     "API with tokens": ("wsgi", {"AUTH_MODE": "jwt", "JWT_SECRET": "s" * 32}, ["alembic", "rq_dashboard", "rq"]),
+    "make run": ("ops.local.stack", {}, ["confluent_kafka"]),
     "worker": ("worker", {}, [*OF_OTHERS, "api", "flask", "werkzeug", "jinja2", "limits", "gunicorn"]),
 }
 

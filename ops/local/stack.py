@@ -2,24 +2,28 @@
 
     python -m ops.local.stack [--follow-parent]
 
-PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), migrations, workers, the API and the gRPC
-processes, each a child process that is replaced when it dies and that dies with this one, however this one ends.
+PostgreSQL, Redis and with TRANSPORT=kafka a broker (unless DATABASE_URL, REDIS_URL and KAFKA_BROKERS name others),
+migrations, workers, the API and the gRPC processes, each a child process that is replaced when it dies and that dies
+with this one, however this one ends.
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import config
 from ops.local import environment, private_files, processes
 from ops.local.api_process import ApiProcess
 from ops.local.grpc_processes import GrpcProcesses
+from ops.local.homes import only_one
+from ops.local.kafka.runtime import FOLDER as KAFKA_FOLDER
+from ops.local.kafka.runtime import is_complete
+from ops.local.kafka.server import KafkaServer
 from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
 from ops.local.servers import PostgresServer, RedisServer
@@ -31,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STILL_PREPARING_S = 10.0
 READY_TIMEOUT_S = 60.0
 # Where everything is below WALLET_HOME.
-LOCK = "run/lock"
 STATE = "run/stack.json"
 ADMIN_FILE = "secrets/admin_password"
 # Where all our processes keep what they count, so that the API can show it.
@@ -50,6 +53,7 @@ class Stack:
         self._stop = stop
         self._postgres: PostgresServer | None = None
         self._redis: RedisServer | None = None
+        self._kafka: KafkaServer | None = None
         self._workers: list[Child] = []
         # The gRPC processes that have been written down.
         self._told_of: list[int] = []
@@ -96,6 +100,8 @@ class Stack:
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
         }
+        if self._settings.transport == "kafka":
+            state["kafka"] = {"brokers": self._brokers(), "pid": self._kafka and self._kafka.pid}
         pids = self._grpc.pids
         if self._grpc.is_on:
             state["grpc"] = {"target": self._grpc.target, "pids": pids}
@@ -137,7 +143,11 @@ class Stack:
             self._postgres = PostgresServer(self.home)
         if self._settings.redis_url is None:
             self._redis = RedisServer(self.home)
-        for server in filter(None, (self._postgres, self._redis)):
+        if self._settings.transport == "kafka" and self._settings.kafka_brokers is None:
+            self._kafka = KafkaServer(self.home)  # says at once where there is no Java
+        for server in filter(None, (self._postgres, self._redis, self._kafka)):
+            if server is self._kafka and not is_complete():
+                self.say(f"fetching the broker of Kafka into {KAFKA_FOLDER} (once; takes about a minute)")
             self.say(f"starting {server.name}")
             server.start(still_wanted=self._stop.is_wanted)
             self._supervisor.add_layer([server])
@@ -237,6 +247,7 @@ class Stack:
             "HOST": self._settings.host,
             "PORT": str(self._settings.port),
             **self._grpc_settings(),
+            **self._kafka_settings(),
             "ADMIN_USER": self._settings.admin_user,
             "ADMIN_PASSWORD": self._admin_password(),
             "PROMETHEUS_MULTIPROC_DIR": str(self.home / METRICS),
@@ -250,13 +261,18 @@ class Stack:
         of_grpc["grpc_port"] = self._settings.grpc_port or "off"
         return {name.upper(): str(value) for name, value in of_grpc.items() if value is not None}
 
+    def _kafka_settings(self) -> dict[str, str]:
+        return {"KAFKA_BROKERS": self._brokers()} if self._settings.transport == "kafka" else {}
+
     def _placeholders(self) -> dict[str, str]:
-        """URLs for the check of the settings, which comes before the servers and so before their URLs."""
+        """Addresses for the check of the settings, which comes before the servers and so before these have any."""
         given: dict[str, str] = {}
         if self._settings.database_url is None:
             given["database_url"] = "postgresql://embedded"
         if self._settings.redis_url is None:
             given["redis_url"] = "redis://embedded"
+        if self._settings.kafka_brokers is None:
+            given["kafka_brokers"] = "embedded:9092"
         return given
 
     def _database_url(self) -> str:
@@ -271,31 +287,13 @@ class Stack:
         given = self._settings.redis_url
         return given.get_secret_value() if given else self._redis.url if self._redis else ""
 
+    def _brokers(self) -> str:
+        return self._settings.kafka_brokers or (self._kafka.url if self._kafka else "")
+
     def _admin_password(self) -> str:
         if self._settings.admin_password:
             return self._settings.admin_password.get_secret_value()
         return private_files.secret(self.home / ADMIN_FILE)
-
-
-@contextmanager
-def only_one(home: Path) -> Iterator[None]:
-    """Hold the home for this process, with its folders made.
-
-    Raises:
-        StackError: another process holds it.
-    """
-    for folder in (home, *(home / name for name in ("logs", "run", "secrets"))):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = lock.read().decode().strip()
-            raise StackError(f"already running on WALLET_HOME={home} (pid {pid})") from None
-        with suppress(OSError):  # for the line above only
-            lock.truncate(0)
-            lock.write(b"%d\n" % os.getpid())
-        yield
 
 
 def main(arguments: list[str]) -> int:

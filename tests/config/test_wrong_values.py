@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from config import ConfigurationError, MetricsSettings, PrepareSettings, StackSettings, load
+from config import BrokersSettings, ConfigurationError, MetricsSettings, PrepareSettings, StackSettings, load
 from tests import nursery
 from tests.project import ROOT
 
 SECRET = "hunter2"
 URLS = {"DATABASE_URL": f"postgresql://u:{SECRET}@h/d", "REDIS_URL": f"redis://:{SECRET}@h"}
-KINDS: list[type[BaseSettings]] = [PrepareSettings, StackSettings, MetricsSettings]
+KINDS: list[type[BaseSettings]] = [PrepareSettings, StackSettings, BrokersSettings, MetricsSettings]
 
 BLANK = (" ", "\t", "1\n2")
 INTEGER = (*BLANK, "-1", "1e3", "1.5", "0x10", "1,", "a", "nan", "\u0661\u0662", "9" * 40)
@@ -110,6 +110,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "DEMO_WALLETS": SWITCH,
     "WALLET_HOME": BLANK,
     "WORKERS": INTEGER,
+    "BROKERS": (*INTEGER, "0", "2", "4", "01"),
 }  # fmt: skip
 CASES = [pytest.param(name, value, id=f"{name}={value[:40]!a}") for name, values in WRONG.items() for value in values]
 

@@ -21,7 +21,7 @@ def test_every_variable_of_a_make_target_that_the_reference_names_is_read() -> N
     read = set(re.findall(r"\$\((?:if |or )?\$?\(?([A-Z_]+)\)?", (ROOT / "Makefile").read_text()))
     told = {name for row in rows(section(PAGE, "make")) for name in codes(row["variables"])}
     # The servers and the home are settings, and reach every command by the environment.
-    assert told - {"WALLET_HOME", "DATABASE_URL", "REDIS_URL"} <= read
+    assert told - {"BROKERS", "WALLET_HOME", "DATABASE_URL", "REDIS_URL"} <= read
 
 
 def test_every_flask_command_stands_with_its_options(app: Flask) -> None:

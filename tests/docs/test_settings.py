@@ -12,14 +12,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from config import MetricsSettings, PrepareSettings, Settings, StackSettings
+from config import BrokersSettings, MetricsSettings, PrepareSettings, Settings, StackSettings
 from ops.compose.secret_files import SECRETS
 from tests.docs.pages import REFERENCE, by_name, code, rows, section
 from tests.project import ROOT
 
 PAGE = REFERENCE / "settings.md"
 COMPOSE = "docker compose"
-KINDS: list[type[BaseSettings]] = [Settings, PrepareSettings, StackSettings, MetricsSettings]
+KINDS: list[type[BaseSettings]] = [Settings, PrepareSettings, StackSettings, BrokersSettings, MetricsSettings]
 FIELDS = [
     pytest.param(kind, name, field, id=f"{kind.__name__}-{name}")
     for kind in KINDS

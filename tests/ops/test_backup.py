@@ -22,10 +22,10 @@ from models.schema.revision import readiness
 from models.schema.tables import GUARDS, snowflake_nodes
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
+from ops.local.homes import only_one
 from ops.local.processes import wait_for
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
-from ops.local.stack import only_one
 from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, transfer

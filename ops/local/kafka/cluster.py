@@ -39,6 +39,11 @@ class KafkaCluster:
         return ",".join(server.url for server in self.servers)
 
     @property
+    def inside(self) -> str:
+        """Where whoever starts them connects, without proving anything."""
+        return ",".join(server.inside for server in self.servers)
+
+    @property
     def settings(self) -> dict[str, str]:
         """As :attr:`KafkaServer.settings`."""
         return self.servers[0].settings | {"kafka_brokers": self.url}

@@ -21,7 +21,6 @@ Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 _SAME = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
-    "inter.broker.listener.name": "INSIDE",
     "log.dirs": LOG_FOLDER,
     "auto.create.topics.enable": "false",
     # A consumer's lag is told by the time at which a record came, whatever its producer's clock says.
@@ -63,6 +62,11 @@ class Access:
     certificate: Path | None = None
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody has to prove anything."""
+        return self.protocol == "PLAINTEXT"
+
+    @property
     def host(self) -> str:
         """What clients call the broker: certificates are for names."""
         return "localhost" if self.protocol.endswith("SSL") else LOOPBACK
@@ -88,7 +92,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Ports:
-    """Where one node listens: for clients, for controllers, and for other brokers and us."""
+    """Where one node listens: for clients, for controllers, and where clients must prove something for who need not."""
 
     client: int
     controller: int
@@ -98,30 +102,29 @@ class Ports:
 def broker_properties(node_id: int, nodes: Mapping[int, Ports], access: Access) -> dict[str, str]:
     """The settings of one of several nodes, all of which are brokers and controllers.
 
-    Clients have a listener of their own, so that nobody else needs what they need. That other one is open to whoever
-    is on this machine, whatever ``access`` says.
+    Where clients must prove who they are, there is a listener beside theirs for other brokers and for whoever starts
+    them. It is open to all on this machine: good for tests, and for nothing else.
     """
     ports = nodes[node_id]
-    copies = str(len(nodes))
-    least = str(len(nodes) // 2 + 1)
-    inside, client = f"INSIDE://{LOOPBACK}:{ports.inside}", f"CLIENT://{LOOPBACK}:{ports.client}"
+    client, controller = f"CLIENT://{LOOPBACK}:{ports.client}", f"CONTROLLER://{LOOPBACK}:{ports.controller}"
+    inside = [] if access.is_open else [f"INSIDE://{LOOPBACK}:{ports.inside}"]
+    copies, least = str(len(nodes)), str(len(nodes) // 2 + 1)
     internal_topics = {
-        "offsets.topic.replication.factor": copies,
-        **{
-            f"{topic}.{name}": value
-            for topic in ("transaction.state.log", "share.coordinator.state.topic")
-            for name, value in (("replication.factor", copies), ("min.isr", least))
-        },
+        f"{topic}.{name}": value
+        for topic in ("transaction.state.log", "share.coordinator.state.topic")
+        for name, value in (("replication.factor", copies), ("min.isr", least))
     }
     return {
         **_SAME,
         "node.id": str(node_id),
         "controller.quorum.voters": ",".join(f"{n}@{LOOPBACK}:{at.controller}" for n, at in nodes.items()),
-        "listeners": f"{client},{inside},CONTROLLER://{LOOPBACK}:{ports.controller}",
-        "advertised.listeners": f"CLIENT://{access.host}:{ports.client},{inside}",
+        "listeners": ",".join([client, *inside, controller]),
+        "advertised.listeners": ",".join([f"CLIENT://{access.host}:{ports.client}", *inside]),
         "listener.security.protocol.map": f"CLIENT:{access.protocol},INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "INSIDE" if inside else "CLIENT",
         "default.replication.factor": copies,
         "min.insync.replicas": least,
+        "offsets.topic.replication.factor": copies,
         **internal_topics,
         **access.properties(),
     }

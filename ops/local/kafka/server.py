@@ -34,6 +34,7 @@ STOP_TIMEOUT_S = 15.0
 RECORDING_STOP_TIMEOUT_S = 120.0
 _RECORDED = "classes.jsa"
 _LINE = re.compile(r"(?P<level>[A-Z]+) (?P<logger>\S+) (?P<event>.*)")
+_EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+: ")
 _LEVELS = {"TRACE": "debug", "DEBUG": "debug", "INFO": "info", "WARN": "warning", "ERROR": "error", "FATAL": "critical"}
 
 
@@ -87,8 +88,8 @@ class KafkaServer(Server):
 
     @property
     def inside(self) -> str:
-        """Where other brokers and we connect, without proving anything."""
-        return f"{LOOPBACK}:{self._inside_port}"
+        """Where whoever starts it connects, without proving anything."""
+        return self.url if self.access.is_open else f"{LOOPBACK}:{self._inside_port}"
 
     @property
     def settings(self) -> dict[str, str]:
@@ -137,11 +138,12 @@ class KafkaServer(Server):
         if not self._fixed_port:
             self.port = self._kept_port(self.name, first=self.first_port)
         self._controller_port = self._kept_port(f"{self.name}-controller")
-        self._inside_port = self._kept_port(f"{self.name}-inside")
+        if not self.access.is_open:
+            self._inside_port = self._kept_port(f"{self.name}-inside")
 
     def has_lost_port(self) -> bool:
         """Whether somebody else has one of those that were chosen."""
-        chosen = [self._controller_port, self._inside_port, *([] if self._fixed_port else [self.port])]
+        chosen = {self.port, self._controller_port, self._inside_port} - {self._fixed_port, 0}
         return not all(is_port_free(LOOPBACK, port) for port in chosen)
 
     def launch(self) -> None:
@@ -190,7 +192,7 @@ class KafkaServer(Server):
 
     def is_ready(self) -> bool:
         """Whether it answers, and knows of all its peers."""
-        if is_port_free(LOOPBACK, self._inside_port):
+        if is_port_free(LOOPBACK, self.port):
             return False
         return bool(_asking().count_brokers(self.inside) == len(self._peers))
 
@@ -198,6 +200,10 @@ class KafkaServer(Server):
         """Make its user known, where that is not a part of its settings."""
         if self.access.mechanism and self.access.mechanism.startswith("SCRAM"):
             _asking().let_in(self.inside, self.access.mechanism, self.access.username, self.access.password)
+
+    def complaint(self) -> str:
+        """As of every child, without the names of classes and where in them it was."""
+        return find_cause(super().complaint())
 
     @property
     def log(self) -> Path:
@@ -296,6 +302,19 @@ def parse_kafka_line(line: str) -> dict[str, object]:
     if not (match := _LINE.fullmatch(line)) or match["level"] not in _LEVELS:
         return processes.plain_line(line)
     return {"level": _LEVELS[match["level"]], "event": match["event"], "logger": match["logger"]}
+
+
+def find_cause(event: str) -> str:
+    """What was wrong in the first place, of an event with its exception."""
+    told = [
+        part.removeprefix("Caused by: ") for part in event.split(" | ") if not part.lstrip().startswith(("at ", "..."))
+    ]
+    messages = [_EXCEPTION.sub("", part).strip() for part in told]
+    cause = messages.pop()
+    # The last one is of Java, and often a part of what Kafka made of it.
+    while messages and cause in (before := messages.pop()):
+        cause = before
+    return cause
 
 
 def _asking() -> Any:
