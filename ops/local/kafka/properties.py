@@ -10,8 +10,9 @@ from ops.local.server import LOOPBACK
 
 # Days: what waits for longer than a topic keeps it is the relay's, who has it from PostgreSQL.
 RETENTION_DAYS = 7
-# Relative to the folder that the broker works in: as a setting it is a list with commas between.
-LOG_FOLDER = "log"
+# Relative to the folder that the broker works in: as a setting it is a list with commas between. Hidden, since Kafka
+# calls its data *.log, and whoever looks for logs as `**/*.log` below WALLET_HOME wants lines.
+LOG_FOLDER = ".topics"
 # What stands for itself in a file of properties.
 _PLAIN = frozenset(string.printable) - frozenset("\t\n\r\v\f")
 
