@@ -53,7 +53,11 @@ MONITOR_PASSWORD = Secret("MONITOR_PASSWORD", group=SERVICE_GROUP)
 REDIS_PASSWORD = Secret("REDIS_PASSWORD", group=SERVICE_GROUP)
 ADMIN_PASSWORD = Secret("ADMIN_PASSWORD")
 JWT_SECRET = Secret("JWT_SECRET", generated=False)
-SECRETS = (POSTGRES_PASSWORD, MONITOR_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET)
+# Of a cluster elsewhere: the one that compose starts has none.
+KAFKA_SASL_PASSWORD = Secret("KAFKA_SASL_PASSWORD", group=SERVICE_GROUP, generated=False)
+SECRETS = (POSTGRES_PASSWORD, MONITOR_PASSWORD, REDIS_PASSWORD, ADMIN_PASSWORD, JWT_SECRET, KAFKA_SASL_PASSWORD)
+# Those that are settings as they are.
+_SETTINGS = (ADMIN_PASSWORD, JWT_SECRET, KAFKA_SASL_PASSWORD)
 
 
 class BadSecret(Exception):
@@ -90,7 +94,7 @@ def settings(folder: Path) -> dict[str, str]:
     for secret in SECRETS:
         with suppress(FileNotFoundError, PermissionError):
             found[secret] = (folder / secret.file).read_text()
-    result = {secret.setting: found[secret] for secret in (ADMIN_PASSWORD, JWT_SECRET) if secret in found}
+    result = {secret.setting: found[secret] for secret in _SETTINGS if secret in found}
     if POSTGRES_PASSWORD in found:
         password = quote(found[POSTGRES_PASSWORD], safe="")
         result["DATABASE_URL"] = f"postgresql://{roles.SERVICE}:{password}@postgres:5432/{roles.DATABASE}"

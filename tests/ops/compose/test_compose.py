@@ -62,7 +62,7 @@ def _instruction(name: str) -> str:
 
 def test_every_setting_reaches_the_service() -> None:
     passed = {*SERVICES["api"]["environment"], *(word.partition("=")[0] for word in shlex.split(_instruction("ENV")))}
-    from_secrets = {"DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "JWT_SECRET"}
+    from_secrets = {"DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "JWT_SECRET", "KAFKA_SASL_PASSWORD"}
     assert {name.upper() for name in Settings.model_fields} <= passed | from_secrets
 
 
@@ -88,6 +88,7 @@ def test_a_setting_that_is_not_given_keeps_the_services_own_default() -> None:
     assert unconditional == {
         "ALLOW_USER_ID_MODE": "${ALLOW_USER_ID_MODE:-1}",
         "DEMO_WALLETS": "${DEMO_WALLETS:-1}",
+        "KAFKA_BROKERS": "${KAFKA_BROKERS:-kafka:9092}",
         "METRICS_PORT": "${METRICS_PORT:-9101}",
     }
 
@@ -260,11 +261,12 @@ def test_a_given_secret_wins_and_is_kept(tmp_path: Path, groups: list[int]) -> N
 
 
 @pytest.mark.usefixtures("groups")
-def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path) -> None:
-    secret_files.write(tmp_path, {"JWT_SECRET": "key"})
-    assert secret_files.settings(tmp_path)["JWT_SECRET"] == "key"
+@pytest.mark.parametrize("name", ["JWT_SECRET", "KAFKA_SASL_PASSWORD"])
+def test_a_key_that_is_no_longer_given_is_no_longer_used(tmp_path: Path, name: str) -> None:
+    secret_files.write(tmp_path, {name: "key"})
+    assert secret_files.settings(tmp_path)[name] == "key"
     secret_files.write(tmp_path, {})
-    assert "JWT_SECRET" not in secret_files.settings(tmp_path)
+    assert name not in secret_files.settings(tmp_path)
 
 
 @pytest.mark.usefixtures("groups")
@@ -300,13 +302,13 @@ print(*sorted(secret_files.settings(Path(sys.argv[1]))))
 def test_a_worker_cannot_read_what_is_the_apis_alone() -> None:
     with tempfile.TemporaryDirectory(prefix="wallet-secrets-") as name:
         folder = Path(name)
-        secret_files.write(folder, {"JWT_SECRET": "x" * 32})
+        secret_files.write(folder, {"JWT_SECRET": "x" * 32, "KAFKA_SASL_PASSWORD": "x"})
         for path in (folder, *folder.iterdir()):
             os.chown(path, 10001, -1)
         folder.chmod(0o711)
         found = nursery.run([sys.executable, "-c", READ, name], cwd=ROOT, check=True).stdout.decode()
         assert set(secret_files.settings(folder)) >= {"ADMIN_PASSWORD", "JWT_SECRET"}
-    assert found == "DATABASE_URL REDIS_URL\n"
+    assert found == "DATABASE_URL KAFKA_SASL_PASSWORD REDIS_URL\n"
 
 
 def test_a_secret_of_two_lines_is_refused_by_name(tmp_path: Path) -> None:
