@@ -35,7 +35,7 @@ from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from ops.local.servers import PostgresServer, RedisServer
 from tests.api.contract.document import DocumentedClient
-from tests.kafka_broker import FIRST_START_S, java, kafka_broker, kafka_cluster, uses_brokers
+from tests.kafka_broker import FIRST_START_S, has_to_fetch, java, kafka_broker, kafka_cluster
 from tests.models.ledger.ordering import post_now
 from tests.proxy import TcpProxy
 from tests.small_redis import ROOMY
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(grouped := vars(item).get("_nodeid"), str):
             item._id = coerce_node_id(grouped)
-        if uses_brokers(item) and not item.get_closest_marker("timeout"):
+        if has_to_fetch(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(FIRST_START_S))
     items.sort(key=_begins)
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from ops.local.kafka.asking import make_client
 from ops.local.kafka.cluster import KafkaCluster
 from ops.local.kafka.java import find_java, find_maven
-from ops.local.kafka.runtime import find_runtime
+from ops.local.kafka.runtime import FOLDER, find_runtime
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import StackError, wait_for
 
@@ -39,9 +39,11 @@ def need_java() -> None:
         pytest.skip(f"{error} ({REQUIRED}=1 makes this a failure)")
 
 
-def uses_brokers(item: pytest.Item) -> bool:
-    """Whether a test asks for one of what is below, and so may have to wait for the first start of all."""
-    return bool({"kafka_broker", "kafka_cluster", "java"} & set(getattr(item, "fixturenames", ())))
+def has_to_fetch(item: pytest.Item) -> bool:
+    """Whether a test asks for one of what is below, and may so have to wait until the broker has been fetched."""
+    if not {"kafka_broker", "kafka_cluster", "java"} & set(getattr(item, "fixturenames", ())):
+        return False
+    return not any(FOLDER.glob("*/*.jsa"))
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ from ops.local.api_process import ApiProcess
 from ops.local.grpc_processes import GrpcProcesses
 from ops.local.homes import only_one
 from ops.local.kafka.runtime import FOLDER as KAFKA_FOLDER
-from ops.local.kafka.runtime import is_complete
 from ops.local.kafka.server import KafkaServer
 from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import Child, Command, Spec, StackError
@@ -146,8 +145,8 @@ class Stack:
         if self._settings.transport == "kafka" and self._settings.kafka_brokers is None:
             self._kafka = KafkaServer(self.home)  # says at once where there is no Java
         for server in filter(None, (self._postgres, self._redis, self._kafka)):
-            if server is self._kafka and not is_complete():
-                self.say(f"fetching the broker of Kafka into {KAFKA_FOLDER} (once; takes about a minute)")
+            if server is self._kafka and not self._kafka.is_installed():
+                self.say(f"fetching Kafka into {KAFKA_FOLDER} (once; takes about a minute)")
             self.say(f"starting {server.name}")
             server.start(still_wanted=self._stop.is_wanted)
             self._supervisor.add_layer([server])

@@ -13,7 +13,7 @@ from pathlib import Path
 import config
 from ops.local.homes import only_one
 from ops.local.kafka.cluster import KafkaCluster
-from ops.local.kafka.runtime import FOLDER, is_complete
+from ops.local.kafka.runtime import FOLDER
 from ops.local.log_files import json_line, open_log, rotate_log
 from ops.local.processes import StackError
 from ops.local.stopping import StopRequests
@@ -39,7 +39,7 @@ class Foreground:
             StackError: it does not start. Nothing is left running.
         """
         try:
-            if not is_complete():
+            if not self._cluster.servers[0].is_installed():
                 self.say(f"fetching the broker into {FOLDER} (once; takes about a minute)")
             self._cluster.start(still_wanted=self._stop.is_wanted)
             self._supervisor.add_layer(self._cluster.servers)

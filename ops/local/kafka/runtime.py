@@ -84,15 +84,6 @@ def find_runtime() -> Runtime:
     return Runtime(find_java(), FOLDER / _hash(POM.read_bytes()))
 
 
-def is_complete() -> bool:
-    """Whether nothing is left to do before a broker can start.
-
-    Raises:
-        StackError: no Java.
-    """
-    return find_runtime().archive.exists()
-
-
 def fetch_jars(runtime: Runtime, *, log: Path, still_wanted: StillWanted) -> None:
     """Have Maven fetch the jars, unless they are there; to be called :func:`alone`. What is there is whole.
 

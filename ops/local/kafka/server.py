@@ -11,7 +11,6 @@ import importlib
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, Self
 
 from ops.local import private_files, processes
 from ops.local.kafka import runtime as runtimes
-from ops.local.kafka.java import find_java
 from ops.local.kafka.properties import Access, Ports, as_text, broker_properties
 from ops.local.kafka.runtime import Runtime
 from ops.local.processes import Command, Spec, StackError
@@ -73,7 +71,6 @@ class KafkaServer(Server):
         self._properties = properties
         self._controller_port = 0
         self._inside_port = 0
-        self._runtime: Runtime | None = None
 
     def join(self, peers: "Sequence[KafkaServer]") -> None:
         """Be one of a cluster, all of which are given. Only before the first start."""
@@ -123,15 +120,17 @@ class KafkaServer(Server):
         Raises:
             StackError: they cannot be had.
         """
-        if self._runtime is None:
-            runtime = runtimes.find_runtime()
-            if not runtime.archive.exists():
-                self.prepare()
-                with runtimes.alone(still_wanted):
-                    runtimes.fetch_jars(runtime, log=self.log, still_wanted=still_wanted)
-                    if not runtime.archive.exists():
-                        record_classes(runtime, still_wanted)
-            self._runtime = runtime
+        if self.is_installed():
+            return
+        self.prepare()
+        with runtimes.alone(still_wanted):
+            runtimes.fetch_jars(self._runtime, log=self.log, still_wanted=still_wanted)
+            if not self.is_installed():
+                record_classes(self._runtime, still_wanted)
+
+    def is_installed(self) -> bool:
+        """Whether there is nothing to fetch and to parse any more."""
+        return self._runtime.archive.exists()
 
     def choose_port(self) -> None:
         """All of its ports: that of clients may be a given one."""
@@ -216,21 +215,21 @@ class KafkaServer(Server):
         return self._spec_of(self.name, ["kafka.Kafka", f"../{self._properties_file.name}"], cwd=self.data)
 
     def _spec_of(self, name: str, program: Sequence[str], *, cwd: Path) -> Spec:
-        runtime = self._runtime or runtimes.find_runtime()
         return Spec(
             name=name,
-            command=runtime.command("-Dlog4j2.configurationFile=../log4j2.yaml", *program),
+            command=self._runtime.command("-Dlog4j2.configurationFile=../log4j2.yaml", *program),
             log=self.log,
             pid_file=self.home / "run" / f"{name}.pid",
             cwd=cwd,
-            environment=runtime.environment,
+            environment=self._runtime.environment,
             stop_timeout_s=STOP_TIMEOUT_S,
             identity=self.identity,
             parse_line=parse_kafka_line,
         )
 
     def _find_program(self) -> Path:
-        return find_java().program
+        self._runtime = runtimes.find_runtime()
+        return self._runtime.java.program
 
     @property
     def _draft(self) -> Path:
@@ -262,9 +261,9 @@ class KafkaServer(Server):
 class _Recording(KafkaServer):
     """A broker that writes down, when it ends, which classes it has loaded."""
 
-    def __init__(self, home: Path, runtime: Runtime) -> None:
-        super().__init__(home)
-        self._runtime = runtime
+    def is_installed(self) -> bool:
+        """As far as is needed for that."""
+        return True
 
     @property
     def spec(self) -> Spec:
@@ -282,8 +281,9 @@ def record_classes(runtime: Runtime, still_wanted: Callable[[], bool]) -> None:
     Raises:
         StackError: the start was cancelled.
     """
-    home = Path(tempfile.mkdtemp(prefix="recording-", dir=runtimes.FOLDER))
-    broker = _Recording(home, runtime)
+    home = runtimes.FOLDER / "recording"
+    shutil.rmtree(home, ignore_errors=True)
+    broker = _Recording(home)
     try:
         broker.start(still_wanted=still_wanted)
         broker.stop()

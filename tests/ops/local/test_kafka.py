@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import ConfigResource, ResourceType
 
+from config.kafka import KafkaAccess
 from ops.local.kafka.cluster import KafkaCluster
 from ops.local.kafka.properties import Access, Mechanism, as_text
 from ops.local.kafka.runtime import Runtime
@@ -172,6 +173,7 @@ def test_who_proves_who_they_are_gets_in_by_tls_and_nobody_else(tmp_path: Path, 
     access = Access(protocol="SASL_SSL", mechanism=mechanism, password=PASSWORD, certificate=make_certificate(tmp_path))
     with KafkaServer(tmp_path / "home", access=access) as kafka:
         assert kafka.url.startswith("localhost:")
+        KafkaAccess.model_validate(kafka.settings)  # the service takes these
         make_topic(kafka, TOPIC)
         assert send(kafka, "one") == []
         assert read(kafka, 1) == ["one"]
