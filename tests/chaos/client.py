@@ -5,11 +5,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
+from ops.local.server import LOOPBACK
 from tests.chaos.calls import Call, Followed, Page, Read
 from tests.chaos.faces import Face, NoAnswerError, WrongAnswerError
 from tests.chaos.faces.grpc import Grpc
@@ -39,9 +40,11 @@ class Client(threading.Thread):
         name: str,
         port: int,
         *,
-        users: int,
+        users: Sequence[int],
         seed: int,
         channel: grpc.Channel | None = None,
+        hosts: Sequence[str] = (LOOPBACK,),
+        by_another: float = BY_ANOTHER,
         keeps_alive: bool = True,
         pause_s: float = 0.0,
     ) -> None:
@@ -50,9 +53,11 @@ class Client(threading.Thread):
         Args:
             name: what its keys begin with.
             port: of REST.
-            users: who may be asked for, from 1 on.
+            users: who may be asked for.
             seed: says what is asked, and how.
             channel: to gRPC.
+            hosts: where there is REST. Two thirds of what is asked goes to the first at first.
+            by_another: of what is sent again, so much goes to another face or host.
             keeps_alive: without it every request by REST has a connection of its own.
             pause_s: after each answer.
         """
@@ -61,22 +66,27 @@ class Client(threading.Thread):
         self.reads: list[Read] = []
         self.wrong: list[str] = []
         self._users = users
+        self._by_another = by_another
         self._pause_s = pause_s
         self._random = random.Random(seed)
         # Apart from what is asked, which is not to depend on what had to be sent again.
         self._how = random.Random(seed + 1)
         self._stopping = threading.Event()
-        self._rest = Rest(port, keeps_alive=keeps_alive)
-        self.faces: list[Face] = [self._rest]
+        self._rest, *others = (Rest(port, host=each, keeps_alive=keeps_alive) for each in hosts)
+        self.faces: list[Face] = [self._rest, *others]
         if channel is not None:
             self.faces.append(Grpc(channel, self._how))
         self.ask: Callable[..., tuple[int, Any]] = self._rest.ask
-        self.close: Callable[[], None] = self._rest.close
 
     @property
     def statuses(self) -> Counter[int | str]:
         """How often REST has answered what, or what came in place of an answer."""
         return self._rest.words
+
+    def close(self) -> None:
+        """Hang up."""
+        for face in self.faces:
+            face.close()
 
     def stop(self) -> None:
         """Ask it to end once the request under way has been answered."""
@@ -118,7 +128,7 @@ class Client(threading.Thread):
                 if time.monotonic() > ends_at:
                     raise
             time.sleep(PAUSE_S)
-            if not only and self._how.random() < BY_ANOTHER:
+            if not only and self._how.random() < self._by_another:
                 face = self._another(face)
 
     def _move(self) -> None:
@@ -155,7 +165,7 @@ class Client(threading.Thread):
                 return
 
     def _read(self) -> None:
-        user, wants_history = self._random.randint(1, self._users), self._random.random() < 0.5
+        user, wants_history = self._random.choice(self._users), self._random.random() < 0.5
 
         def read(face: Face) -> Read:
             page = face.read_history(user) if wants_history else Page(face.read_balance(user), ())
@@ -170,8 +180,7 @@ class Client(threading.Thread):
         return next((each for each in self.faces if each is not face), face)
 
     def _draw(self, number: int) -> Call:
-        user = self._random.randint(1, self._users)
-        other = self._random.choice([each for each in range(1, self._users + 1) if each != user])
+        user, other = self._random.sample(self._users, 2)
         amount = self._random.randint(1, 500)
         method = self._random.choices(list(METHODS), list(METHODS.values()))[0]
         return Call(method, user, amount, other if "Transfer" in method else None, f"{self.name}-{number}")

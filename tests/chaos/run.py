@@ -17,7 +17,7 @@ from tests.chaos.faults.clock import environment_of_clock
 from tests.chaos.report import Report
 from tests.chaos.stack import Stack, wait_until
 
-USERS = 8
+USERS = range(1, 9)
 OPENING_CENTS = 50_000
 CLIENTS = 6
 # Some clients share one.
@@ -52,7 +52,7 @@ def run_under_load(
     """Load a service while it is given trouble, let it settle, and audit what is left."""
     report = Report()
     with service as stack, _make_clients(stack, rng, pause_s=pause_s) as (reader, *clients):
-        for user in range(1, USERS + 1):
+        for user in USERS:
             reader.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
         for client in clients:
             client.start()
@@ -62,7 +62,7 @@ def run_under_load(
         for client in clients:
             client.join(SETTLE_TIMEOUT_S)
         report.settled_after_s = wait_until(lambda: _count_pending(stack) == 0, SETTLE_TIMEOUT_S, "all are final")
-        balances = dict.fromkeys(range(1, USERS + 1), OPENING_CENTS)
+        balances = dict.fromkeys(USERS, OPENING_CENTS)
         for demo in DEMO_USERS:
             balances[demo] += DEMO_CENTS
         audit(stack.state()["postgres"]["url"], reader, clients, balances, report)

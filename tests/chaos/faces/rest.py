@@ -5,11 +5,14 @@ import json
 from collections import Counter
 from typing import Any
 
+from ops.local.server import LOOPBACK
 from tests.chaos.calls import Answer, Call, Job, Page
 from tests.chaos.faces import ANSWER_TIMEOUT_S, PAGE_SIZE, NoAnswerError, WrongAnswerError
 
 # Answers after which the same request may be sent again, and must be: it is not known what came of it, or nothing did.
 RETRIED = frozenset({429, 500, 502, 503})
+# A kernel answers at once, if it is there.
+CONNECT_TIMEOUT_S = 2.0
 PATHS = {
     "Deposit": "/api/deposit/v1",
     "Withdraw": "/api/withdraw/v1",
@@ -23,10 +26,12 @@ class Rest:
 
     name = "REST"
 
-    def __init__(self, port: int, *, keeps_alive: bool = True) -> None:
+    def __init__(self, port: int, *, host: str = LOOPBACK, keeps_alive: bool = True) -> None:
         """Without ``keeps_alive`` every request has a connection of its own."""
+        if host != LOOPBACK:
+            self.name = f"REST at {host}"
         self.words: Counter[int | str] = Counter()
-        self._port = port
+        self._host, self._port = host, port
         self._keeps_alive = keeps_alive
         self._connection: http.client.HTTPConnection | None = None
 
@@ -80,9 +85,9 @@ class Rest:
             headers["Content-Type"] = "application/json"
         if key is not None:
             headers["Idempotency-Key"] = key
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT_S)
         try:
+            if self._connection is None:
+                self._connection = self._connect()
             self._connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = self._connection.getresponse()
             return response.status, json.loads(response.read())
@@ -92,6 +97,13 @@ class Rest:
         finally:
             if not self._keeps_alive:
                 self.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
+        connection.connect()
+        connection.timeout = ANSWER_TIMEOUT_S  # of the next one, should the server hang up between two requests
+        connection.sock.settimeout(ANSWER_TIMEOUT_S)
+        return connection
 
     def _ask(self, user: int, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
         try:

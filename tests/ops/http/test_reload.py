@@ -88,7 +88,7 @@ def execute(stack: Stack, statement: str) -> None:
 
 def hold_up_a_transfer(stack: Stack) -> str:
     """Have a transfer that can be posted only once somebody lets it go, and return its job's path."""
-    client = Client("stuck", stack.port, users=1, seed=0)
+    client = Client("stuck", stack.port, users=(1,), seed=0)
     for user in (PAYER, STUCK):
         assert client.ask(user, "POST", "/api/deposit/v1", {"amount": 1})[0] == 200
     execute(stack, _HOLD_UP)
@@ -99,7 +99,7 @@ def hold_up_a_transfer(stack: Stack) -> str:
 
 
 def wait_for_job(stack: Stack, path: str) -> str:
-    client = Client("waiter", stack.port, users=1, seed=0)
+    client = Client("waiter", stack.port, users=(1,), seed=0)
     status, job = client.ask(PAYER, "GET", f"{path}?wait=20")
     client.close()
     assert status == 200

@@ -70,7 +70,7 @@ def test_a_role_of_twenty_connections_is_enough_for_many_callers_and_all_is_sett
         run.wait_until_up()
 
         def call(caller: int) -> list[int]:
-            client = Client(f"caller{caller}", int(run.port), users=2, seed=caller)
+            client = Client(f"caller{caller}", int(run.port), users=(1, 2), seed=caller)
             user = 1 + caller % 2
             path = f"/api/transfer/v{user}"
             body = {"amount": 1, "destination_user_id": 3 - user}
