@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 import config
 from config import StackSettings, load
 from models.cache.pulse import EPOCH, SERVER
-from models.database.connecting import create_engine_of, libpq_parameters
+from models.database.connecting import create_engine_of, libpq_parameters, session_options
 from models.database.engine import refuse_other_encodings
 from models.database.faults import first_line
 from models.redis_line.client import connect_redis
@@ -267,6 +267,7 @@ def _run(program: str, *arguments: str, url: str | None = None) -> str:
         environment |= {"PGCONNECT_TIMEOUT": "10", "HOME": str(Path.home())}
         if password := parameters.pop("password", None):
             environment["PGPASSWORD"] = password
+        parameters["options"] = session_options(parameters)
         command.append(f"--dbname={make_dsn(**parameters)}")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

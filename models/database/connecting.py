@@ -17,6 +17,18 @@ from sqlalchemy import URL, Engine, create_engine
 
 # For each address, unless the URL says something else (``connect_timeout``).
 CONNECT_TIMEOUT_S = 2.0
+# PostgreSQL ends a session whose client's machine is gone without a goodbye after so many seconds without a sign of
+# life, if something was sent to it, or if it was asked for one. By default an idle session would keep its place for two
+# hours, and one that was just sending would keep its snapshot and its locks for a quarter of one.
+GONE_AFTER_S = 15
+# An idle one is asked when it has been silent for so long, and again.
+ASKED_AFTER_S, ASKED_AGAIN_AFTER_S = 10, 5
+_ENDS_WITH_ITS_CLIENT = (
+    f"-c tcp_keepalives_idle={ASKED_AFTER_S}",
+    f"-c tcp_keepalives_interval={ASKED_AGAIN_AFTER_S}",
+    f"-c tcp_keepalives_count={GONE_AFTER_S // ASKED_AGAIN_AFTER_S}",
+    f"-c tcp_user_timeout={GONE_AFTER_S * 1000}",
+)
 # What tells one address from another.
 _PLACE = ("host", "port", "hostaddr")
 
@@ -30,7 +42,8 @@ def create_engine_of(url: str, *, override: Mapping[str, str] = MappingProxyType
         options: SQLAlchemy's.
     """
     given = libpq_parameters(url)
-    route = _Route({**given, **override})
+    parameters = {**given, **override}
+    route = _Route({**parameters, "options": session_options(parameters)})
     host, port = given.pop("host", None), given.pop("port", None)
     is_one = "," not in f"{host}{port}"
     # What SQLAlchemy knows of the URL is for people to read: it connects by the route.
@@ -54,6 +67,15 @@ def libpq_parameters(url: str) -> dict[str, str]:
     """
     parameters: dict[str, str] = parse_dsn(f"postgresql://{url.partition('://')[2]}")
     return parameters
+
+
+def session_options(parameters: Mapping[str, str]) -> str:
+    """Return ``options`` by which PostgreSQL ends a session soon after its client's machine is gone.
+
+    Args:
+        parameters: libpq's. What their own ``options`` say of it wins.
+    """
+    return " ".join([*_ENDS_WITH_ITS_CLIENT, parameters.get("options", "")]).rstrip()
 
 
 def connect_timeout_s(connection: psycopg2.extensions.connection) -> float:

@@ -247,6 +247,17 @@ def test_a_read_is_old_for_a_moment_at_most_where_the_writer_cannot_tell_the_cac
     reader.close()
 
 
+def test_a_host_that_dies_leaves_nothing_in_the_database_that_others_wait_for(
+    service: Service, under_load: Load
+) -> None:
+    hosts = [service.apis[0], service.workers[0]]
+    until(lambda: all(service.sessions(each.address) for each in hosts), "both are connected", service.complaints)
+    with dead(*hosts):
+        assert any(service.sessions(each.address) for each in hosts)
+        under_load.go_on_for(ORDERS)
+        until(lambda: not any(service.sessions(each.address) for each in hosts), "their sessions are ended")
+
+
 def test_a_host_may_have_the_wrong_time(service: Service, under_load: Load, clock: Clock) -> None:
     payer, payee = open_wallet(service), open_wallet(service)
     for ahead_s in (AHEAD_S, -AHEAD_S):

@@ -9,6 +9,7 @@ import psycopg2.extensions
 import pytest
 from sqlalchemy import Engine, text
 
+from models.database.connecting import ASKED_AFTER_S, GONE_AFTER_S
 from models.database.engine import SILENCE_MARGIN_S, TICK_S, _Deadline, create_bounded_engine, fetch_all, while_waiting
 from models.database.faults import is_connection_lost, is_passing, sqlstate
 from models.errors import Unavailable
@@ -32,6 +33,9 @@ def test_the_bounds_are_set_on_every_connection(database_url: str) -> None:
             assert values == ["1234ms", "2345ms", "3456ms", "bounded"]
             # An abandoned statement ends on the server too.
             assert connection.exec_driver_sql("SHOW client_connection_check_interval").scalar_one() == "1s"
+            # And whatever a client leaves that is gone with its machine.
+            assert connection.exec_driver_sql("SHOW tcp_user_timeout").scalar_one() == str(GONE_AFTER_S * 1000)
+            assert connection.exec_driver_sql("SHOW tcp_keepalives_idle").scalar_one() == str(ASKED_AFTER_S)
 
 
 def test_making_an_engine_connects_to_nothing() -> None:
