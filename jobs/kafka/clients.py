@@ -68,7 +68,8 @@ def make_producer(settings: Settings, **others: Any) -> Producer:
 
 def make_consumer(settings: Settings) -> Consumer:
     """Make a member of the group that shares the work. Nothing is committed but what it is told to."""
-    groups: dict[str, Any] = {"group.protocol": "consumer"}
+    # By range, each topic is shared among all; uniformly, one member may have all of one topic, and others have little.
+    groups: dict[str, Any] = {"group.protocol": "consumer", "group.remote.assignor": "range"}
     if settings.kafka_group_protocol == "classic":
         groups = {
             "group.protocol": "classic",

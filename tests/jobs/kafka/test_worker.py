@@ -77,6 +77,8 @@ def test_two_share_the_work_and_one_goes_on_alone(
         return partitions(first) == partitions(second) == 4
 
     assert wait_for(is_shared, PATIENCE_S)
+    for worker in (first, second):  # of each topic as much
+        assert sorted(each.topic for each in worker._consumer.assignment()) == [REQUESTED] * 2 + [RETRY] * 2
     fund(books, *range(11, 31))
     ids = [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer, source=payer)]
     settle_all(ids, first, second)
