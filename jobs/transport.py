@@ -15,15 +15,18 @@ them only, and not the library behind the others:
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.settler import Settler
-from models.audit.audit import Check
-from models.checkup import Finding
 from models.ledger.attempts import Due
+
+# What settles, audits and looks over is for those who do: a process of the API is without it.
+if TYPE_CHECKING:
+    from jobs.settler import Settler
+    from models.audit.audit import Check
+    from models.checkup import Finding
 
 
 class TransportAway(Exception):
@@ -81,7 +84,7 @@ class Backlog(Protocol):
     def announce(self) -> int:
         """Tell others of events that they have not been told of, a bounded amount, in order; return how many."""
 
-    def make_check(self, engine: Engine) -> Check:
+    def make_check(self, engine: Engine) -> "Check":
         """Return what audits it."""
 
 
@@ -104,7 +107,7 @@ def make_backlog(settings: Settings, engine: Engine) -> Backlog:
     return backlog
 
 
-def make_worker(settings: Settings, engine: Engine, settler: Settler) -> Worker:
+def make_worker(settings: Settings, engine: Engine, settler: "Settler") -> Worker:
     """Make a worker; returns when there is something to work on that answers."""
     worker: Worker = _room(settings, "worker").make(settings, engine, settler)
     return worker
@@ -116,7 +119,7 @@ def count_workers(settings: Settings) -> int:
     return count
 
 
-def look_over(settings: Settings) -> list[Finding]:
+def look_over(settings: Settings) -> "list[Finding]":
     """Look over all that the transport needs, and what waits in it. A server that is away is a finding like others."""
     findings: list[Finding] = _room(settings, "checkup").look_over(settings)
     return findings

@@ -11,10 +11,24 @@ SETTINGS = {"DATABASE_URL": "postgresql://nowhere/wallet", "REDIS_URL": "redis:/
 # Migrating; rq-dashboard and what it stands on; what commands need; in user-id mode, what reads tokens.
 OF_OTHERS = ["alembic", "mako", "rq_dashboard", "arrow", "api.commands.every", "jwt", "sqlalchemy.orm"]
 CASES = {
-    "API": ("wsgi", {}, [*OF_OTHERS, "rq", "jobs.settler"]),
+    "API": ("wsgi", {}, [*OF_OTHERS, "rq", "jobs.settler", "confluent_kafka"]),
+    "API over Kafka": (
+        "wsgi",
+        {"TRANSPORT": "kafka", "KAFKA_BROKERS": "nowhere:9092"},
+        [*OF_OTHERS, "rq", "jobs.rq", "jobs.settler"],
+    ),
     "API with tokens": ("wsgi", {"AUTH_MODE": "jwt", "JWT_SECRET": "s" * 32}, ["alembic", "rq_dashboard", "rq"]),
     "make run": ("ops.local.stack", {}, ["confluent_kafka"]),
-    "worker": ("worker", {}, [*OF_OTHERS, "api", "flask", "werkzeug", "jinja2", "limits", "gunicorn"]),
+    "worker": (
+        "worker",
+        {},
+        ["confluent_kafka", *OF_OTHERS, "api", "flask", "werkzeug", "jinja2", "limits", "gunicorn"],
+    ),
+    "worker over Kafka": (
+        "worker",
+        {"TRANSPORT": "kafka", "KAFKA_BROKERS": "nowhere:9092"},
+        [*OF_OTHERS, "api", "rq", "jobs.rq"],
+    ),
 }
 
 

@@ -38,6 +38,8 @@ from models.ledger import attempts, deliveries
 
 # An idle worker waits this long for a record before it looks round: whether it is to stop.
 IDLE_WAIT_S = 0.5
+# A batch that takes longer than this says so to the group, which waits for minutes.
+LIFE_S = 30.0
 # After a fault of the database: short at first, because most are over at once.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # What a stopping worker waits for the group to be told of its last batch.
@@ -78,6 +80,10 @@ class KafkaWorker:
         self._pause_s = FIRST_PAUSE_S
         # What is in hand and not settled, in the order in which it came.
         self._held: list[Record] = []
+        # What came while a batch was being settled, and is not in it.
+        self._early: list[Record] = []
+        self._polled_at = time.monotonic()
+        settler.renew = self._show_life
         # The partitions of which is known whether somebody has died over their first records.
         self._known: set[str] = set()
         # How many workers have died over each of these.
@@ -120,19 +126,33 @@ class KafkaWorker:
         While something is held the partitions are paused, but for those that were assigned since, and this is what
         keeps the group believing in us.
         """
+        self._held += self._early
+        self._early = []
         try:
-            first = self._consumer.poll(wait_s)
+            first = self._poll(0.0 if self._held and not self._is_paused else wait_s)
             messages = [] if first is None else [first]
             if messages and (room := self._batch_size - len(self._held) - 1) > 0 and not self._is_paused:
                 messages += self._consumer.consume(room, timeout=0)
         except KafkaException as error:
             _unread.add(error)
             return
-        for message in messages:
-            if (fault := message.error()) is not None:
-                _unread.add(fault)
-            else:
-                self._held.append(_record_of(message))
+        self._held += _records_of(messages)
+
+    def _poll(self, wait_s: float) -> Message | None:
+        self._polled_at = time.monotonic()
+        return self._consumer.poll(wait_s)
+
+    def _show_life(self) -> None:
+        """Let the group go on believing in us during a batch that takes long, and what it tells us be heard."""
+        if time.monotonic() - self._polled_at < LIFE_S:
+            return
+        try:
+            self._consumer.pause(self._consumer.assignment())
+            self._is_paused = True
+            if (message := self._poll(0.0)) is not None:
+                self._early += _records_of([message])
+        except KafkaException as error:
+            _unread.add(error)
 
     def _settle(self, ids: Sequence[int]) -> Settled:
         """Settle what is in hand; what has been tried by workers that died is tried alone."""
@@ -266,6 +286,7 @@ class KafkaWorker:
         """Leave to their next holder what was in hand of these."""
         gone = {place_of(each.topic, each.partition) for each in partitions}
         self._held = [each for each in self._held if each.place not in gone]
+        self._early = [each for each in self._early if each.place not in gone]
         self._known -= gone
 
     # --- the end
@@ -286,9 +307,15 @@ class KafkaWorker:
         closing.join(CLOSE_TIMEOUT_S)
 
 
-def _record_of(message: Message) -> Record:
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    return Record(str(topic), partition or 0, offset or 0, transfer_id_of(message.value()))
+def _records_of(messages: Iterable[Message]) -> list[Record]:
+    records = []
+    for message in messages:
+        if (fault := message.error()) is not None:
+            _unread.add(fault)
+            continue
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        records.append(Record(str(topic), partition or 0, offset or 0, transfer_id_of(message.value())))
+    return records
 
 
 def _merge(into: Settled, more: Settled) -> None:

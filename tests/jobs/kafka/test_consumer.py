@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
+from confluent_kafka import Message
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
@@ -302,3 +303,36 @@ def test_a_record_says_what_the_contract_says(kafka_settings: Settings, send: Se
         "transfer_id": str(transfer_id), "source": "1", "destination": "2", "amount": 1, "attempts": 0,
         "traceparent": None,
     }  # fmt: skip
+
+
+def test_a_batch_that_takes_long_shows_life_and_what_comes_meanwhile_is_the_next_one(
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    books: Engine,
+    kafka_settings: Settings,
+    send: Send,
+    make: Make,
+) -> None:
+    """Every transfer alone, which is what takes long; each time the group is told, and may tell something."""
+    monkeypatch.setattr("jobs.kafka.worker.LIFE_S", 0.0)
+    fund(books, *range(11, 21))
+    ids = [each for payer in range(11, 21) for each in send(3, first_id=1_000 * payer, source=payer)]
+    worker = make(batch_size=10)
+    polls = 0
+    poll = worker._poll
+
+    def count(wait_s: float) -> Message | None:
+        nonlocal polls
+        polls += 1
+        return poll(wait_s)
+
+    monkeypatch.setattr(worker, "_poll", count)
+    with fault_on(books, ids, REFUSES):
+        assert wait_for(lambda: bool(worker.run_once()), PATIENCE_S)
+        assert polls > 10
+        assert all(row.attempts <= 1 for row in rows_of(books, ids).values())
+        assert wait_for(
+            lambda: not worker.run_once() and {row.attempts for row in rows_of(books, ids).values()} == {1}, PATIENCE_S
+        )
+    worker.leave()
+    assert count_unread(kafka_settings, books) == 0
