@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from config import Settings
 from jobs.checkup import check_clock, check_memory, check_version
 from jobs.kafka import topics
-from jobs.kafka.clients import ANSWER_S, GROUP, make_admin
+from jobs.kafka.clients import ANSWER_S, GROUP, make_admin, member_name
 from jobs.transport import TransportAway
 from models.checkup import Finding, Level
 from models.database.faults import first_line
@@ -19,10 +19,18 @@ from models.redis_line.client import connect_redis
 REDIS_ANSWER_S = 2.0
 
 
+def is_member_here(settings: Settings) -> bool:
+    """Whether the group knows a worker of this host; False if that is not to be found out."""
+    try:
+        return member_name() in {member.client_id for member in _members(make_admin(settings))}
+    except (KafkaException, TimeoutError):
+        return False
+
+
 def count_workers(settings: Settings) -> int:
     """Return how many members the group has, 0 if that is not to be found out."""
     try:
-        return _count_members(make_admin(settings))
+        return len(_members(make_admin(settings)))
     except (KafkaException, TimeoutError):
         return 0
 
@@ -67,13 +75,13 @@ def _topics(admin: AdminClient) -> Finding:
 
 
 def _workers(admin: AdminClient) -> Finding:
-    count = _count_members(admin)
+    count = len(_members(admin))
     if not count:
         return Finding("workers", Level.FAIL, "the group has no members: jobs wait", "start some: python worker.py")
     return Finding("workers", Level.OK, f"{count} in the group")
 
 
-def _count_members(admin: AdminClient) -> int:
+def _members(admin: AdminClient) -> list[Any]:
     asked = admin.describe_consumer_groups([GROUP], request_timeout=ANSWER_S)
     told: Any = asked[GROUP].result(ANSWER_S * 2)
-    return len(told.members)
+    return list(told.members)

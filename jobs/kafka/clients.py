@@ -1,6 +1,7 @@
 """Kafka's clients, made from the settings. None outlives a fork, so each is made by the process that uses it."""
 
 import logging
+import socket
 from typing import Any
 
 from confluent_kafka import Consumer, Producer
@@ -66,6 +67,11 @@ def make_producer(settings: Settings, **others: Any) -> Producer:
     )
 
 
+def member_name() -> str:
+    """What members of the group are called that run here: so a health check finds those of its own container."""
+    return f"wallet-{socket.gethostname()}"
+
+
 def make_consumer(settings: Settings) -> Consumer:
     """Make a member of the group that shares the work. Nothing is committed but what it is told to."""
     # By range, each topic is shared among all; uniformly, one member may have all of one topic, and others have little.
@@ -82,6 +88,7 @@ def make_consumer(settings: Settings) -> Consumer:
             **_common(settings),
             **groups,
             "group.id": GROUP,
+            "client.id": member_name(),
             "enable.auto.commit": False,
             # A topic that was made anew begins below what was committed.
             "auto.offset.reset": "earliest",

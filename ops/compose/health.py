@@ -23,9 +23,13 @@ def is_api_ready() -> bool:
 
 
 def is_worker_registered() -> bool:
-    """Whether RQ knows a worker of this container: its entry expires unless the worker's loop renews it."""
-    url = (secret_files.settings(secret_files.FOLDER) | os.environ)["REDIS_URL"]
-    with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as connection:
+    """Whether the transport knows a worker of this container: it forgets one whose loop does not come round."""
+    told = secret_files.settings(secret_files.FOLDER) | os.environ
+    if told.get("TRANSPORT") == "kafka":
+        return bool(importlib.import_module("ops.compose.kafka_health").is_worker_in_group(told))
+    with redis.Redis.from_url(
+        told["REDIS_URL"], socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+    ) as connection:
         return any(worker.hostname == socket.gethostname() for worker in Worker.all(connection=connection))
 
 
