@@ -54,7 +54,8 @@ class Ratio:
 class Figure:
     """A number that is reported, and what is expected of it.
 
-    ``unit`` is ``/s``, ``ms``, ``µs`` or ``MB``; ``is_yardstick``: measured to compare with, not to be proud of.
+    ``unit`` is ``/s``, ``ms``, ``µs``, ``MB`` or ``B``, or nothing for a count; ``is_yardstick``: measured to compare
+    with, not to be proud of.
     ``heading``: under which the chart draws it; empty: the chart does without. ``short``: its name beside another one.
     """
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bench.backlog import Spread
 from bench.calls import Calls
+from bench.cost import Cost
 from bench.depth import Depth
 from bench.direct import Direct
 from bench.drain import Drain, Stock
@@ -33,6 +34,7 @@ MEASURES: tuple[Measure, ...] = (
     Watchers(),
     Direct(),
     Depth(),
+    Cost(),
 )
 
 

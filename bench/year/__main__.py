@@ -24,6 +24,7 @@ from bench import machine
 from bench.asks import Kind
 from bench.figures import BenchError
 from bench.flood import FloodError
+from bench.page import fill
 from bench.site import ROOT, Site
 from bench.year import keeping, looking, making, working
 from bench.year.report import GIB, Findings, markdown
@@ -36,8 +37,8 @@ from ops.local.processes import StackError
 # For a statement of the measuring itself.
 LONGEST_S = 3_600.0
 JSON_FILE = ROOT / "bench-year.json"
-# The page that has the figures, and between what.
-PAGE, BEGIN, END = ROOT / "docs" / "growing-old.md", "<!-- figures -->\n", "<!-- end of figures -->\n"
+# The page that has the figures.
+PAGE = ROOT / "docs" / "growing-old.md"
 QUICK = {"transfers": 50_000, "rounds": 1, "jobs": 1_000, "seconds": 0.5}
 # As a server is set up that has such books to keep, and for both sides.
 POSTGRES = {
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     told = f"{markdown(found)}\n\n{where}\n"
     print(f"\n{told}")
     if options.write:
-        write(told)
+        fill(PAGE, told)
     JSON_FILE.write_text(json.dumps({"taken_at": taken_at, "machine": facts, **found.as_json()}, indent=2) + "\n")
     _say(f"\nwritten: {JSON_FILE.relative_to(ROOT)}")
     return 0
@@ -121,13 +122,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         options = parser.parse_args(arguments)
     return options
-
-
-def write(told: str) -> None:
-    """Put the tables into their page, in the place of those that are there."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{told}\n{END}{after}")
 
 
 def _words(facts: Mapping[str, str]) -> str:

@@ -15,10 +15,13 @@ from bench.asks import Ask, Kind
 from bench.bare_app import app as bare_app
 from bench.caller import call_all, environment_of
 from bench.calls import Calls
+from bench.cost import Cost
 from bench.crew import WORKERS, at_work
 from bench.direct import Direct
 from bench.edge import STANDS, Edge
 from bench.figures import BenchError, Measure, Plan, Values
+from bench.growing.hot import Hot
+from bench.growing.lag import Lag
 from bench.grpc_face import GrpcFace, caller
 from bench.lone import Lone
 from bench.site import Site
@@ -65,6 +68,23 @@ def test_calls_over_grpc_are_measured_beside_rest_and_nothing_is_left_pending(si
     assert all(found[stand.key] > 0 for stand in grpc_face.STANDS)
     assert found["grpc_v2_cpu_grpc"] > 0
     assert found["grpc_memory"] > found["grpc_memory_master"] > 5
+
+
+@pytest.mark.long
+def test_what_a_transfer_costs_is_told_for_each_way_and_each_part(site: Site) -> None:
+    found = _take(Cost(), site)
+    assert all(found[figure.key] >= 0 for figure in Cost().figures)
+    # An entry for each of two parties, beside one.
+    assert found["cost_v1_disk"] > found["cost_deposit_disk"] > 100
+    assert found["cost_v1_wal"] > found["cost_deposit_wal"] > 100
+    assert found["cost_v2_waiting"] > 100
+
+
+@pytest.mark.long
+def test_one_wallet_is_paid_as_often_as_it_can_be_and_a_standby_lags(site: Site) -> None:
+    assert _take(Hot(), site)["v1_hot"] > 0
+    found = _take(Lag(), site)
+    assert 0 < found["lag_p50"] <= found["lag_p99"] <= found["lag_most"]
 
 
 @pytest.mark.long

@@ -5,10 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 
-from bench.year import __main__ as year
+from bench.page import BEGIN, END, fill
 from bench.year import looking, making
 from bench.year.making import Shape
 from bench.year.report import Findings, markdown
@@ -62,14 +61,13 @@ def test_what_was_found_is_told_in_tables() -> None:
     assert set(found.as_json()) == {each.name for each in dataclasses.fields(Findings)}
 
 
-def test_the_tables_take_the_place_of_those_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_take_the_place_of_those_before_them(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text((ROOT / "docs" / "growing-old.md").read_text())
-    monkeypatch.setattr(year, "PAGE", page)
     for told in ("the first\n", "the second\n"):
-        year.write(told)
+        fill(page, told)
     written = page.read_text()
     assert "the second" in written
     assert "the first" not in written
     assert written.startswith("# ")
-    assert written.count(year.BEGIN) == written.count(year.END) == 1
+    assert written.count(BEGIN) == written.count(END) == 1

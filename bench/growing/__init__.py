@@ -1,0 +1,1 @@
+"""What a transfer costs, and what follows from that for many more: ``python -m bench.growing``."""
