@@ -49,7 +49,7 @@ class Turn:
         """Take it if it is free, prolong it if it is mine, and return whether it is.
 
         Raises:
-            Unavailable: PostgreSQL does not answer, and what was known of it is over.
+            Unavailable: it is to be prolonged, or taken, and PostgreSQL does not answer.
         """
         now = self._clock()
         if now < self._renew_at:
