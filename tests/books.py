@@ -107,6 +107,34 @@ CHECKS = {
         UNION ALL SELECT wallet_id, balance_after FROM entries WHERE balance_after < 0
         UNION ALL SELECT wallet_id, balance FROM openings WHERE balance < 0
     """,
+    "no transfer is told to have ended for good twice": """
+        SELECT e.id, count(*) FROM event_batches b, unnest(b.transfers) AS e (id)
+        WHERE b.snapshots IS NULL GROUP BY e.id HAVING count(*) > 1
+    """,
+    "what is told to have ended for good has": """
+        SELECT t.* FROM event_batches b, unnest(b.transfers) AS e (id) JOIN transfers t ON t.id = e.id
+        WHERE b.snapshots IS NULL AND t.status NOT IN ('posted', 'rejected')
+    """,
+    "events of a wallet are in the order of its entries": """
+        WITH told AS (
+            SELECT t.*, row_number() OVER (ORDER BY b.position NULLS LAST, b.id, e.number) AS place
+            FROM event_batches b, unnest(b.transfers) WITH ORDINALITY AS e (id, number) JOIN transfers t ON t.id = e.id
+            WHERE t.status = 'posted' AND b.snapshots IS NULL
+        ), sides AS (
+            SELECT source AS wallet_id, source_seq AS seq, place FROM told WHERE source IS NOT NULL
+            UNION ALL SELECT destination, destination_seq, place FROM told WHERE destination IS NOT NULL
+        )
+        SELECT * FROM (
+            SELECT wallet_id, seq, lag(seq) OVER (PARTITION BY wallet_id ORDER BY place) AS before FROM sides
+        ) chain WHERE before >= seq
+    """,
+    "events are numbered from 1 on without a gap": """
+        SELECT last_event, forgotten, counted.* FROM event_head, (
+            SELECT sum(cardinality(transfers)) AS events, min(position) AS first,
+                max(position + cardinality(transfers) - 1) AS last
+            FROM event_batches WHERE position IS NOT NULL
+        ) counted WHERE coalesce(events, 0) <> last_event - forgotten OR first <> forgotten + 1 OR last <> last_event
+    """,
     "no amount ordered is below 1": "SELECT id, amount FROM transfers WHERE amount < 1",
 }
 

@@ -81,7 +81,10 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         for _ in range(3):
             events.number(service, most=1)
         with engine.begin() as connection:
-            connection.execute(text("UPDATE event_head SET forgotten = 1"))
+            aged = "UPDATE event_batches SET created_at = now() - interval '2 days' WHERE position = 1"
+            connection.execute(text(aged))
+            connection.execute(text("UPDATE event_head SET mark = newest_batch, settled = newest_batch"))
+        assert events.forget(service, older_than_days=1, limit=1) == 1
         post_now(service, [rejected])
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
