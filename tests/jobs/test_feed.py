@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from jobs import feed as module
 from jobs.feed import FORGET_S, Feed
 from jobs.relay import Relay
+from jobs.rq.backlog import RqBacklog
 from models.ledger import events
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
@@ -49,7 +50,7 @@ def test_a_pass_of_the_relay_numbers_events_also_while_redis_is_away(
     happen(orders, 1)
     redis_proxy.refuse()
     with redis.Redis.from_url(redis_proxy.url) as client, pytest.raises(redis.RedisError):
-        Relay(client, engine, feed=Feed(engine, days=1)).run_once()
+        Relay(RqBacklog(client, engine), engine, feed=Feed(engine, days=1)).run_once()
     assert events.find_last(engine) == 1
 
 
