@@ -12,8 +12,9 @@ offset that somebody else had noted knows that he died over it.
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -25,10 +26,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config import Settings
 from jobs.batches import report
-from jobs.kafka.clients import GROUP, make_consumer
+from jobs.kafka.clients import GROUP, make_admin, make_consumer
 from jobs.kafka.complaints import Complaints
 from jobs.kafka.records import transfer_id_of
 from jobs.kafka.topics import WORK, place_of
+from jobs.kafka.watch import TopicWatch
 from jobs.killers import ALONE_AFTER_LOST, MAX_LOST, note_dead
 from jobs.settler import Settled, Settler
 from models.database.engine import transaction
@@ -67,15 +69,24 @@ class KafkaWorker:
     """A member of the group."""
 
     def __init__(
-        self, consumer: Consumer, engine: Engine, settler: Settler, *, batch_size: int,
-        stopping: threading.Event | None = None,
-    ) -> None:  # fmt: skip
-        """Make it. It joins the group when it runs, and closes the consumer at the end."""
-        self._consumer = consumer
+        self, make: Callable[[], Consumer], engine: Engine, settler: Settler, *, batch_size: int, watch: TopicWatch
+    ) -> None:
+        """Make it. It joins the group when it runs, and closes the consumer at the end.
+
+        Args:
+            make: makes a consumer; another one, when the topics are others.
+            engine: of the books.
+            settler: settles.
+            batch_size: records taken at once, at most.
+            watch: tells when the topics are others.
+        """
+        self._make = make
+        self._consumer = make()
+        self._watch = watch
         self._engine = engine
         self._settler = settler
         self._batch_size = batch_size
-        self._stopping = stopping or threading.Event()
+        self._stopping = threading.Event()
         self._holder = uuid4()
         self._pause_s = FIRST_PAUSE_S
         # What is in hand and not settled, in the order in which it came.
@@ -102,11 +113,14 @@ class KafkaWorker:
 
     def subscribe(self) -> None:
         """Join the group, which happens in the next calls of :meth:`run_once`."""
+        self._watch.has_seen_others()  # asks what they are: before the consumer is told
         self._consumer.subscribe([*WORK], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         _log.info("joins", group=GROUP)
 
     def run_once(self) -> int:
         """Take what there is, settle it, and return how many records that were."""
+        if self._watch.has_seen_others():
+            self._join_anew()
         self._take(IDLE_WAIT_S if not self._held else self._pause_s)
         if not self._held or self._stopping.is_set():
             return 0
@@ -119,6 +133,14 @@ class KafkaWorker:
         else:
             self._go_on()
         return len(batch) - len(self._held)
+
+    def _join_anew(self) -> None:
+        """Leave the group and join it as somebody else. What was in hand the relay sends to the new topics."""
+        _log.warning("topics are others")
+        self.leave()
+        self._held, self._known, self._is_paused = [], set(), False
+        self._consumer = self._make()
+        self.subscribe()
 
     def _take(self, wait_s: float) -> None:
         """Wait for a first record, and take with it those that are there. For a full batch it would wait all of it.
@@ -267,23 +289,23 @@ class KafkaWorker:
     # --- what the group tells, in the middle of a poll
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        del consumer
         if partitions:
             _log.info("partitions taken over", partitions=_names(partitions))
-        self._known -= {place_of(each.topic, each.partition) for each in partitions}
+        if consumer is self._consumer:
+            self._known -= {place_of(each.topic, each.partition) for each in partitions}
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        del consumer
         _log.info("partitions given up", partitions=_names(partitions))
-        self._forget(partitions)
+        self._forget(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        del consumer
         _log.warning("partitions lost", partitions=_names(partitions))
-        self._forget(partitions)
+        self._forget(consumer, partitions)
 
-    def _forget(self, partitions: Iterable[TopicPartition]) -> None:
+    def _forget(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
         """Leave to their next holder what was in hand of these."""
+        if consumer is not self._consumer:  # one that took long to leave
+            return
         gone = {place_of(each.topic, each.partition) for each in partitions}
         self._held = [each for each in self._held if each.place not in gone]
         self._early = [each for each in self._early if each.place not in gone]
@@ -334,4 +356,6 @@ def _names(partitions: Iterable[TopicPartition]) -> list[str]:
 
 def make(settings: Settings, engine: Engine, settler: Settler) -> KafkaWorker:
     """Make it on a consumer of its own."""
-    return KafkaWorker(make_consumer(settings), engine, settler, batch_size=settings.batch_size)
+    watch = TopicWatch(make_admin(settings))
+    make = partial(make_consumer, settings)
+    return KafkaWorker(make, engine, settler, batch_size=settings.batch_size, watch=watch)

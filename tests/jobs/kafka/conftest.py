@@ -1,6 +1,7 @@
 """A real broker with fresh topics for each test, and workers and relays on it that are driven by hand."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import pytest
@@ -11,6 +12,7 @@ from config import Settings
 from jobs.kafka import topics
 from jobs.kafka.backlog import KafkaBacklog
 from jobs.kafka.clients import make_admin, make_consumer
+from jobs.kafka.watch import TopicWatch
 from jobs.kafka.way_on import KafkaWayOn
 from jobs.kafka.worker import KafkaWorker
 from jobs.relay import Relay
@@ -78,7 +80,13 @@ def make(kafka_settings: Settings, books: Engine, policy: RetryPolicy) -> Iterat
         def make(*, engine: Engine | None = None, batch_size: int = 300, **settings: Any) -> KafkaWorker:
             own = engine or bounded
             mine = kafka_settings.model_copy(update=settings)
-            worker = KafkaWorker(make_consumer(mine), own, Settler(own, policy), batch_size=batch_size)
+            worker = KafkaWorker(
+                partial(make_consumer, mine),
+                own,
+                Settler(own, policy),
+                batch_size=batch_size,
+                watch=TopicWatch(make_admin(mine)),
+            )
             worker.subscribe()
             made.append(worker)
             return worker

@@ -1,5 +1,6 @@
 """What the relay knows of topics: what has been lost comes back, and an honest backlog is never sent twice."""
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from jobs.kafka.way_on import KafkaWayOn
 from jobs.relay import Relay
 from jobs.transport import TransportAway
 from models.ledger import attempts
+from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, due, fund, kill_off, row_of
 from tests.jobs.kafka.conftest import Make, Send, count_records
@@ -34,6 +36,19 @@ def age(engine: Engine, ids: list[int], *, seconds: float) -> None:
         connection.execute(
             text("UPDATE sendings SET sent_at = sent_at - :s * interval '1 s' WHERE transfer_id = ANY (:ids)"), earlier
         )
+
+
+class Tolerant:
+    """A relay as its thread runs it: a pass that a fault ends is followed by another."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def run_once(self) -> int:
+        try:
+            return self._relay.run_once()
+        except TransportAway:
+            return 0
 
 
 def is_there(settings: Settings, count: int, *names: str) -> None:
@@ -116,6 +131,32 @@ def test_deleted_topics_are_made_anew_and_all_that_was_in_them_is_sent_at_once(
     assert topics.find_topics(admin).keys() == set(ALL)
     settle_all(ids, make(), kafka_relay)
     assert_posted_once(books, ids)
+
+
+def test_topics_that_were_deleted_after_their_broker_had_come_back_are_read_anew(
+    *,
+    books: Engine,
+    kafka_broker: KafkaServer,
+    kafka_settings: Settings,
+    send: Send,
+    kafka_relay: Relay,
+    make: Make,
+    settle_all: SettleAll,
+) -> None:
+    """With it their leaders' epochs have grown, and those of new topics begin at the beginning."""
+    worker = make()
+    first = send(10)
+    settle_all(first, worker)
+    kafka_broker.send(signal.SIGKILL)
+    assert kafka_broker.wait(5)
+    kafka_broker.start()
+    settle_all(second := send(10, first_id=2_000), worker, Tolerant(kafka_relay))
+    admin = make_admin(kafka_settings)  # must outlive what it was asked for
+    for future in admin.delete_topics([*ALL]).values():
+        future.result(10)
+    third = send(10, first_id=3_000)
+    settle_all(third, worker, Tolerant(kafka_relay))
+    assert_posted_once(books, [*first, *second, *third])
 
 
 def test_an_emptied_topic_is_refilled(
