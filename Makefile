@@ -56,7 +56,7 @@ picture: ## record the README's picture anew: docs/picture.svg (needs curl)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m bench.picture
 
-chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1)
+chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1 TRANSPORT=rq)
 	$(VENV) requirements-dev.txt
 	@exec $(RUN) -m tests.chaos --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 

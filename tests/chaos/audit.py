@@ -1,8 +1,11 @@
 """Whether what the service has told, by either face, is true: it is asked once more, and so are the books."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 
+import psycopg2
+from confluent_kafka import KafkaException
 from sqlalchemy import Connection, create_engine, text
 
 from tests.books import check_books
@@ -10,7 +13,10 @@ from tests.chaos import judging
 from tests.chaos.calls import Call, Job, Page
 from tests.chaos.client import Client
 from tests.chaos.faces import Face
+from tests.chaos.faults.kafka import find_upto
+from tests.chaos.follower import Follower
 from tests.chaos.report import Report, Told
+from tests.chaos.stack import Stack, wait_until
 
 # What a service that is left in peace may take to answer.
 PATIENCE_S = 30.0
@@ -19,6 +25,8 @@ _TRANSFERS_BY_KEY = text(
     " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
 )
 _BALANCES = text("SELECT wallet_id, transfer_id, balance_after FROM entries")
+_STATUSES = text("SELECT CAST(id AS text) AS id, status FROM transfers")
+_POSTINGS = text("SELECT wallet_id, transfer_id FROM entries ORDER BY wallet_id, seq")
 _AUDITS = text("SELECT finished_at IS NOT NULL AS is_finished, findings FROM audits")
 
 
@@ -52,6 +60,54 @@ def audit(url: str, reader: Client, clients: list[Client], balances: dict[int, i
         report.wrong.append(f"books: {error}")
     finally:
         engine.dispose()
+
+
+def audit_feed(stack: Stack, follower: Follower, report: Report) -> None:
+    """Write into a report what was told of events, over REST and on Kafka's topics, that is not true or not all."""
+    engine = create_engine(stack.state()["postgres"]["url"].replace("postgresql", "postgresql+psycopg2"))
+    try:
+        with engine.connect() as connection:
+            statuses = {row.id: row.status for row in connection.execute(_STATUSES)}
+            postings: dict[int, list[int]] = defaultdict(list)
+            for row in connection.execute(_POSTINGS):
+                postings[row.wallet_id].append(row.transfer_id)
+    finally:
+        engine.dispose()
+    try:
+        wait_until(lambda: follower.transfers >= statuses.keys(), PATIENCE_S, "the feed tells of all transfers")
+    except TimeoutError as error:
+        report.wrong.append(str(error))
+    follower.stop()
+    follower.join(PATIENCE_S)
+    report.wrong += follower.wrong
+    report.events = len(follower.events)
+    judging.check_feed(follower.events, statuses, postings, report)
+    if stack.transport == "kafka":
+        _hear_the_rest(stack, report)
+        judging.check_announced(follower.events, stack.announced, report)
+
+
+def _hear_the_rest(stack: Stack, report: Report) -> None:
+    def has_all() -> bool:
+        try:
+            if find_upto(stack) < report.events:
+                return False
+            stack.announced.read(stack.state()["kafka"]["brokers"])
+        except (psycopg2.Error, KafkaException, TimeoutError):
+            return False
+        return True
+
+    try:
+        wait_until(has_all, PATIENCE_S, "all events are announced")
+    except TimeoutError as error:
+        report.wrong.append(str(error))
+
+
+def audit_by_command(stack: Stack, report: Report) -> None:
+    """Have the service audit itself, now that all is quiet."""
+    told = stack.flask("audit")
+    if told.returncode != 0:
+        report.wrong.append(f"flask audit ends with {told.returncode}: {told.stdout}{told.stderr}")
 
 
 def _count(reader: Client, clients: Iterable[Client], report: Report) -> None:

@@ -1,7 +1,11 @@
 """What is lost, doubled or wrong among what clients were told."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from tests.chaos.announced import DEAD, EVENTS, Announced
 from tests.chaos.calls import Call, Job, Page, Read
 from tests.chaos.report import Report
 
@@ -78,3 +82,68 @@ def check_reads(known: Balances, reads: Iterable[Read], report: Report) -> None:
         is_newest = not entries or entries[0][1] == read.page.balance
         if not (is_known and is_newest and read.page.balance in had[read.user]):
             report.wrong.append(f"{read}, of which the books know nothing")
+
+
+def check_feed(
+    events: Sequence[Mapping[str, Any]],
+    statuses: Mapping[str, str],
+    postings: Mapping[int, Sequence[int]],
+    report: Report,
+) -> None:
+    """Who has followed the feed was told of each transfer's end once, in the order of every wallet, without a gap.
+
+    Args:
+        events: all of them, as they were told.
+        statuses: how each transfer stands, by its id as REST spells it.
+        postings: of each wallet its transfers, in the order in which they were posted.
+        report: of the run.
+    """
+    ids = [int(event["event_id"]) for event in events]
+    if ids != list(range(1, len(ids) + 1)):
+        first = next(number for number, each in enumerate(ids, 1) if each != number)
+        report.wrong.append(f"the feed has a gap, or a repetition: event {ids[first - 1]} was told as number {first}")
+    lives: dict[str, list[str]] = defaultdict(list)
+    told: dict[int, list[int]] = defaultdict(list)
+    for event in events:
+        data, word = event["data"], event["type"].removeprefix("transfer.")
+        lives[data["job_id"]].append(word)
+        if data["status"] != ("pending" if word == "requeued" else word):
+            report.wrong.append(f"event {event['event_id']}, {word}, tells of a transfer that is {data['status']}")
+        if word == "posted":
+            for party in {data["source_user_id"], data["destination_user_id"]} - {None}:
+                told[int(party)].append(int(data["job_id"]))
+    for transfer, status in statuses.items():
+        _check_life(transfer, lives.pop(transfer, []), status, report)
+    report.wrong += [f"the feed tells of transfer {transfer}, which is not there" for transfer in lives]
+    for wallet in told.keys() | postings.keys():
+        if told.get(wallet, []) != list(postings.get(wallet, [])):
+            report.wrong.append(f"the feed has another order of wallet {wallet} than its entries")
+
+
+def _check_life(transfer: str, words: Sequence[str], status: str, report: Report) -> None:
+    """A transfer ends once, unless it failed and was brought back."""
+    told = " ".join(words)
+    if not words or words[-1] != status:
+        report.lost.append(f"transfer {transfer} is {status}, and the feed tells: {told or 'nothing'}")
+    elif not re.fullmatch("(failed requeued )*(posted|rejected|failed)", told):
+        report.doubled.append(f"the feed tells of transfer {transfer}: {told}")
+
+
+def check_announced(events: Sequence[Mapping[str, Any]], announced: Announced, report: Report) -> None:
+    """Kafka's topics had each event of the feed, as it stands there, and each dead letter once more."""
+    feed = {int(event["event_id"]): event for event in events}
+    failed = {number: event for number, event in feed.items() if event["type"] == "transfer.failed"}
+    for topic, wanted in ((EVENTS, feed), (DEAD, failed)):
+        heard = announced.heard[topic]
+        report.unheard += len(wanted.keys() - heard.keys())
+        report.lost += [
+            f"event {number} is not on {topic}"
+            for number in sorted(wanted.keys() - heard.keys())
+            if not announced.may_be_unheard(number)
+        ]
+        report.wrong += [
+            f"event {number} on {topic} is {heard[number]}, and in the feed {wanted.get(number)}"
+            for number in sorted(heard)
+            if heard[number] != wanted.get(number)
+        ]
+    report.wrong += [f"event {number} has another transfer's key" for number in announced.badly_keyed]

@@ -23,6 +23,7 @@ class Told:
 class Report:
     """What was done and what was found."""
 
+    transport: str = "rq"
     calls: int = 0
     told: dict[str, Told] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
@@ -31,6 +32,9 @@ class Report:
     by_both: int = 0
     settled_after_s: float = 0.0
     audits: int = 0
+    # Of the feed; and those that Kafka's topics had lost before they were read.
+    events: int = 0
+    unheard: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -39,12 +43,15 @@ class Report:
         """Return it for people."""
         faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
         return [
+            f"transport: {self.transport}",
             f"faults: {faults}",
             *(f"left out: {each}" for each in self.left_out),
             f"orders: {self.calls}; {self.repeated} were sent again for an answer, {self.by_both} went by both faces",
             *(f"by {face}: {told.line()}" for face, told in self.told.items()),
             f"all transfers final {self.settled_after_s:.1f} s after the last fault",
             f"audits finished: {self.audits}",
+            f"events: {self.events}, each followed once"
+            + (f"; {self.unheard} left the topics with them, unread" if self.unheard else ""),
             f"lost {len(self.lost)}, doubled {len(self.doubled)}, wrong {len(self.wrong)}",
             *self.lost[:5],
             *self.doubled[:5],

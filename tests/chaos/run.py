@@ -9,11 +9,12 @@ from pathlib import Path
 import psycopg2
 
 from ops.prepare import DEMO_CENTS, DEMO_USERS
-from tests.chaos.audit import audit
+from tests.chaos.audit import audit, audit_by_command, audit_feed
 from tests.chaos.client import Client
 from tests.chaos.faces.grpc import open_channels
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, faults_of
 from tests.chaos.faults.clock import environment_of_clock
+from tests.chaos.follower import Follower
 from tests.chaos.report import Report
 from tests.chaos.stack import Stack, wait_until
 
@@ -27,16 +28,27 @@ SETTLE_TIMEOUT_S = 90.0
 _PENDING = "SELECT count(*) FROM transfers WHERE status = 'pending'"
 
 
-def run(home: Path, *, seconds: float, seed: int, pause_s: float = 3.0, client_pause_s: float = 0.0) -> Report:
-    """Run chaos for a while, with a fault about every ``pause_s``, and audit what is left."""
+def run(
+    home: Path, *, seconds: float, seed: int, pause_s: float = 3.0, client_pause_s: float = 0.0, **settings: str
+) -> Report:
+    """Run chaos for a while, with a fault about every ``pause_s``, and audit what is left.
+
+    Args:
+        home: WALLET_HOME.
+        seconds: how long.
+        seed: of what is asked, and of what is done.
+        pause_s: between two faults, about.
+        client_pause_s: of each client, after each answer.
+        settings: of the service, among them TRANSPORT.
+    """
     rng = random.Random(seed)
 
     def trouble(stack: Stack, _clients: list[Client], report: Report) -> None:
         _cause_faults(stack, rng, report, seconds=seconds, pause_s=pause_s)
 
     # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
-    settings = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
-    service = Stack(home, grpc=True, **settings, **environment_of_clock(home))
+    ours = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
+    service = Stack(home, grpc=True, **ours, **environment_of_clock(home), **settings)
     report = run_under_load(service, trouble, rng, pause_s=client_pause_s)
     report.left_out = [] if "clock" in FAULTS else ["clock (libfaketime is not installed)"]
     return report
@@ -50,8 +62,10 @@ def run_under_load(
     pause_s: float = 0.0,
 ) -> Report:
     """Load a service while it is given trouble, let it settle, and audit what is left."""
-    report = Report()
+    report = Report(transport=service.transport)
     with service as stack, _make_clients(stack, rng, pause_s=pause_s) as (reader, *clients):
+        follower = Follower(stack.port, stack.state()["admin"])
+        follower.start()
         for user in USERS:
             reader.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
         for client in clients:
@@ -66,6 +80,8 @@ def run_under_load(
         for demo in DEMO_USERS:
             balances[demo] += DEMO_CENTS
         audit(stack.state()["postgres"]["url"], reader, clients, balances, report)
+        audit_feed(stack, follower, report)
+        audit_by_command(stack, report)
         reader.close()
     return report
 
@@ -91,11 +107,11 @@ def _make_clients(stack: Stack, rng: random.Random, *, pause_s: float) -> Iterat
 
 
 def _cause_faults(stack: Stack, rng: random.Random, report: Report, *, seconds: float, pause_s: float) -> None:
-    end = time.monotonic() + seconds
+    faults, end = faults_of(stack.transport), time.monotonic() + seconds
     while (left_s := end - time.monotonic()) > 0:
         time.sleep(min(rng.uniform(0.5, 1.5) * pause_s, left_s))  # the rhythm of the faults is the experiment
-        name = rng.choices(list(FAULTS), [fault.weight for fault in FAULTS.values()])[0]
-        report.faults[name] += FAULTS[name].cause(stack, rng)
+        name = rng.choices(list(faults), [fault.weight for fault in faults.values()])[0]
+        report.faults[name] += faults[name].cause(stack, rng)
 
 
 def _count_pending(stack: Stack) -> int:

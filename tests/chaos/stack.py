@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.nursery import Forked
+from tests.chaos.announced import Announced
+from tests.kafka_broker import FIRST_START_S
+from tests.nursery import Forked, run
 from tests.project import ROOT
 
 START_TIMEOUT_S = 90.0
@@ -36,6 +38,9 @@ class Stack:
             self.port = port
         self.grpc_target = f"127.0.0.1:{grpc_port}" if grpc else None
         self.home = home
+        self.transport = settings.get("TRANSPORT", "rq")
+        # With TRANSPORT=kafka.
+        self.announced = Announced()
         self._environment = {
             "PATH": os.environ["PATH"],
             "WALLET_HOME": str(home),
@@ -61,6 +66,11 @@ class Stack:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
+    def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the service beside it, on what it uses."""
+        environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(self.home)}
+        return run([sys.executable, "-m", "flask", *arguments], cwd=ROOT, env=environment, text=True)
+
     def start(self) -> None:
         """Start it, again if it has run before, and return when it is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
@@ -75,7 +85,8 @@ class Stack:
                 start_new_session=True,
             )
         ready = self.home / "run" / "stack.json"
-        wait_until(lambda: ready.exists() or not self.is_running, START_TIMEOUT_S, "the stack is ready")
+        timeout_s = FIRST_START_S if self.transport == "kafka" else START_TIMEOUT_S
+        wait_until(lambda: ready.exists() or not self.is_running, timeout_s, "the stack is ready")
         assert self.is_running, (self.home / "output").read_text()
 
     @property

@@ -1,4 +1,4 @@
-"""A short chaos run; ``make chaos`` is a longer one."""
+"""Short chaos runs; ``make chaos`` is a longer one."""
 
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -6,19 +6,40 @@ from pathlib import Path
 import pytest
 
 from tests import small_disk
+from tests.chaos.faults import OF_KAFKA
 from tests.chaos.faults.disk import HOME_SIZE
+from tests.chaos.report import Report
 from tests.chaos.run import run
+
+# One that begins with a broker that is killed, topics emptied, deleted, a frozen broker and a zombie.
+SEED_OF_KAFKA = 364
 
 
 @pytest.mark.long
 @pytest.mark.stack
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_doubled_or_wrong_after_chaos(tmp_path: Path) -> None:
+    report = run_short(tmp_path / "home", seconds=12, seed=112)
+    assert sum(report.faults.values()) >= 3
+
+
+@pytest.mark.long
+@pytest.mark.stack
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("java")
+def test_nor_is_it_when_kafka_carries_transfers(tmp_path: Path) -> None:
+    report = run_short(tmp_path / "home", seconds=20, seed=SEED_OF_KAFKA, TRANSPORT="kafka")
+    assert report.transport == "kafka"
+    assert sum(report.faults[name] for name in OF_KAFKA) >= 3, "\n".join(report.lines())
+
+
+def run_short(home: Path, *, seconds: float, seed: int, **settings: str) -> Report:
     with ExitStack() as mounts:
         with suppress(PermissionError):  # then the disk is never full
-            mounts.enter_context(small_disk.mounted(tmp_path / "home", size=HOME_SIZE))
-        report = run(tmp_path / "home", seconds=12, seed=112, pause_s=1.5, client_pause_s=0.03)
+            mounts.enter_context(small_disk.mounted(home, size=HOME_SIZE))
+        report = run(home, seconds=seconds, seed=seed, pause_s=1.5, client_pause_s=0.03, **settings)
     assert report.is_clean, "\n".join(report.lines())
     assert report.told.keys() == {"REST", "gRPC"}
     assert all(told.orders for told in report.told.values()), "\n".join(report.lines())
-    assert sum(report.faults.values()) >= 3
+    assert report.events >= report.calls / 2
+    return report

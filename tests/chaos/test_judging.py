@@ -1,8 +1,11 @@
 """What a run of chaos looks for is found when it is there, whichever face has told it."""
 
+from typing import Any
+
 import pytest
 
 from tests.chaos import judging
+from tests.chaos.announced import DEAD, EVENTS, Announced
 from tests.chaos.calls import Answer, Call, Followed, Job, Page, Read
 from tests.chaos.report import Report
 
@@ -106,3 +109,76 @@ def test_what_was_read_is_something_that_the_books_have_had(page: Page, wrong: i
     report = Report()
     judging.check_reads(KNOWN, [Read("gRPC", 1, page)], report)
     assert found(report) == (0, 0, wrong)
+
+
+def event(number: int, word: str, transfer: int = 7) -> dict[str, Any]:
+    status = "pending" if word == "requeued" else word
+    data = {"job_id": str(transfer), "status": status, "source_user_id": "1", "destination_user_id": "2"}
+    return {"event_id": str(number), "type": f"transfer.{word}", "data": data}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "is_found"),
+    [
+        (["posted"], "posted", (0, 0, 0)),
+        (["rejected"], "rejected", (0, 0, 0)),
+        (["failed"], "failed", (0, 0, 0)),
+        (["failed", "requeued", "failed", "requeued", "posted"], "posted", (0, 0, 0)),
+        ([], "posted", (1, 0, 1)),
+        (["failed", "requeued"], "posted", (1, 0, 1)),
+        (["rejected"], "posted", (1, 0, 1)),
+        (["posted", "posted"], "posted", (0, 1, 1)),
+        (["failed", "posted"], "posted", (0, 1, 0)),
+        (["requeued", "posted"], "posted", (0, 1, 0)),
+    ],
+)
+def test_the_feed_tells_each_end_once(words: list[str], status: str, is_found: tuple[int, int, int]) -> None:
+    report = Report()
+    events = [event(number, word) for number, word in enumerate(words, 1)]
+    postings = {1: [7], 2: [7]} if status == "posted" else {}
+    judging.check_feed(events, {"7": status}, postings, report)
+    lost, doubled, wrong = found(report)
+    assert (lost, doubled, min(wrong, 1)) == is_found
+
+
+@pytest.mark.parametrize(
+    ("events", "wrong"),
+    [
+        ([event(1, "posted", 6), event(2, "posted", 7)], 0),
+        ([event(1, "posted", 6), event(3, "posted", 7)], 1),
+        ([event(2, "posted", 6), event(1, "posted", 7)], 1),
+        ([event(1, "posted", 7), event(2, "posted", 6)], 2),  # of both wallets
+        ([event(1, "posted", 6), event(2, "posted", 7), event(3, "rejected", 8)], 1),
+    ],
+)
+def test_the_feed_has_no_gap_and_the_order_of_each_wallet(events: list[dict[str, Any]], wrong: int) -> None:
+    report = Report()
+    judging.check_feed(events, {"6": "posted", "7": "posted"}, {1: [6, 7], 2: [6, 7]}, report)
+    assert found(report) == (0, 0, wrong)
+
+
+@pytest.mark.parametrize(
+    ("events", "dead", "is_found"),
+    [
+        ((1, 2), (2,), (0, 0, 0)),
+        ((1,), (2,), (1, 0, 0)),
+        ((1, 2), (), (1, 0, 0)),
+        ((1, 2, 3), (2,), (0, 0, 1)),
+        ((1, 2), (1, 2), (0, 0, 1)),
+    ],
+)
+def test_topics_have_all_of_the_feed(
+    events: tuple[int, ...], dead: tuple[int, ...], is_found: tuple[int, int, int]
+) -> None:
+    feed = {1: event(1, "posted", 6), 2: event(2, "failed"), 3: event(3, "posted")}
+    announced, report = Announced(), Report()
+    announced.heard |= {EVENTS: {n: feed[n] for n in events}, DEAD: {n: feed[n] for n in dead}}
+    judging.check_announced([feed[1], feed[2]], announced, report)
+    assert found(report) == is_found
+
+
+def test_what_the_topics_had_when_they_were_lost_may_be_unheard_and_nothing_else() -> None:
+    announced, report = Announced(), Report()
+    announced.lose(read_upto=1, told_upto=2)
+    judging.check_announced([event(1, "posted", 6), event(2, "posted")], announced, report)
+    assert (found(report), report.unheard) == ((1, 0, 0), 2)

@@ -74,8 +74,17 @@ class Rest:
             self._connection.close()
             self._connection = None
 
-    def ask(self, user: int, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
+    def ask(
+        self, user: int | str, method: str, path: str, body: object = None, key: str | None = None
+    ) -> tuple[int, Any]:
         """Send one request and return status and body, whatever they are.
+
+        Args:
+            user: who asks; or all of the header that says so.
+            method: HTTP's.
+            path: with what is asked.
+            body: JSON, if any.
+            key: for idempotency.
 
         Raises:
             OSError, http.client.HTTPException: no answer.

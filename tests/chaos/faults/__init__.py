@@ -8,6 +8,7 @@ from tests.chaos.faults.clock import step_clock
 from tests.chaos.faults.database import freeze_postgres, lock_table, slow_down
 from tests.chaos.faults.disk import fill_disk
 from tests.chaos.faults.flush import empty_redis
+from tests.chaos.faults.kafka import delete_topics, empty_topics, freeze_broker, kill_broker, make_zombie
 from tests.chaos.faults.kill import kill_api, kill_grpc, kill_grpc_master, kill_postgres, kill_redis, kill_worker
 from tests.chaos.faults.memory import fill_redis
 from tests.chaos.faults.storm import cause_storm
@@ -39,3 +40,15 @@ FAULTS: Mapping[str, Fault] = {
     # Not where libfaketime is missing: this machine's own clock is others', too.
     **({"clock": Fault(step_clock, 1)} if find_library() else {}),
 }
+OF_KAFKA: Mapping[str, Fault] = {
+    "kafka": Fault(kill_broker, 2),
+    "frozen kafka": Fault(freeze_broker, 2),
+    "topics deleted": Fault(delete_topics, 2),
+    "topics emptied": Fault(empty_topics, 2),
+    "zombie": Fault(make_zombie, 2),
+}
+
+
+def faults_of(transport: str) -> Mapping[str, Fault]:
+    """Return what is done to a service whose transfers are carried so."""
+    return {**FAULTS, **OF_KAFKA} if transport == "kafka" else FAULTS

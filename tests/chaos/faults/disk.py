@@ -1,4 +1,4 @@
-"""The disk of WALLET_HOME is full for a while, under all processes of the service and both of its servers."""
+"""The disk of WALLET_HOME is full for a while, under all processes of the service and all of its servers."""
 
 import random
 import time
@@ -36,5 +36,6 @@ def _is_complete(stack: Stack) -> bool:
 
 def _pids(stack: Stack) -> list[int]:
     state = stack.state()
-    processes = [state["api"], state["postgres"], state["redis"], *state["workers"]]
+    servers = [state[name] for name in ("postgres", "redis", "kafka") if name in state]
+    processes = [state["api"], *servers, *state["workers"]]
     return [*(process["pid"] for process in processes), *stack.grpc_pids()]
