@@ -1,4 +1,7 @@
-"""A process's own /metrics, where no API process shares its folder: one request at a time, on a thread of its own."""
+"""A process's own /metrics, where no API process shares its folder, and /healthz of who works in rounds.
+
+One request at a time is answered, on a thread of its own.
+"""
 
 import socket
 import socketserver
@@ -8,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 
 import structlog
 
-from observe import background, metrics_files
+from observe import background, metrics_files, rounds
 
 # A client that neither asks nor reads holds up the next one for this long.
 CLIENT_TIMEOUT_S = 5.0
@@ -22,7 +25,12 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = CLIENT_TIMEOUT_S
 
     def do_GET(self) -> None:
-        """Answer what the processes of this folder have counted."""
+        """Answer what the processes of this folder have counted; or whether this one still goes round."""
+        if self.path == "/healthz":
+            self.send_response(HTTPStatus.OK if rounds.of_work.go_on() else HTTPStatus.SERVICE_UNAVAILABLE)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.path != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND)
             return

@@ -10,21 +10,13 @@ from confluent_kafka.admin import AdminClient
 from config import Settings
 from jobs.checkup import check_clock, check_memory, check_version
 from jobs.kafka import topics
-from jobs.kafka.clients import ANSWER_S, GROUP, make_admin, member_name
+from jobs.kafka.clients import ANSWER_S, GROUP, make_admin
 from jobs.transport import TransportAway
 from models.checkup import Finding, Level
 from models.database.faults import first_line
 from models.redis_line.client import connect_redis
 
 REDIS_ANSWER_S = 2.0
-
-
-def is_member_here(settings: Settings) -> bool:
-    """Whether the group knows a worker of this host; False if that is not to be found out."""
-    try:
-        return member_name() in {member.client_id for member in _members(make_admin(settings))}
-    except (KafkaException, TimeoutError):
-        return False
 
 
 def count_workers(settings: Settings) -> int:

@@ -37,6 +37,7 @@ from models.database.engine import transaction
 from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger import attempts, deliveries
+from observe import rounds
 
 # An idle worker waits this long for a record before it looks round: whether it is to stop.
 IDLE_WAIT_S = 0.5
@@ -119,6 +120,7 @@ class KafkaWorker:
 
     def run_once(self) -> int:
         """Take what there is, settle it, and return how many records that were."""
+        rounds.of_work.note()
         if self._watch.has_seen_others():
             self._join_anew()
         self._take(IDLE_WAIT_S if not self._held else self._pause_s)

@@ -17,20 +17,25 @@ TIMEOUT_S = 4
 
 def is_api_ready() -> bool:
     """Whether /readyz says so. Asked without urllib, which would heed a proxy in the environment."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["PORT"]), timeout=TIMEOUT_S)
-    connection.request("GET", "/readyz")
-    return connection.getresponse().status == http.HTTPStatus.OK
+    return _is_ok("PORT", "/readyz")
 
 
-def is_worker_registered() -> bool:
-    """Whether the transport knows a worker of this container: it forgets one whose loop does not come round."""
-    told = secret_files.settings(secret_files.FOLDER) | os.environ
-    if told.get("TRANSPORT") == "kafka":
-        return bool(importlib.import_module("ops.compose.kafka_health").is_worker_in_group(told))
-    with redis.Redis.from_url(
-        told["REDIS_URL"], socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
-    ) as connection:
+def is_worker_at_work() -> bool:
+    """Whether its loop goes round. Of a consumer it says so itself: Kafka believes in who hangs as long as he polls."""
+    return _is_ok("METRICS_PORT", "/healthz") if os.environ.get("TRANSPORT") == "kafka" else _is_known_to_rq()
+
+
+def _is_known_to_rq() -> bool:
+    """Whether RQ knows a worker of this container: its entry expires unless the worker's loop renews it."""
+    url = (secret_files.settings(secret_files.FOLDER) | os.environ)["REDIS_URL"]
+    with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as connection:
         return any(worker.hostname == socket.gethostname() for worker in Worker.all(connection=connection))
+
+
+def _is_ok(port: str, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ[port]), timeout=TIMEOUT_S)
+    connection.request("GET", path)
+    return connection.getresponse().status == http.HTTPStatus.OK
 
 
 def is_grpc_serving() -> bool:
@@ -44,7 +49,7 @@ def is_grpc_serving() -> bool:
     return bool(answer is asking.Answer.SERVES)
 
 
-CHECKS = {"api": is_api_ready, "grpc": is_grpc_serving, "worker": is_worker_registered}
+CHECKS = {"api": is_api_ready, "grpc": is_grpc_serving, "worker": is_worker_at_work}
 
 
 def main(arguments: list[str]) -> int:

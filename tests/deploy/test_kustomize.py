@@ -118,7 +118,7 @@ def test_by_kafka_all_are_told_where_it_is_and_let_there(kustomize: Path) -> Non
         assert set(OF_KAFKA) <= set(pod.secrets)
         assert kubernetes.matches(policy["spec"]["podSelector"], pod.labels)
     # RQ knows no such worker.
-    assert "exec" not in pods["worker"].container["readinessProbe"]
+    assert pods["worker"].container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
 
 
 def test_the_example_leaves_nothing_that_is_nobodys(kustomize: Path) -> None:

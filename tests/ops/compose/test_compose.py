@@ -30,6 +30,8 @@ from sqlalchemy import make_url
 
 from config import Settings
 from jobs.rq.crew import transfers_queue
+from observe import rounds
+from observe.metrics_server import MetricsServer
 from ops.compose import entry, health, prepare, secret_files
 from ops.compose.secret_files import SECRETS, BadSecret
 from ops.local.servers import REDIS_MAX_MEMORY, PostgresServer
@@ -541,6 +543,26 @@ def test_with_tls_it_is_healthy_when_one_of_its_processes_says_that_it_serves(
             assert health.main(["grpc"]) == 0
             process.communicate()
         assert health.main(["grpc"]) == 1
+
+
+def test_a_consumer_is_healthy_as_long_as_its_loop_goes_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setenv("TRANSPORT", "kafka")
+    monkeypatch.setattr(rounds, "of_work", rounds.Rounds(clock=lambda: now[0]))
+    with MetricsServer("127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("METRICS_PORT", str(server.server_address[1]))
+        assert health.main(["worker"]) == 1  # it has not begun
+        rounds.of_work.note()
+        assert health.main(["worker"]) == 0
+        now[0] += rounds.LONGEST_S - 1
+        assert health.main(["worker"]) == 0
+        now[0] += 1
+        assert health.main(["worker"]) == 1
+        server.shutdown()
+        thread.join()
+    assert health.main(["worker"]) == 1
 
 
 @pytest.mark.usefixtures("secrets_folder")
