@@ -4,11 +4,10 @@ The thread that accepted one sends it, after the commit and before the answer: s
 in the order in which they were answered. That takes microseconds, and never waits.
 """
 
-import socket
 from collections.abc import Callable, Sequence
-from contextlib import closing
 
 from config import Settings
+from jobs.kafka import pinging
 from jobs.kafka.clients import make_producer
 from jobs.kafka.records import encode
 from jobs.kafka.sending import Sender
@@ -17,8 +16,6 @@ from models.ledger.attempts import Due
 
 # What an ending process waits for its last ones.
 CLOSE_TIMEOUT_S = 2.0
-# How long a broker may take to be there.
-PING_TIMEOUT_S = 0.5
 
 
 class KafkaWayOn:
@@ -29,7 +26,7 @@ class KafkaWayOn:
     def __init__(self, settings: Settings) -> None:
         """Connect to nothing yet."""
         self._sender = Sender(lambda: make_producer(settings))
-        self._brokers = settings.kafka_brokers or ""
+        self._settings = settings
 
     def put_on(self, due: Due) -> None:
         """Have a recorded transfer carried."""
@@ -40,18 +37,8 @@ class KafkaWayOn:
         return bool(dues) or True
 
     def ping(self) -> bool:
-        """Whether one of the brokers that are named takes a connection.
-
-        Not by Kafka's client, whose questions hold up every greenlet of a process.
-        """
-        for address in self._brokers.split(","):
-            host, _, port = address.rpartition(":")
-            try:
-                with closing(socket.create_connection((host.strip("[]"), int(port)), timeout=PING_TIMEOUT_S)):
-                    return True
-            except OSError:
-                continue
-        return False
+        """Whether one of the brokers that are named answers."""
+        return pinging.answers(self._settings)
 
     def close(self) -> None:
         """Send on what is on its way, within a bounded time."""
