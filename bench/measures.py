@@ -11,6 +11,7 @@ from bench.drain import Drain, Stock
 from bench.edge import Edge
 from bench.figures import Figure, Measure, Ratio
 from bench.grpc_face import GrpcFace
+from bench.kafka.drain import KafkaDrain
 from bench.lone import Lone
 from bench.pgbench import Pgbench
 from bench.steady import Steady
@@ -35,6 +36,13 @@ MEASURES: tuple[Measure, ...] = (
     Direct(),
     Depth(),
     Cost(),
+    KafkaDrain(
+        Spread.UNIFORM,
+        ratios=(Ratio("pgbench_uniform", 1.6), Ratio("drain_uniform_2", 1.15)),
+        announced_ratios=(Ratio("kafka_drain_uniform_2_silent", 0.9),),
+    ),
+    KafkaDrain(Spread.UNIFORM, is_silent=True),
+    KafkaDrain(Spread.HOT, ratios=(Ratio("pgbench_hot", 5.0),)),
 )
 
 
