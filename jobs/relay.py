@@ -59,6 +59,9 @@ class Relay:
         self._engine = engine
         self._cache = cache
         self._feed = feed
+        self._clock = clock
+        # How long the last pass told others of events: work, of which there is as much as was posted, and no look.
+        self.told_s = 0.0
         self._frontier = Frontier(engine, clock=clock)
         # The page for which there was no room: the next pass goes on with it, so that the oldest are carried first.
         self._unfed: list[int] = []
@@ -79,7 +82,9 @@ class Relay:
         if self._feed is not None:
             self._feed.run_once()
         put_back = self._backlog.take_back()
+        began = self._clock()
         self._backlog.announce()
+        self.told_s = self._clock() - began
         for _ in range(PAGES):
             page = self._unfed or self._frontier.next_page(PAGE)
             restored, refused = self._restore(page)
@@ -156,7 +161,8 @@ class RelayThread:
                     began = time.monotonic()
                     put_back = self._relay.run_once()
                     wants_more = put_back > 0 and not self._relay.is_full
-                    pause_s = pause_after(time.monotonic() - began, wants_more=wants_more)
+                    looked_s = time.monotonic() - began - self._relay.told_s
+                    pause_s = pause_after(looked_s, wants_more=wants_more)
                     if not wants_more and self._auditor is not None:
                         self._auditor.run_once()
             except Exception as error:

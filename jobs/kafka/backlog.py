@@ -15,7 +15,7 @@ from config import Settings
 from jobs.kafka import topics
 from jobs.kafka.announcer import Announcer
 from jobs.kafka.audit_topics import TopicsCheck
-from jobs.kafka.clients import MESSAGE_TIMEOUT_S, make_admin, make_producer
+from jobs.kafka.clients import MESSAGE_TIMEOUT_S, make_admin, make_announcing_producer, make_producer
 from jobs.kafka.records import encode
 from jobs.kafka.sending import Sender
 from jobs.kafka.topics import REQUESTED, RETRY, WORK, key_of, partition_of
@@ -55,7 +55,7 @@ class KafkaBacklog:
         self._admin = make_admin(settings)
         self._looker = UnreadLooker(settings, engine, self._admin)
         self._sender = Sender(lambda: make_producer(settings), listens=False)
-        self._announcer = Announcer(engine, self._sender)
+        self._announcer = Announcer(engine, Sender(lambda: make_announcing_producer(settings), listens=False))
         self._topics: Mapping[str, tuple[str, int]] = {}
         # Since when a topic is a new one, by PostgreSQL's clock, as far as is known here.
         self._born: dict[str, datetime] = {}

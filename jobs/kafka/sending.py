@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
@@ -34,6 +34,8 @@ class Sender:
         self._is_closed = False
         # Of the records sent since the last :meth:`flush`.
         self._failed = 0
+        # Of those that were sent together: of them failures alone are heard of.
+        self._arriving = 0
 
     def send(self, topic: str, key: bytes, value: bytes) -> bool:
         """Have a record sent, and return whether it is on its way.
@@ -50,6 +52,22 @@ class Sender:
         self._has_work.set()
         return True
 
+    def send_all(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Have many records sent, keys and values. Only without the thread that listens.
+
+        Raises nothing: what does not get away is counted, and :meth:`flush` tells.
+        """
+        producer = self._producer or self._start()
+        messages: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in records]
+        try:
+            sent = producer.produce_batch(topic, messages, on_delivery=self._hear_failure)
+        except (BufferError, KafkaException):
+            sent = 0
+        self._arriving += sent
+        if lost := len(messages) - sent:
+            metrics.kafka_records["refused"].inc(lost)
+            self._failed += lost
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was sent has arrived, or failed; return whether none failed since the last time.
 
@@ -57,7 +75,8 @@ class Sender:
         """
         if self._producer is not None and self._producer.flush(timeout_s):
             return False
-        failed, self._failed = self._failed, 0
+        metrics.kafka_records["delivered"].inc(self._arriving)
+        failed, self._failed, self._arriving = self._failed, 0, 0
         return not failed
 
     def close(self, timeout_s: float) -> None:
@@ -88,6 +107,12 @@ class Sender:
             while (producer := self._producer) is not None and len(producer):
                 producer.poll(0)
                 time.sleep(LISTEN_S)
+
+    def _hear_failure(self, error: Any, message: Any) -> None:
+        # The producer may be one that tells of each.
+        if error is not None:
+            self._arriving -= 1
+            self._hear(error, message)
 
     def _hear(self, error: Any, _message: Any) -> None:
         # Called out of somebody's poll: it must not raise.

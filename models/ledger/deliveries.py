@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from models.database.engine import fetch_all
 from models.database.session import Session, Statement
-from models.ledger.posting import array
+from models.ledger.posting import array, columns
 
 
 class Waiting(NamedTuple):
@@ -75,9 +75,10 @@ _FIND_HELD = text("SELECT place, first, holder, transfers FROM holdings WHERE pl
 _NO_HURRY = Statement("no_hurry", ("text",), "SELECT set_config('synchronous_commit', $1, true)")
 _HOLD = Statement(
     "hold",
-    ("text", "bigint", "text", "bigint[]"),
+    ("text[]", "bigint[]", "text[]", "text"),
     """
-INSERT INTO holdings (place, first, holder, transfers) VALUES ($1, $2, $3::uuid, $4)
+INSERT INTO holdings (place, first, holder, transfers)
+SELECT place, first, $4::uuid, transfers::bigint[] FROM unnest($1, $2, $3) AS new (place, first, transfers)
 ON CONFLICT (place) DO UPDATE SET first = excluded.first, holder = excluded.holder, transfers = excluded.transfers
 """,
 )
@@ -163,10 +164,8 @@ def hold(engine: Engine, holder: UUID, taken: Mapping[str, tuple[int, Sequence[i
         session.begin()
         session.first(_NO_HURRY, "off")
         # In one order, whoever it is: somebody may be late with what is no longer his.
-        *others, (last, (first, ids)) = sorted(taken.items())
-        for place, (at, held) in others:
-            session.first(_HOLD, place, at, str(holder), array(held))
-        session.run(_HOLD, last, first, str(holder), array(ids), then="COMMIT")
+        places = [(place, first, array(ids)) for place, (first, ids) in sorted(taken.items())]
+        session.run(_HOLD, *columns(places, "tnt"), str(holder), then="COMMIT")
 
 
 def add_lost(connection: Connection, transfer_ids: Iterable[int]) -> dict[int, int]:

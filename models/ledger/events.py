@@ -13,10 +13,10 @@ A posted or rejected transfer stays as it is, so its event is read from the tran
 again, may be otherwise by the time somebody reads of it: its batch has the row as it was.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
@@ -39,6 +39,25 @@ class Event:
     type: str
     created_at: datetime
     transfer: Transfer
+
+
+class ToldEvent(NamedTuple):
+    """An event as its row has it, for those who read very many; ``told_at`` is what :class:`Event` calls created_at."""
+
+    type: str
+    event_id: int
+    told_at: datetime
+    transfer_id: int
+    source: int | None
+    destination: int | None
+    amount_cents: int
+    status: str
+    reason: str | None
+    attempts: int
+    last_error: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+    completed_at: datetime | None
 
 
 class EventPage(NamedTuple):
@@ -106,7 +125,9 @@ WITH head AS MATERIALIZED (
         CAST(least(start + :limit + 1 - position, cardinality(transfers)) AS int) AS last
     FROM batches, head
 )
-SELECT head.last_event, head.forgotten, head.start, told.*
+SELECT head.last_event, head.forgotten, head.start, told.event_id, told.told_at, told.id, told.kind, told.source,
+    told.destination, told.amount, told.status, told.reason, told.attempts, told.last_error, told.next_attempt_at,
+    told.created_at, told.completed_at
 FROM head LEFT JOIN (
     SELECT parts.position + parts.first + each.number - 2 AS event_id, parts.created_at AS told_at, t.*
     FROM parts
@@ -187,6 +208,22 @@ def find_page(engine: Engine, *, after: int | None = None, limit: int) -> EventP
     return EventPage(events, min(head.start + limit, head.last_event), missed)
 
 
+def find_told(engine: Engine, *, after: int, limit: int) -> tuple[list[ToldEvent], int]:
+    """Return what :func:`find_page` does, for less of a processor: the events that follow one, and where to go on.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+    """
+    rows: Sequence[Sequence[Any]] = fetch_all(engine, _FIND.bindparams(after=after, limit=limit))
+    last_event, _, start = rows[0][:3]
+    events = [
+        ToldEvent(_TYPES[row[10]], row[3], row[4], row[5], *row[7:])  # all but the transfer's kind
+        for row in rows
+        if row[3] is not None
+    ]
+    return events, min(start + limit, last_event)
+
+
 def find_events(engine: Engine, *, after: int, limit: int) -> list[Event]:
     """Return up to so many events that follow one, oldest first; what is forgotten is left out.
 
@@ -238,3 +275,6 @@ def forget(engine: Engine, *, older_than_days: float, limit: int) -> int:
 
 def _type_of(status: str) -> str:
     return f"transfer.{REQUEUED if status == Status.PENDING else status}"
+
+
+_TYPES = {status.value: _type_of(status.value) for status in Status}
