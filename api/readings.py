@@ -1,6 +1,6 @@
-"""What is read from PostgreSQL and Redis when somebody asks for /metrics.
+"""What is read from PostgreSQL, Redis and the transport when somebody asks for /metrics.
 
-A scrape must neither hang nor fail, whatever hangs and fails behind it. So each of the two is read in a thread of its
+A scrape must neither hang nor fail, whatever hangs and fails behind it. So each of them is read in a thread of its
 own, one reading at a time and at most one in a second, however many ask; and who asks waits a bounded time. What could
 not be read by then is left out, and ``wallet_up`` says 0.
 """
@@ -17,7 +17,7 @@ from prometheus_client import Metric
 from sqlalchemy import Engine
 
 from config import Settings
-from jobs.transport import make_counter
+from jobs.transport import WayOn, make_counter
 from models import vitals
 from models.database.engine import create_bounded_engine
 from models.database.faults import first_line
@@ -30,7 +30,7 @@ from observe import background, metrics
 
 # A reading is good for this long.
 FRESH_S = 1.0
-# Who asks for metrics waits no longer for both.
+# Who asks for metrics waits no longer for all.
 PATIENCE_S = 1.0
 # Of each statement, in PostgreSQL. A server too slow for that has other worries than to be counted.
 STATEMENT_TIMEOUT_MS = 500
@@ -92,9 +92,9 @@ class Reader:
 
 
 class Readings:
-    """Both of them: a collector of prometheus-client's. Making it connects to nothing."""
+    """All of them: a collector of prometheus-client's. Making it connects to nothing."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, way_on: WayOn) -> None:
         engine = create_bounded_engine(
             settings.sqlalchemy_url,
             timeouts_ms=settings.database_timeouts_ms | {"statement_timeout": STATEMENT_TIMEOUT_MS},
@@ -108,9 +108,11 @@ class Readings:
             "postgres": Reader(lambda: read_postgres(engine, frontier)),
             "redis": Reader(lambda: read_redis(connection, count)),
         }
+        if way_on.dependency not in self._readers:
+            self._readers[way_on.dependency] = Reader(lambda: read_transport(way_on))
 
     def collect(self) -> Iterable[Metric]:
-        """Read both at once."""
+        """Read all at once."""
         deadline = time.monotonic() + PATIENCE_S
         for reader in self._readers.values():
             reader.begin()
@@ -161,6 +163,17 @@ def read_redis(connection: redis.Redis, count: Callable[[], dict[str, int]]) -> 
         metrics.redis_memory.of(memory.used_bytes),
         metrics.redis_max_memory.of(memory.limit_bytes),
     ]
+
+
+def read_transport(way_on: WayOn) -> Reading:
+    """Read whether it is there, which is all that it is asked here: the relay tells the rest.
+
+    Raises:
+        Unreadable: it does not answer.
+    """
+    if not way_on.ping():
+        raise Unreadable
+    return []
 
 
 def _read_sessions(engine: Engine) -> Reading:

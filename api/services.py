@@ -115,5 +115,5 @@ def make_services(
         waiting=WaitingRoom(history.find_ended),
         # They are numbered a few times a second: a look is a question for all who wait, ten times a second.
         waiting_for_events=Room(partial(events.find_followed, engine), first_pause_s=LONGEST_PAUSE_S),
-        readings=Readings(settings),
+        readings=Readings(settings, way_on),
     )

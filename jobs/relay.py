@@ -154,10 +154,11 @@ class RelayThread:
             self._thread.join(TURN_S)
 
     def _run(self) -> None:
+        is_mine = True  # who was interrupted may have been in the middle of it
         while not self._stop.is_set():
-            pause_s = PAUSE_S
+            pause_s, was_mine, is_mine = PAUSE_S, is_mine, False
             try:
-                if self._turn.is_mine():
+                if is_mine := self._turn.is_mine():
                     began = time.monotonic()
                     put_back = self._relay.run_once()
                     wants_more = put_back > 0 and not self._relay.is_full
@@ -170,6 +171,9 @@ class RelayThread:
                 if not isinstance(error, self._faults):
                     raise
                 _log.warning("pass broken off", cause=first_line(error))
+            if was_mine and not is_mine:
+                metrics.leave_to_others()
             self._stop.wait(pause_s)
+        metrics.leave_to_others()
         with suppress(Unavailable):
             self._turn.give_back()

@@ -204,6 +204,22 @@ cache_kept_evictions = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+# --- what one process at a time knows
+
+# Of these the one that relays tells what it last saw, for all.
+_OF_THE_RELAY = (*kafka_unread.values(), *kafka_oldest_unread.values(), kafka_unannounced, cache_kept_evictions)
+
+
+def leave_to_others() -> None:
+    """Tell nothing more of what the relay knows: another process has the turn, and this word would stand for good.
+
+    Its last pass is told by the maximum of all, and stays.
+    """
+    for gauge in _OF_THE_RELAY:
+        # Without a time it is as one that was never set, and no newer than what others say.
+        gauge._value.set(0.0, timestamp=0.0)  # noqa: SLF001 - there is no public way to take a word back
+
+
 # --- refusals
 
 throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication", "password"))

@@ -30,6 +30,7 @@ from jobs.rq.keys import FAILED, FINISHED, QUEUE, QUEUE_NAME, SCHEDULED, STARTED
 from models.errors import Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Page, Seen
+from observe import metrics
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -606,6 +607,23 @@ def test_a_relay_whose_turn_was_taken_by_another_stands_back(books: Engine, redi
         another = take_turn(books, seconds=0.7)
         wait_until(lambda: find_turn(books)[0] != another)
     assert not find_turn(books)[1]  # given back at the end
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_what_a_relay_last_saw_is_told_no_more_when_another_has_the_turn(
+    books: Engine, redis_url: str, beats: Beats
+) -> None:
+    """On another machine it would stand beside what that one sees, as long as this process lives."""
+    told = [metrics.kafka_unannounced, *metrics.kafka_unread.values(), *metrics.kafka_oldest_unread.values()]
+    with thread_of(redis_url, books):
+        wait_until(lambda: len(beats.by) >= 1)
+        for each in told:
+            each.set(7)
+        so_far = len(beats.by)
+        wait_until(lambda: len(beats.by) > so_far + 1)
+        assert {each._value.get() for each in told} == {7}
+        take_turn(books, seconds=60)
+        wait_until(lambda: {each._value.get() for each in told} == {0})
 
 
 @pytest.mark.usefixtures("redis_client")

@@ -118,6 +118,55 @@ def test_what_a_process_says_of_itself_alive_ends_with_it(crew: Crew) -> None:
     assert not exposed().has("wallet_cache_kept_evictions")
 
 
+# Says how many records are unread, or that another knows it, as it is told to.
+RELAY = """
+import sys
+from observe import metrics
+for line in sys.stdin:
+    if line == "leave\\n":
+        metrics.leave_to_others()
+    else:
+        metrics.kafka_unread["wallet.transfers.retry"].set(float(line))
+    print("told", flush=True)
+"""
+
+
+def tell(process: "subprocess.Popen[str]", line: str) -> None:
+    """Have a process say something, and wait until it has."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "told\n"
+
+
+def test_of_what_one_at_a_time_knows_the_last_word_counts_until_it_is_taken_back(crew: Crew, folder: Path) -> None:
+    crew.grow(1.0)  # there is something to see
+    first, second = (start(folder, RELAY) for _ in range(2))
+    crew.living += [first, second]
+
+    def unread() -> float | None:
+        samples = exposed()
+        known = samples.has("wallet_kafka_unread")
+        return samples.value("wallet_kafka_unread", topic="wallet.transfers.retry") if known else None
+
+    assert unread() is None  # nobody has looked yet
+    tell(first, "700")
+    tell(second, "3")
+    assert unread() == 3
+    tell(first, "leave")
+    assert unread() == 3
+    tell(first, "4")  # it has the turn again
+    tell(second, "leave")
+    assert unread() == 4
+    tell(first, "leave")
+    assert unread() is None
+    tell(second, "5")
+    second.kill()
+    second.communicate()
+    assert unread() is None
+
+
 def test_the_seats_of_those_who_live_are_added_up(crew: Crew) -> None:
     crew.grow(1.0, 1.0, 1.0)
     assert exposed().value("wallet_grpc_watch_seats") == 3 * 128

@@ -1,6 +1,7 @@
 """/metrics answers whatever is down, says what came of every order, and tells nothing of anyone."""
 
 import random
+import socket
 import string
 from collections.abc import Callable
 
@@ -147,6 +148,15 @@ def test_without_redis_the_rest_is_told(
     assert samples.value("wallet_up", dependency="redis") == 0
     assert not names(samples) & OF_REDIS
     assert names(samples) >= {*OF_POSTGRES, "wallet_transfers_total"}
+
+
+def test_whether_a_broker_answers_is_told_where_kafka_carries(make_app: AppMaker) -> None:
+    """Somebody who takes connections will do: it is asked no more than that."""
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        brokers = f"127.0.0.1:1,127.0.0.1:{broker.getsockname()[1]}"
+        client = make_app(transport="kafka", kafka_brokers=brokers).test_client()
+        assert scrape(client).value("wallet_up", dependency="kafka") == 1
+    assert wait_for(lambda: scrape(client).value("wallet_up", dependency="kafka") == 0, 10)
 
 
 def test_a_database_that_is_not_migrated_is_up(settings: Settings, empty_database_url: str) -> None:

@@ -71,7 +71,7 @@ def _data_sources() -> dict[str, str]:
 
 
 def test_there_is_a_dashboard_for_each_thing_to_look_at() -> None:
-    assert set(DASHBOARDS) == {"service", "queue", "ledger", "logs", "machines"}
+    assert set(DASHBOARDS) == {"service", "queue", "kafka", "ledger", "logs", "machines"}
     for key in ("uid", "title"):
         assert len({dashboard[key] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS)
 

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("monitoring")]
 TIMEOUT_S = 40.0
 # There from the day on that the first audit of the books has ended.
 AUDIT = {"wallet_audit_ok", "wallet_audit_findings", "wallet_audit_finished_timestamp_seconds"}
+# There with TRANSPORT=kafka only.
+KAFKA = {"wallet_kafka_unread", "wallet_kafka_oldest_unread_seconds", "wallet_kafka_unannounced_events"}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def _do_a_bit_by_grpc(stack: Stack) -> None:
 
 
 def test_every_metric_of_ours_that_is_asked_for_is_in_a_scrape(stack: Stack, watch: Watch) -> None:
-    asked = {name for name in asked_metrics() if name.startswith("wallet_")} - AUDIT
+    asked = {name for name in asked_metrics() if name.startswith("wallet_")} - AUDIT - KAFKA
     assert asked
     _do_a_bit_of_everything(stack)
     # All of it, and not only something: while a scrape is being stored, a part of it is seen.
@@ -86,7 +88,8 @@ def test_every_metric_of_ours_that_is_asked_for_is_in_a_scrape(stack: Stack, wat
 def test_every_panel_about_the_service_shows_something(stack: Stack, watch: Watch) -> None:
     asked = [(query, metrics_in(query.text)) for query in queries() if query.source == "prometheus"]
     ours = [query for query, names in asked if all(name.startswith("wallet_") for name in names) and not names & AUDIT]
-    assert {query.dashboard for query in ours} == {"queue", "service", "ledger", "machines"}
+    assert {query.dashboard for query in ours} == {"queue", "kafka", "service", "ledger", "machines"}
+    ours = [query for query in ours if query.dashboard != "kafka"]
     # Of what did not happen there is nothing to show.
     ours = [query for query in ours if '"5..",' not in query.text or " or " in query.text]
 
@@ -95,6 +98,32 @@ def test_every_panel_about_the_service_shows_something(stack: Stack, watch: Watc
         return all(watch.query(query.text) for query in ours)
 
     wait_until(all_show, TIMEOUT_S, "every panel shows something")
+
+
+def test_without_kafka_its_dashboard_is_empty_or_shows_zeros(stack: Stack, watch: Watch) -> None:
+    _do_a_bit_of_everything(stack)
+    shown = [query for query in queries() if query.dashboard == "kafka" and "wallet_relay" not in query.text]
+    assert len(shown) >= 7
+    values = {float(found["value"][1]) for query in shown for found in watch.query(query.text)}
+    assert values <= {0}
+
+
+def test_with_kafka_its_dashboard_shows_something_and_no_alert_fires(
+    java: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    del java
+    home, watched = tmp_path_factory.mktemp("kafka"), tmp_path_factory.mktemp("watched")
+    shown = [query for query in queries() if query.dashboard == "kafka"]
+    with Stack(home, WORKERS="2", TRANSPORT="kafka") as stack, Watch(watched, api_port=stack.port) as watch:
+
+        def all_show() -> bool:
+            accepted = _call(stack, "POST", "/api/transfer/v2", destination_user_id=2, amount=1)[1]
+            assert _call(stack, "GET", f"{accepted['status_url']}?wait=20")[1]["status"] == "posted"
+            return all(watch.query(query.text) for query in shown)
+
+        wait_until(all_show, TIMEOUT_S, "every panel shows something")
+        wait_until(lambda: bool(watch.query("count_over_time(up[5s]) > 3")), TIMEOUT_S, "it has been watched")
+        wait_until(lambda: watch.fired() == set(), TIMEOUT_S, "no alert is active")
 
 
 def test_nothing_is_told_of_a_service_that_is_well(stack: Stack, watch: Watch) -> None:
