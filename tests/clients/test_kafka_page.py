@@ -1,0 +1,68 @@
+"""The program on the page about Kafka that follows events: run, run again, and told everything twice."""
+
+import http.client
+import json
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.stack import Stack
+from tests.docs.pages import DOCS, blocks, section
+
+SECTION = section(DOCS / "kafka.md", "Following events")
+PYTHON = "client/bin/python"
+GROUP = '"group.id": "received"'
+
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.xdist_group("kafka")]
+
+
+def _pay(stack: Stack, cents: int) -> None:
+    """Pay as a job, and wait until it is done."""
+    with closing(http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)) as connection:
+        headers = {"Authorization": "1", "Content-Type": "application/json"}
+        connection.request("POST", "/api/transfer/v2", json.dumps({"destination_user_id": 2, "amount": cents}), headers)
+        accepted: dict[str, Any] = json.loads(connection.getresponse().read())
+        connection.request("GET", f"{accepted['status_url']}?wait=20", headers=headers)
+        assert json.loads(connection.getresponse().read())["status"] == "posted"
+
+
+def _run(folder: Path, command: str) -> str:
+    """Type a command of the page, for the interpreter that is here."""
+    name, *arguments = shlex.split(command)
+    assert name == PYTHON
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_pages_program_prints_what_the_page_says_also_when_it_is_told_all_twice(java: None, tmp_path: Path) -> None:
+    del java
+    (program,) = blocks(SECTION, "python")
+    assert program.count(GROUP) == 1
+    (tmp_path / "client").mkdir()
+    page = tmp_path / "client" / "follow.py"
+    page.write_text(program)
+    (shown,) = blocks(SECTION, "console")
+    command, _, told = shown[shown.index(f"$ {PYTHON} ") :].removeprefix("$ ").partition("\n")
+    with Stack(tmp_path / "home", TRANSPORT="kafka", WORKERS="1") as stack:
+        _pay(stack, 667)
+        command = command.replace("127.0.0.1:19092", stack.state()["kafka"]["brokers"])
+        assert _run(tmp_path, command) == told
+        # For a group of another name all of it is new.
+        page.write_text(program.replace(GROUP, '"group.id": "anew"'))
+        _pay(stack, 1)
+        assert _run(tmp_path, command) == told.replace("10667", "10668")
