@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import psycopg2
@@ -47,6 +47,7 @@ SETTINGS = {
     "STATEMENT_TIMEOUT_MS": "2000",
 }
 _PASSES = re.compile(r'^wallet_relay_passes_total\{.*result="ok".*\} (\S+)$', re.MULTILINE)
+_BATCHES = re.compile(r"^wallet_batch_size_count\b.* (\S+)$", re.MULTILINE)
 _ANYBODY_WITH_A_PASSWORD = f"host all all {LOOPBACK}/32 scram-sha-256\nhost all all {SUBNET}.0/24 scram-sha-256\n"
 
 
@@ -87,14 +88,16 @@ class ServingHost:
         """Kill all of its processes at once, without a chance to tidy up."""
         self._program.kill()
 
-    def get(self, path: str, *, port: int = API_PORT) -> tuple[int, bytes]:
+    def get(
+        self, path: str, *, port: int = API_PORT, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, bytes]:
         """Ask it for something, from itself, cut off or not; 0: there was no answer."""
         with (
             self.host.namespace.entered(),
             closing(http.client.HTTPConnection(self.address, port, timeout=PATIENCE_S)) as connection,
         ):
             try:
-                connection.request("GET", path)
+                connection.request("GET", path, headers=dict(headers))
                 response = connection.getresponse()
                 return response.status, response.read()
             except (OSError, http.client.HTTPException):
@@ -107,7 +110,14 @@ class ServingHost:
 
     def passes(self) -> float:
         """Return how many passes its relay has made, as it tells itself; none where it tells nothing."""
-        found = _PASSES.search(self.get("/metrics", port=METRICS_PORT)[1].decode())
+        return self._metric(_PASSES)
+
+    def batches(self) -> float:
+        """Return how many batches its worker has tried, likewise."""
+        return self._metric(_BATCHES)
+
+    def _metric(self, pattern: re.Pattern[str]) -> float:
+        found = pattern.search(self.get("/metrics", port=METRICS_PORT)[1].decode())
         return float(found[1]) if found else 0.0
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -14,8 +13,19 @@ from models.snowflake.layout import decode
 from ops.local.processes import wait_for
 from tests.chaos.faces.rest import Rest
 from tests.faketime import Clock
+from tests.hosts.callers import (
+    OPENING_CENTS,
+    enqueue,
+    find_relays,
+    find_who_waits_for_a_lock,
+    give,
+    is_posted,
+    open_wallet,
+    rest,
+    users,
+)
 from tests.hosts.load import Load
-from tests.hosts.service import API_PORT, RATE, Service, ServingHost, until
+from tests.hosts.service import RATE, Service, ServingHost, until
 
 pytestmark = [
     pytest.mark.stack,
@@ -28,22 +38,13 @@ pytestmark = [
 ORDERS = 40
 # Likewise, where some of them have to wait for a host that has nothing to ask.
 FEW = 12
-# The relay's, likewise.
-PASSES = 4
 AHEAD_S = 7
 # A cached read that nobody drops is believed for minutes (CACHE_TTL).
 MOMENT_S = 5.0
-OPENING_CENTS = 1_000
 # What may come of an order at a host that cannot do without what it has lost. 0 is no answer.
 CLEAR = {200, 202, 422, 429, 503}
 
 ORDERS_OF_ALL_KINDS = ("/api/deposit/v1", "/api/transfer/v1", "/api/transfer/v2")
-
-_users = itertools.count(100)
-
-
-def rest(host: ServingHost) -> Rest:
-    return Rest(API_PORT, host=host.address)
 
 
 @contextmanager
@@ -60,53 +61,12 @@ def dead(*hosts: ServingHost) -> Iterator[None]:
             each.start()
 
 
-def open_wallet(service: Service) -> int:
-    user = next(_users)
-    face = rest(service.apis[1])
-    status, _ = face.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS})
-    face.close()
-    assert status == 200
-    return user
-
-
-def enqueue(service: Service, payer: int, payee: int) -> int:
-    face = rest(service.apis[1])
-    status, answer = face.ask(payer, "POST", "/api/transfer/v2", {"destination_user_id": payee, "amount": 1})
-    face.close()
-    assert status == 202
-    return int(answer["job_id"])
-
-
-def give(api: ServingHost, user: int, payee: int, path: str) -> tuple[int, Any]:
-    face, body = rest(api), {"amount": 1} | ({} if "deposit" in path else {"destination_user_id": payee})
-    try:
-        return face.ask(user, "POST", path, body)
-    finally:
-        face.close()
-
-
-def is_posted(service: Service, transfer_id: int) -> bool:
-    found = service.query("SELECT status::text FROM transfers WHERE id = %s", transfer_id)
-    return bool(found[0]["status"] == "posted")
-
-
 def has_failed_once(service: Service, transfer_id: int) -> bool:
     return bool(service.query("SELECT FROM transfers WHERE id = %s AND attempts > 0", transfer_id))
 
 
 def sees(face: Rest, user: int, balance: int) -> bool:
     return face.read_balance(user) == balance
-
-
-def find_relays(service: Service) -> list[ServingHost]:
-    """Return who has relayed while some passes were made."""
-    before = [worker.passes() for worker in service.workers]
-
-    def grown() -> list[float]:
-        return [worker.passes() - count for worker, count in zip(service.workers, before, strict=True)]
-
-    until(lambda: sum(grown()) >= PASSES, "somebody relays", service.complaints)
-    return [worker for worker, passes in zip(service.workers, grown(), strict=True) if passes]
 
 
 def exhaust(service: Service) -> tuple[int, float]:
@@ -125,7 +85,7 @@ def exhaust(service: Service) -> tuple[int, float]:
 
 
 def exhaust_once(service: Service) -> tuple[int, float]:
-    user, faces = next(_users), [rest(api) for api in service.apis]
+    user, faces = next(users), [rest(api) for api in service.apis]
     granted, refused, began = 0, set(), time.monotonic()
     for face in itertools.cycle(faces):
         status, _ = face.ask(user, "GET", "/api/wallet/balance/v1")
@@ -141,7 +101,7 @@ def exhaust_once(service: Service) -> tuple[int, float]:
 
 
 def counts_in_redis(service: Service, api: ServingHost) -> bool:
-    user, face = next(_users), rest(api)
+    user, face = next(users), rest(api)
     face.ask(user, "GET", "/api/wallet/balance/v1")
     face.close()
     with service.redis_client() as client:
@@ -185,19 +145,7 @@ def test_what_a_worker_host_has_in_hand_when_it_is_cut_off_is_settled_by_the_oth
     with ExitStack() as cut:
         with service.lock_held(payee):
             transfer_id = enqueue(service, payer, payee)
-            found: list[tuple[ServingHost, int]] = []
-
-            def waits_for_it() -> bool:
-                found[:] = [
-                    (worker, session["pid"])
-                    for worker in service.workers
-                    for session in service.sessions(worker.address)
-                    if session["wait_event_type"] == "Lock"
-                ]
-                return bool(found)
-
-            until(waits_for_it, "a worker has it in hand", service.complaints)
-            (worker, pid), *_ = found
+            worker, pid = find_who_waits_for_a_lock(service)
             cut.enter_context(worker.host.cut_off())
         # Its session gets the lock, says so to nobody, and holds what it has locked until it is ended.
         until(
