@@ -6,12 +6,15 @@ That it takes a connection says little: the system does that for a broker that h
 import socket
 import ssl
 import struct
+import time
 from contextlib import closing, suppress
 
 from config import Settings
 
 # How long a broker may take, for each step.
 TIMEOUT_S = 0.5
+# Others are asked as long as this is not over.
+PATIENCE_S = 1.0
 # ApiVersions, version 0, which every broker answers to whoever asks, also before he has proved who he is. Of the answer
 # only the number that was given to the question matters. Source: Kafka's protocol guide.
 _NUMBER = 20260101
@@ -21,8 +24,13 @@ _ANSWER = struct.Struct(">ii")
 
 def answers(settings: Settings) -> bool:
     """Whether one of the brokers that are named answers."""
-    addresses = (settings.kafka_brokers or "").split(",")
-    return any(_answers(address.strip(), settings) for address in addresses)
+    until = time.monotonic() + PATIENCE_S
+    for address in (settings.kafka_brokers or "").split(","):
+        if _answers(address.strip(), settings):
+            return True
+        if time.monotonic() > until:
+            break
+    return False
 
 
 def _answers(address: str, settings: Settings) -> bool:

@@ -34,7 +34,8 @@ class KafkaWayOn:
 
     def put_back(self, dues: Sequence[Due]) -> bool:
         """Leave it to the relay, which finds what is due again within a fraction of a second."""
-        return bool(dues) or True
+        del dues
+        return True
 
     def ping(self) -> bool:
         """Whether one of the brokers that are named answers."""

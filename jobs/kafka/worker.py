@@ -140,7 +140,7 @@ class KafkaWorker:
         """Leave the group and join it as somebody else. What was in hand the relay sends to the new topics."""
         _log.warning("topics are others")
         self.leave()
-        self._held, self._known, self._is_paused = [], set(), False
+        self._held, self._early, self._known, self._is_paused = [], [], set(), False
         self._consumer = self._make()
         self.subscribe()
 
@@ -206,13 +206,7 @@ class KafkaWorker:
             if each.transfer_id in wanted:
                 mine.append(each.transfer_id)
         deliveries.hold(self._engine, self._holder, taken)
-        settled = self._settler.settle(ids)
-        settled.unknown = [
-            each for each in ids
-            if settled.fault is None and each not in settled.outcomes and each not in settled.spent
-            and each not in settled.undone
-        ]  # fmt: skip
-        return settled
+        return self._settler.settle(ids)
 
     def _look_who_died(self) -> None:
         """Find out, once for each partition that was taken over, whose death its first records were.

@@ -229,7 +229,7 @@ def test_an_api_host_that_is_cut_off_from_kafka_accepts_all_the_same_and_that_is
 def test_the_brokers_host_may_be_cut_off_for_a_while(service: Service, broker: BrokerHost, under_load: Load) -> None:
     with broker.host.cut_off():
         for api in service.apis:
-            until(lambda api=api: api.readiness() == (200, "degraded"), "it says so", service.complaints)
+            until(lambda api=api: api.readiness() == (200, "degraded"), "it says so", service.complaints)  # type: ignore[misc]
         transfer_ids = [each for api in service.apis for each in enqueue_some(service, by=api)]
         under_load.go_on_for(FEW)
         assert not are_posted(service, transfer_ids)
@@ -246,7 +246,11 @@ def test_an_honest_backlog_is_sent_once_whatever_time_a_host_has(
         with nothing_settled(service):
             transfer_ids = [each for api in service.apis for each in enqueue_some(service, by=api)]
             old = GRACE.total_seconds() + AHEAD_S
-            until(lambda old=old: oldest_s(service) > old, "there is a backlog", service.complaints)
+            until(
+                lambda old=old: oldest_s(service) > old,  # type: ignore[misc]
+                "there is a backlog",
+                service.complaints,
+            )
             assert len(find_relays(service)) == 1
             assert not are_posted(service, transfer_ids)
         until(partial(are_posted, service, transfer_ids), "all are posted", service.complaints)

@@ -1,5 +1,7 @@
 """Three brokers: one of them may die, and nobody is told an error for it."""
 
+from functools import partial
+
 import pytest
 from sqlalchemy import Engine
 
@@ -7,6 +9,7 @@ from config import Settings
 from jobs.kafka import topics
 from jobs.kafka.clients import make_admin, make_consumer
 from jobs.kafka.topics import ALL, REQUESTED
+from jobs.kafka.watch import TopicWatch
 from jobs.kafka.way_on import KafkaWayOn
 from jobs.kafka.worker import KafkaWorker
 from jobs.retries import RetryPolicy
@@ -42,7 +45,9 @@ def test_one_of_three_brokers_is_killed_and_nothing_sent_is_lost(
 
     way_on, ids, before = KafkaWayOn(mine), list[int](), refused_or_failed()
     with bounded_engine(books.url.render_as_string(hide_password=False)) as engine:
-        worker = KafkaWorker(make_consumer(mine), engine, Settler(engine, policy), batch_size=50)
+        worker = KafkaWorker(
+            partial(make_consumer, mine), engine, Settler(engine, policy), batch_size=50, watch=TopicWatch(admin)
+        )
         worker.subscribe()
 
         def go_on(rounds: int) -> None:
