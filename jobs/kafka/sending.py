@@ -1,4 +1,9 @@
-"""A producer, and how many of its records have arrived."""
+"""A producer, and how many of its records have arrived.
+
+One whose records fail is replaced. Most often brokers are away, and another one does no better. But librdkafka believes
+nothing that it is told of a topic whose leader's epoch is lower than the last one that it knew, also when it is a new
+topic by the same name, and so goes on to ask who leads it no longer, for good (seen with version 2.16).
+"""
 
 import threading
 import time
@@ -7,11 +12,14 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
+from jobs.kafka.clients import MESSAGE_TIMEOUT_S
 from jobs.kafka.complaints import Complaints
 from observe import background, metrics
 
 # Delivery is heard of this soon. Not in librdkafka's own wait, which would hold up every greenlet of the process.
 LISTEN_S = 0.02
+# The youngest producer that is replaced. By then all that the one before it had on its way has arrived, or failed.
+RENEW_S = 2 * MESSAGE_TIMEOUT_S
 
 _undelivered = Complaints("records not delivered")
 
@@ -19,16 +27,24 @@ _undelivered = Complaints("records not delivered")
 class Sender:
     """Sends records and waits for none of them. Made anew in a process that was forked: see :mod:`.clients`."""
 
-    def __init__(self, make: Callable[[], Producer], *, listens: bool = True) -> None:
+    def __init__(
+        self, make: Callable[[], Producer], *, listens: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
-            make: makes the producer, at the first need.
+            make: makes a producer, at the first need, and when one does not deliver.
             listens: a thread hears what becomes of records; False: :meth:`flush` alone does, and is called often.
+            clock: in seconds.
         """
         self._make = make
         self._listens = listens
+        self._clock = clock
         self._producer: Producer | None = None
+        # The one before it, which has until the next is made to send what it has.
+        self._former: Producer | None = None
+        self._made_at = 0.0
+        self._is_doubted = False
         self._making = threading.Lock()
         self._has_work = threading.Event()
         self._is_closed = False
@@ -42,7 +58,9 @@ class Sender:
 
         It raises nothing, and waits for nothing: what does not arrive is counted, and the relay sends it again.
         """
-        producer = self._producer or self._start()
+        producer = self._producer
+        if producer is None or (self._is_doubted and self._clock() - self._made_at > RENEW_S):
+            producer = self._start(producer)
         try:
             producer.produce(topic, value=value, key=key, on_delivery=self._hear)
         except (BufferError, KafkaException):
@@ -91,11 +109,16 @@ class Sender:
         if producer is not None:
             producer.purge()
 
-    def _start(self) -> Producer:
+    def _start(self, former: Producer | None) -> Producer:
+        """Make the first, or another in place of one, unless somebody else just has."""
         with self._making:
-            if self._producer is None:
-                self._producer = self._make()
-                if self._listens:
+            if self._producer is None or self._producer is former:
+                if former is not None:
+                    self._failed += len(former)  # nobody is told of these
+                    _undelivered.add("another producer")
+                self._producer, self._former = self._make(), former
+                self._made_at, self._is_doubted = self._clock(), False
+                if self._listens and former is None:
                     background.start("kafka_deliveries", self._listen)
             return self._producer
 
@@ -104,7 +127,7 @@ class Sender:
         while not self._is_closed:
             self._has_work.wait()
             self._has_work.clear()
-            while (producer := self._producer) is not None and len(producer):
+            while (producer := self._producer) is not None and (self._poll_former() or len(producer)):
                 producer.poll(0)
                 time.sleep(LISTEN_S)
 
@@ -114,11 +137,19 @@ class Sender:
             self._arriving -= 1
             self._hear(error, message)
 
+    def _poll_former(self) -> int:
+        """Hear of what the one before has sent, and return how much of that is still on its way."""
+        if (former := self._former) is None:
+            return 0
+        former.poll(0)
+        return len(former)
+
     def _hear(self, error: Any, _message: Any) -> None:
         # Called out of somebody's poll: it must not raise.
         if error is None:
             metrics.kafka_records["delivered"].inc()
         else:
             self._failed += 1
+            self._is_doubted = True
             metrics.kafka_records["failed"].inc()
             _undelivered.add(error.str())
