@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bench import chart, machine, report
 from bench.figures import BenchError, Measure, Plan
-from bench.measures import MEASURES, chosen, figures_of
+from bench.kafka.brokers import find_lack
+from bench.measures import MEASURES, chosen, due_in, figures_of, needs_kafka
 from bench.report import Line, spell
 from bench.site import ROOT, Site
 from config import ConfigurationError
@@ -36,6 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     if not measures:
         print(f"bench: nothing is called like that: {', '.join(each.name for each in MEASURES)}", file=sys.stderr)
         return 2
+    if (lack := find_lack()) is not None:
+        measures, left_out = tuple(each for each in measures if not needs_kafka(each)), len(measures)
+        if len(measures) < left_out:
+            print(f"bench: nothing is measured over Kafka: {lack}", file=sys.stderr)
+    if not measures:
+        return 0
     plan = _plan(options)
     os.umask(0o077)
     rounds: list[dict[str, dict[str, float]]] = []
@@ -44,7 +51,10 @@ def main(arguments: Sequence[str]) -> int:
             facts, durability = machine.describe(site), site.durability()
             _say("machine", facts)
             _say("durability, as a worker's connection sees it", durability)
-            rounds += (_round(number, measures, site, plan) for number in range(plan.rounds))
+            is_all = not options.only
+            rounds += (
+                _round(number, due_in(number, measures, is_all=is_all), site, plan) for number in range(plan.rounds)
+            )
     except (BenchError, StackError, ConfigurationError, OSError, SQLAlchemyError, RedisError) as error:
         print(f"bench: {error}", file=sys.stderr)
         if not rounds:

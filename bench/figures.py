@@ -54,8 +54,8 @@ class Ratio:
 class Figure:
     """A number that is reported, and what is expected of it.
 
-    ``unit`` is ``/s``, ``ms``, ``µs``, ``MB`` or ``B``, or nothing for a count; ``is_yardstick``: measured to compare
-    with, not to be proud of.
+    ``unit`` is ``/s``, ``s``, ``ms``, ``µs``, ``MB`` or ``B``, or empty for a number of things; ``is_yardstick``: measured
+    to compare with, not to be proud of.
     ``heading``: under which the chart draws it; empty: the chart does without. ``short``: its name beside another one.
     """
 
@@ -70,7 +70,11 @@ class Figure:
 
 
 class Measure(Protocol):
-    """One thing that is measured once a round. Add a new one to :data:`bench.measures.MEASURES`."""
+    """One thing that is measured once a round. Add a new one to :data:`bench.measures.MEASURES`.
+
+    Two attributes are optional. ``rounds``: in how many rounds it is taken when everything is; in all of them when it
+    is asked for. ``needs_kafka``: it cannot be taken where no broker can be run.
+    """
 
     @property
     def name(self) -> str:

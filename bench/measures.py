@@ -12,6 +12,8 @@ from bench.edge import Edge
 from bench.figures import Figure, Measure, Ratio
 from bench.grpc_face import GrpcFace
 from bench.kafka.drain import KafkaDrain
+from bench.kafka.faults import BrokerKilled, ConsumerKilled, OneOfThreeKilled, TopicsDeleted
+from bench.kafka.steady import KafkaSteady
 from bench.lone import Lone
 from bench.pgbench import Pgbench
 from bench.steady import Steady
@@ -43,6 +45,11 @@ MEASURES: tuple[Measure, ...] = (
     ),
     KafkaDrain(Spread.UNIFORM, is_silent=True),
     KafkaDrain(Spread.HOT, ratios=(Ratio("pgbench_hot", 5.0),)),
+    KafkaSteady(20, p50_at_most_ms=25.0),
+    ConsumerKilled(at_most_s=8.0),
+    BrokerKilled(at_most_s=15.0),
+    OneOfThreeKilled(at_most_s=5.0),
+    TopicsDeleted(at_most_s=15.0),
 )
 
 
@@ -53,6 +60,16 @@ def chosen(words: Sequence[str]) -> tuple[Measure, ...]:
         for each in MEASURES
         if any(word in name for word in words for name in (each.name, *(figure.key for figure in each.figures)))
     )
+
+
+def due_in(number: int, measures: tuple[Measure, ...], *, is_all: bool) -> tuple[Measure, ...]:
+    """Return which of these are taken in a round, counted from 0; ``is_all``: nobody has asked for some of them."""
+    return tuple(each for each in measures if not is_all or number < getattr(each, "rounds", number + 1))
+
+
+def needs_kafka(measure: Measure) -> bool:
+    """Tell whether it cannot be taken without a broker."""
+    return bool(getattr(measure, "needs_kafka", False))
 
 
 def figures_of(measures: tuple[Measure, ...]) -> list[Figure]:

@@ -55,19 +55,19 @@ class Line:
 
 
 def sum_up(figures: Sequence[Figure], rounds: Sequence[Values]) -> list[Line]:
-    """Return a line for each figure. A ratio to something that was not measured is left out."""
-    named = {figure.key: figure for figure in figures}
+    """Return a line for each figure that was found in a round. A ratio to something that was not is left out."""
+    named = {figure.key: figure for figure in figures if any(figure.key in values for values in rounds)}
     return [
         Line(
             figure,
-            Summary.of([values[figure.key] for values in rounds]),
+            Summary.of([values[figure.key] for values in rounds if figure.key in values]),
             tuple(
                 RatioLine(ratio, named[ratio.to], _ratio(figure.key, ratio.to, rounds))
                 for ratio in figure.ratios
-                if ratio.to in named
+                if any({figure.key, ratio.to} <= values.keys() for values in rounds)
             ),
         )
-        for figure in figures
+        for figure in named.values()
     ]
 
 
@@ -107,7 +107,7 @@ def spell_goal(ratio: Ratio) -> str:
 
 
 def _ratio(key: str, to: str, rounds: Sequence[Values]) -> Summary:
-    return Summary.of([values[key] / values[to] for values in rounds])
+    return Summary.of([values[key] / values[to] for values in rounds if {key, to} <= values.keys()])
 
 
 def _rows(line: Line) -> Iterator[tuple[str, str, str, str, str]]:

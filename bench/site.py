@@ -120,13 +120,13 @@ class Site:
         return self.command(f"worker-{number}", "worker.py")
 
     @contextmanager
-    def api(self) -> Iterator[Served]:
-        """Serve HTTP as production does.
+    def api(self, **environment: str) -> Iterator[Served]:
+        """Serve HTTP as production does, with further settings.
 
         Raises:
             StackError: the API does not get ready.
         """
-        api = self.command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
+        api = self.command("api", "-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app", **environment)
         api.launch()
         try:
             if not processes.wait_for(lambda: not api.is_running or _is_ready(self._port), READY_TIMEOUT_S):

@@ -66,15 +66,19 @@ class Steady:
 
     def take(self, site: Site, plan: Plan) -> Values:
         """Ask for ``plan.steady_s`` seconds."""
-        backlog.lay_out(site, SERVICE, 0, Spread.UNIFORM)
-        count = self.rate * plan.steady_s
         workers = [site.worker(number) for number in range(1, WORKERS + 1)]
+        backlog.lay_out(site, SERVICE, 0, Spread.UNIFORM)
         with at_work(site.redis, workers), site.api() as api:
-            asyncio.run(at_rate(api.port, WARM_UP_RATE, WARM_UP_REQUESTS, self._transfer))
-            backlog.wait_until_final(site.engines[SERVICE])
-            warm = self._newest(site)
-            answers = asyncio.run(at_rate(api.port, self.rate, count, self._transfer))
-            backlog.wait_until_final(site.engines[SERVICE])
+            return self.ask(site, plan, api.port)
+
+    def ask(self, site: Site, plan: Plan, port: int) -> Values:
+        """Ask an API that runs, with whoever settles what it accepts."""
+        count = self.rate * plan.steady_s
+        asyncio.run(at_rate(port, WARM_UP_RATE, WARM_UP_REQUESTS, self._transfer))
+        backlog.wait_until_final(site.engines[SERVICE])
+        warm = self._newest(site)
+        answers = asyncio.run(at_rate(port, self.rate, count, self._transfer))
+        backlog.wait_until_final(site.engines[SERVICE])
         backlog.check(site.engines[SERVICE], posted=count + WARM_UP_REQUESTS)
         with site.engines[SERVICE].connect() as connection:
             settled: Sequence[float] = connection.execute(text(_SETTLED), {"warm": warm}).scalar_one()

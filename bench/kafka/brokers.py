@@ -74,6 +74,10 @@ class Brokers:
         self.admin = make_admin(self.settings)
         topics.make_topics(self.admin, partitions=self.settings.kafka_partitions)
 
+    def close(self) -> None:
+        """Let go of the client while its brokers are there: without them its end may wait for ever."""
+        del self.admin
+
     @property
     def settings(self) -> Settings:
         """What a process of the service would read."""
@@ -192,7 +196,11 @@ def one_broker(site: Site, *, properties: Mapping[str, str] = MappingProxyType({
         StackError: it does not start.
     """
     with KafkaServer(site.home, properties=properties) as server:
-        yield Brokers(site, [server])
+        brokers = Brokers(site, [server])
+        try:
+            yield brokers
+        finally:
+            brokers.close()
 
 
 @contextmanager
@@ -207,7 +215,11 @@ def three_brokers(site: Site) -> Iterator[Brokers]:
     cluster = KafkaCluster(home)
     try:
         cluster.start()
-        yield Brokers(site, cluster.servers)
+        brokers = Brokers(site, cluster.servers)
+        try:
+            yield brokers
+        finally:
+            brokers.close()
     finally:
         cluster.kill()  # an orderly stop takes five seconds: the last ones wait for the first
 

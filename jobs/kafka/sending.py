@@ -58,9 +58,7 @@ class Sender:
 
         It raises nothing, and waits for nothing: what does not arrive is counted, and the relay sends it again.
         """
-        producer = self._producer
-        if producer is None or (self._is_doubted and self._clock() - self._made_at > RENEW_S):
-            producer = self._start(producer)
+        producer = self._find()
         try:
             producer.produce(topic, value=value, key=key, on_delivery=self._hear)
         except (BufferError, KafkaException):
@@ -75,7 +73,7 @@ class Sender:
 
         Raises nothing: what does not get away is counted, and :meth:`flush` tells.
         """
-        producer = self._producer or self._start()
+        producer = self._find()
         messages: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in records]
         try:
             sent = producer.produce_batch(topic, messages, on_delivery=self._hear_failure)
@@ -108,6 +106,12 @@ class Sender:
             time.sleep(LISTEN_S)
         if producer is not None:
             producer.purge()
+
+    def _find(self) -> Producer:
+        producer = self._producer
+        if producer is None or (self._is_doubted and self._clock() - self._made_at > RENEW_S):
+            return self._start(producer)
+        return producer
 
     def _start(self, former: Producer | None) -> Producer:
         """Make the first, or another in place of one, unless somebody else just has."""
