@@ -1,7 +1,6 @@
 """/metrics answers whatever is down, says what came of every order, and tells nothing of anyone."""
 
 import random
-import socket
 import string
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from api.app import create_app
 from config import Settings
 from jobs.rq.keys import NewJob, RqKeys
 from observe import metrics
+from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
 from tests.api.calls import (
     BALANCE,
@@ -150,13 +150,14 @@ def test_without_redis_the_rest_is_told(
     assert names(samples) >= {*OF_POSTGRES, "wallet_transfers_total"}
 
 
-def test_whether_a_broker_answers_is_told_where_kafka_carries(make_app: AppMaker) -> None:
-    """Somebody who takes connections will do: it is asked no more than that."""
-    with socket.create_server(("127.0.0.1", 0)) as broker:
-        brokers = f"127.0.0.1:1,127.0.0.1:{broker.getsockname()[1]}"
+@pytest.mark.xdist_group("kafka")
+def test_whether_a_broker_answers_is_told_where_kafka_carries(make_app: AppMaker, kafka_broker: KafkaServer) -> None:
+    def is_up(brokers: str) -> float:
         client = make_app(transport="kafka", kafka_brokers=brokers).test_client()
-        assert scrape(client).value("wallet_up", dependency="kafka") == 1
-    assert wait_for(lambda: scrape(client).value("wallet_up", dependency="kafka") == 0, 10)
+        return scrape(client).value("wallet_up", dependency="kafka")
+
+    assert is_up(kafka_broker.url) == 1
+    assert is_up("127.0.0.1:1") == 0
 
 
 def test_a_database_that_is_not_migrated_is_up(settings: Settings, empty_database_url: str) -> None:
