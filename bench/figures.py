@@ -54,8 +54,8 @@ class Ratio:
 class Figure:
     """A number that is reported, and what is expected of it.
 
-    ``unit`` is ``/s``, ``s``, ``ms``, ``µs``, ``MB`` or ``B``, or empty for a number of things; ``is_yardstick``: measured
-    to compare with, not to be proud of.
+    ``unit`` is ``/s``, ``s``, ``ms``, ``µs``, ``MB`` or ``B``, or empty for a number of things; ``is_yardstick``:
+    measured to compare with, not to be proud of.
     ``heading``: under which the chart draws it; empty: the chart does without. ``short``: its name beside another one.
     """
 
