@@ -19,5 +19,6 @@ machine; what is reported are medians over the rounds.
     backlog.py   wallets, pending transfers and real RQ jobs; afterwards: is every cent still there?
     crew.py      worker processes, held still and let go at one instant
     report.py, chart.py, machine.py  the table, the picture, and on what it was measured
+    kafka/       the same backlogs over Kafka, and what is lost with a consumer, a broker or all topics
     picture.py, terminal.py  something else: the recording in the README (``make picture``)
 """

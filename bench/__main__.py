@@ -37,10 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     if not measures:
         print(f"bench: nothing is called like that: {', '.join(each.name for each in MEASURES)}", file=sys.stderr)
         return 2
-    if (lack := find_lack()) is not None:
-        measures, left_out = tuple(each for each in measures if not needs_kafka(each)), len(measures)
-        if len(measures) < left_out:
-            print(f"bench: nothing is measured over Kafka: {lack}", file=sys.stderr)
+    if any(map(needs_kafka, measures)) and (lack := find_lack()) is not None:
+        print(f"bench: nothing is measured over Kafka: {lack}", file=sys.stderr)
+        measures = tuple(each for each in measures if not needs_kafka(each))
     if not measures:
         return 0
     plan = _plan(options)

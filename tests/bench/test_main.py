@@ -69,6 +69,45 @@ def test_without_a_whole_round_there_is_no_result(
     assert "the books do not balance" in capsys.readouterr().err
 
 
+class _OverKafka(_Failing):
+    needs_kafka = True
+
+
+def test_without_java_one_line_says_that_nothing_is_measured_over_kafka(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "find_lack", lambda: "java is not on the PATH")
+    monkeypatch.setattr(bench, "chosen", lambda _words: (_Failing(takes=1), _OverKafka(takes=0)))
+    assert bench.main(["--rounds", "1", "--only", "failing"]) == 0
+    assert capsys.readouterr().err == "bench: nothing is measured over Kafka: java is not on the PATH\n"
+    _have(monkeypatch, _OverKafka(takes=0))
+    assert bench.main(["--only", "failing"]) == 0
+    assert json.loads(written.read_text())["summary"][0]["median"] == 3.0
+
+
+class _Rare(_Failing):
+    rounds = 1
+
+
+@pytest.mark.parametrize(("words", "taken"), [([], 1), (["--only", "failing"], 3)])
+def test_what_takes_long_is_taken_in_fewer_rounds_unless_it_is_asked_for(
+    written: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], taken: int
+) -> None:
+    monkeypatch.setattr(bench, "_draw", lambda *_: None)
+    monkeypatch.setattr(bench, "chosen", lambda _words: (_Often(), _Rare(takes=9)))
+    assert bench.main(["--rounds", "3", *words]) == 0
+    rounds = json.loads(written.read_text())["rounds"]
+    assert [len(each["values"]) for each in rounds] == [2] * taken + [1] * (3 - taken)
+
+
+class _Often:
+    name = "often"
+    figures = (Figure(key="often", label="often", unit="/s"),)
+
+    def take(self, _site: object, _plan: Plan) -> Values:
+        return {"often": 1.0}
+
+
 @pytest.mark.parametrize(("words", "is_patched"), [([], False), (["--gevent"], True), (["--no-gevent"], False)])
 def test_how_calls_are_made_and_what_is_set_is_kept_with_the_result(
     written: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], is_patched: bool

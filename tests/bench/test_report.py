@@ -30,6 +30,12 @@ def test_a_ratio_to_what_was_not_measured_is_left_out() -> None:
     assert sum_up([OURS], ROUNDS)[0].ratios == ()
 
 
+def test_what_was_measured_in_some_rounds_only_is_compared_in_those() -> None:
+    rounds = [{"ours": 30.0, "other": 10.0}, {"ours": 40.0}]
+    ours, other = sum_up([OURS, OTHER, WAIT], rounds)
+    assert (ours.summary.most, ours.ratios[0].summary.median, other.summary.median) == (40.0, 3.0, 10.0)
+
+
 @pytest.mark.parametrize(("at_least", "is_met"), [(2.0, True), (2.01, False)])
 def test_a_ratio_is_met_from_its_goal_on(at_least: float, is_met: bool) -> None:
     figure = Figure(key="ours", label="drain", unit="/s", ratios=(Ratio("other", at_least),))
