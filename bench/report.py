@@ -64,7 +64,7 @@ def sum_up(figures: Sequence[Figure], rounds: Sequence[Values]) -> list[Line]:
             tuple(
                 RatioLine(ratio, named[ratio.to], _ratio(figure.key, ratio.to, rounds))
                 for ratio in figure.ratios
-                if any({figure.key, ratio.to} <= values.keys() for values in rounds)
+                if ratio.to in named and any({figure.key, ratio.to} <= values.keys() for values in rounds)
             ),
         )
         for figure in named.values()
