@@ -135,7 +135,8 @@ def test_while_postgresql_is_away_nothing_is_forgotten_and_the_group_goes_on_bel
             assert wait_for(lambda: bool(worker.run_once() or worker._held), PATIENCE_S)
             for _ in range(4):
                 assert worker.run_once() == 0
-        assert {line["event"] for line in logged} == {"batch", "waiting"}  # and no partition was given up
+        # No partition was given up. Some may have been taken over, of a worker that an earlier test has killed.
+        assert {line["event"] for line in logged} - {"partitions taken over"} == {"batch", "waiting"}
         assert statuses(books, ids) == {"pending"}
         assert count_unread(kafka_settings, books) >= 40
         more = send(10, first_id=6_000)  # comes while all is paused
