@@ -25,7 +25,7 @@ def test_nothing_is_lost_doubled_or_wrong_after_chaos(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.stack
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)  # of which most is for who has to fetch the broker first
 @pytest.mark.usefixtures("java")
 def test_nor_is_it_when_kafka_carries_transfers(tmp_path: Path) -> None:
     report = run_short(tmp_path / "home", seconds=20, seed=SEED_OF_KAFKA, TRANSPORT="kafka")
