@@ -11,7 +11,7 @@ from jobs.event_json import as_json
 from jobs.feed import Feed
 from jobs.kafka.announcer import Announcer
 from jobs.kafka.backlog import KafkaBacklog
-from jobs.kafka.clients import make_producer
+from jobs.kafka.clients import make_announcing_producer
 from jobs.kafka.sending import Sender
 from jobs.kafka.topics import DEAD, EVENTS
 from jobs.relay import Relay
@@ -64,9 +64,9 @@ def test_a_dead_letter_is_announced_on_a_topic_of_its_own(
 def test_what_has_not_arrived_is_told_again(books: Engine, kafka_settings: Settings) -> None:
     Feed(books, days=30).run_once()
     away = kafka_settings.model_copy(update={"kafka_brokers": "127.0.0.1:1"})
-    silent = Announcer(books, Sender(lambda: make_producer(away), listens=False))
+    silent = Announcer(books, Sender(lambda: make_announcing_producer(away), listens=False))
     assert silent.run_once() == 0
-    Announcer(books, Sender(lambda: make_producer(kafka_settings), listens=False)).run_once()
+    Announcer(books, Sender(lambda: make_announcing_producer(kafka_settings), listens=False)).run_once()
     assert count_records(kafka_settings, EVENTS) == 4
     with books.connect() as connection:
         assert connection.execute(text("SELECT upto FROM announcements")).scalar_one() == 4
