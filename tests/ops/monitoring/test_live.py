@@ -108,6 +108,7 @@ def test_without_kafka_its_dashboard_is_empty_or_shows_zeros(stack: Stack, watch
     assert values <= {0}
 
 
+@pytest.mark.long
 def test_with_kafka_its_dashboard_shows_something_and_no_alert_fires(
     java: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
