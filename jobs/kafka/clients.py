@@ -101,7 +101,14 @@ def make_consumer(settings: Settings) -> Consumer:
 def make_reader(settings: Settings) -> Consumer:
     """Make a client that looks at records, and is no member of the group."""
     return Consumer(
-        {**_common(settings), "group.id": GROUP, "enable.auto.commit": False, "enable.partition.eof": True},
+        {
+            **_common(settings),
+            "group.id": GROUP,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            # As the members begin: a topic may have let go of what was next.
+            "auto.offset.reset": "earliest",
+        },
         logger=_log,
     )
 

@@ -245,3 +245,24 @@ def test_a_full_producer_refuses_and_the_relay_sends(
     away.close()
     age(books, ids, seconds=3_600)
     assert kafka_relay.run_once() == 20
+
+
+def test_of_a_topic_that_has_kept_a_part_only_what_it_has_lost_is_sent(
+    *, books: Engine, kafka_settings: Settings, send: Send, kafka_relay: Relay, make: Make, settle_all: SettleAll
+) -> None:
+    """As after its retention: what is next to be read is before its beginning."""
+    lost, kept = send(10), send(10, first_id=3_000)
+    is_there(kafka_settings, 20, REQUESTED)
+    worker = make(batch_size=1)  # there is a place that the group has come to
+    assert wait_for(lambda: worker.run_once() == 1, PATIENCE_S)
+    worker.leave()
+    admin = make_admin(kafka_settings)  # must outlive what it was asked for
+    number = topics.partition_of(topics.key_of(1), 4)
+    for future in admin.delete_records([TopicPartition(REQUESTED, number, 10)]).values():
+        future.result(10)
+    age(books, lost, seconds=7_200)
+    age(books, kept, seconds=3_600)
+    assert kafka_relay.run_once() == 9
+    assert kafka_relay.run_once() == 0
+    settle_all([*lost, *kept], make())
+    assert_posted_once(books, [*lost, *kept])
