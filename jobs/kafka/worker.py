@@ -47,6 +47,10 @@ LIFE_S = 30.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # What a stopping worker waits for the group to be told of its last batch.
 CLOSE_TIMEOUT_S = 5.0
+# A worker that cannot reach the database for so long leaves its partitions to others, who may: its machine may be cut
+# off from that alone, and then the group believes in it for ever. Longer than a database takes to come back, or to be
+# followed by its standby: until then nobody is better off for a group that is formed anew.
+OUT_AFTER_S = 20.0
 
 _log = structlog.get_logger("worker")
 _unread = Complaints("nothing to be read")
@@ -101,6 +105,9 @@ class KafkaWorker:
         # How many workers have died over each of these.
         self._lost: dict[int, int] = {}
         self._is_paused = False
+        # Since when all tries have failed; None: the last one did not.
+        self._failing_since: float | None = None
+        self._is_out = False
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; what is in hand is ended first. A second one ends the process."""
@@ -123,18 +130,24 @@ class KafkaWorker:
         rounds.of_work.note()
         if self._watch.has_seen_others():
             self._join_anew()
+        if self._is_out:
+            self._try_to_come_back()
+            return 0
         self._take(IDLE_WAIT_S if not self._held else self._pause_s)
         if not self._held or self._stopping.is_set():
             return 0
-        began, batch = time.perf_counter(), self._held
+        began, tried_at, batch = time.perf_counter(), time.monotonic(), self._held
         settled = self._settle([*dict.fromkeys(each.transfer_id for each in batch if each.transfer_id)])
         self._book(settled)
         report(settled, size=len(batch), duration_s=time.perf_counter() - began)
-        if self._held:
-            self._hold_on(settled.fault)
-        else:
+        left = len(self._held)
+        if not left:
             self._go_on()
-        return len(batch) - len(self._held)
+        elif self._has_lost_database(settled.fault, tried_at):
+            self._step_out()
+        else:
+            self._hold_on(settled.fault)
+        return len(batch) - left
 
     def _join_anew(self) -> None:
         """Leave the group and join it as somebody else. What was in hand the relay sends to the new topics."""
@@ -277,10 +290,49 @@ class KafkaWorker:
 
     def _go_on(self) -> None:
         self._pause_s = FIRST_PAUSE_S
+        self._failing_since = None
         if self._is_paused:
             self._is_paused = False
             with suppress(KafkaException):
                 self._consumer.resume(self._consumer.assignment())
+
+    # --- a database that others may reach
+
+    def _has_lost_database(self, fault: str | None, tried_at: float) -> bool:
+        """Whether all tries have failed for long, and it does not answer. One that answers refuses everybody."""
+        if fault is None:
+            self._failing_since = None
+            return False
+        if self._failing_since is None:
+            self._failing_since = tried_at
+        return time.monotonic() - self._failing_since > OUT_AFTER_S and not self._database_answers()
+
+    def _database_answers(self) -> bool:
+        try:
+            deliveries.find_now(self._engine)
+        except Unavailable:
+            return False
+        return True
+
+    def _step_out(self) -> None:
+        """Leave the group, and what is in hand to whoever gets the partitions."""
+        _log.warning("leaves the group until the database answers", group=GROUP)
+        self._is_out = True
+        self._is_paused = False
+        self._failing_since = None
+        with suppress(KafkaException):
+            self._consumer.unsubscribe()
+        self._held, self._early = [], []
+        self._known.clear()
+
+    def _try_to_come_back(self) -> None:
+        """Join again when the database answers. What is polled meanwhile was on its way, and comes again to others."""
+        with suppress(KafkaException):
+            self._poll(self._pause_s)
+        if self._database_answers():
+            self._is_out = False
+            self._pause_s = FIRST_PAUSE_S
+            self.subscribe()
 
     # --- what the group tells, in the middle of a poll
 

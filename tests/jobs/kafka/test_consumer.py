@@ -146,6 +146,30 @@ def test_while_postgresql_is_away_nothing_is_forgotten_and_the_group_goes_on_bel
     assert {row.attempts for row in rows_of(books, ids).values()} == {1}  # nobody spent one for it
 
 
+def test_who_cannot_reach_postgresql_for_long_leaves_the_partitions_to_others_until_he_can(
+    *, monkeypatch: pytest.MonkeyPatch, books: Engine, send: Send, make: Make, settle_all: SettleAll,
+    postgres_proxy: TcpProxy,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("jobs.kafka.worker.OUT_AFTER_S", 0.0)
+    fund(books, *range(11, 31))
+    with bounded_engine(postgres_proxy.url) as engine:
+        cut_off, other = make(engine=engine), make()
+
+        def is_shared() -> bool:
+            cut_off.run_once()
+            other.run_once()
+            return len(cut_off._consumer.assignment()) == len(other._consumer.assignment()) == 4
+
+        assert wait_for(is_shared, PATIENCE_S)
+        postgres_proxy.refuse()
+        ids = [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer, source=payer)]
+        settle_all(ids, cut_off, other)
+        postgres_proxy.refuse(refusing=False)
+        assert wait_for(is_shared, PATIENCE_S)
+    assert_posted_once(books, ids)
+    assert {row.attempts for row in rows_of(books, ids).values()} == {1}
+
+
 def test_a_transfer_that_fails_is_retried_by_way_of_postgresql_and_ends_as_a_dead_letter(
     *, books: Engine, kafka_settings: Settings, send: Send, make: Make, settle_all: SettleAll, kafka_relay: Relay
 ) -> None:
