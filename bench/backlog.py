@@ -65,6 +65,10 @@ FROM wallets AS w CROSS JOIN LATERAL (
     FROM entries WHERE wallet_id = w.id
 ) AS e
 """
+_ANNOUNCED = """
+SELECT NOT EXISTS (SELECT FROM event_batches WHERE position IS NULL)
+   AND (SELECT coalesce(max(upto), 0) FROM announcements) >= (SELECT last_event FROM event_head)
+"""
 
 
 def lay_out(site: Site, database: str, count: int, spread: Spread) -> None:
@@ -72,7 +76,10 @@ def lay_out(site: Site, database: str, count: int, spread: Spread) -> None:
     site.redis.flushall()
     for engine in site.engines.values():
         with engine.begin() as connection:
-            connection.execute(text("TRUNCATE wallets, transfers, entries, event_batches"))
+            connection.execute(
+                text("TRUNCATE wallets, transfers, entries, event_batches, announcements, sendings, holdings")
+            )
+            connection.execute(text("UPDATE event_head SET last_event = 0, forgotten = 0"))
     given = {"cents": OPENING_CENTS, "wallets": WALLETS, "first": FIRST_ID}
     with site.engines[database].begin() as connection:
         connection.execute(text(_UNHURRIED))
@@ -133,6 +140,22 @@ def wait_until_final(engine: Engine) -> None:
     while left := pending(engine):
         if time.monotonic() > deadline:
             raise BenchError(f"{left} transfers are still pending")
+        time.sleep(POLL_S)
+
+
+def wait_until_announced(engine: Engine) -> None:
+    """Wait until others have been told of all that has happened.
+
+    Raises:
+        BenchError: that takes too long.
+    """
+    deadline = time.monotonic() + STALLED_S
+    while True:
+        with engine.connect() as connection:
+            if connection.scalar(text(_ANNOUNCED)):
+                return
+        if time.monotonic() > deadline:
+            raise BenchError("events are still to be announced")
         time.sleep(POLL_S)
 
 

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -23,8 +23,15 @@ HELD_S = 1.2
 
 
 @contextmanager
-def at_work(client: redis.Redis, workers: Sequence[Command]) -> Iterator[None]:
+def at_work(
+    client: redis.Redis, workers: Sequence[Command], *, count: Callable[[], int] | None = None
+) -> Iterator[None]:
     """Have workers run beside something else, from when all of them are ready until the end of it.
+
+    Args:
+        client: of Redis.
+        workers: to be launched.
+        count: returns how many are ready; None: RQ is asked.
 
     Raises:
         BenchError: one of them does not get ready.
@@ -32,7 +39,8 @@ def at_work(client: redis.Redis, workers: Sequence[Command]) -> Iterator[None]:
     before = client.smembers(WORKERS)
 
     def are_registered() -> bool:
-        return len(client.smembers(WORKERS) - before) == len(workers)
+        ready = count() if count else len(client.smembers(WORKERS) - before)
+        return ready == len(workers)
 
     def are_running() -> bool:
         return all(worker.is_running for worker in workers)

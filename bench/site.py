@@ -22,6 +22,7 @@ from config import Settings, load
 from jobs.connections import make_engine
 from models.schema import migrations
 from ops.local import processes
+from ops.local.kafka.server import KafkaServer
 from ops.local.processes import Command, Spec, StackError
 from ops.local.server import LOOPBACK, PORTS, is_port_free, plain_environment
 from ops.local.servers import PostgresServer, RedisServer
@@ -114,6 +115,23 @@ class Site:
             raise StackError(f"commits are not durable: {seen}")
         answer = self.redis.config_get("append*")
         return seen[0] | {f"valkey {name}": str(answer[name]) for name in ("appendonly", "appendfsync")}
+
+    @contextmanager
+    def kafka(self) -> Iterator[KafkaServer]:
+        """Have transfers carried by a new broker for a while, by whatever is started meanwhile.
+
+        Raises:
+            StackError: there is no Java, or it does not start.
+        """
+        home, given = self.home / "broker", self._given
+        shutil.rmtree(home, ignore_errors=True)
+        with KafkaServer(home) as server:
+            kafka = {name.upper(): value for name, value in server.settings.items()}
+            self._given = given | {"TRANSPORT": "kafka", **kafka}
+            try:
+                yield server
+            finally:
+                self._given = given
 
     def worker(self, number: int) -> Command:
         """Return one of the service's own workers, to be launched."""

@@ -30,12 +30,14 @@ class Windows:
     """Has windows filled, each from when nothing is pending until nothing is.
 
     ``callees``: the processes that are asked, by what they are called as a part. ``transfers``: how many were answered.
+    ``until_told``: waits for what is still done when all is settled.
     """
 
     site: Site
     workers: Sequence[Command]
     callees: Mapping[str, Sequence[Child]]
     transfers: int = 0
+    until_told: Callable[[], None] = lambda: None
 
     def fill(self, kind: Kind, send: Callable[[], Flooded], *, is_alone: bool = False) -> Window:
         """Have requests sent, and wait until all that they ask for is settled.
@@ -55,6 +57,7 @@ class Windows:
         if kind is Kind.LATER:  # the next one begins, and this one's cost is known, when all of it is settled
             backlog.wait_until_final(self.site.engines[SERVICE])
             backlog.wait_until_booked(self.site.redis)
+            self.until_told()
         if kind in {Kind.LATER, Kind.NOW, Kind.HOT}:
             self.transfers += flooded.answers
         spent_s = {part: now - before[part] for part, now in self._spent_s().items()}

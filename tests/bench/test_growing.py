@@ -1,10 +1,11 @@
 """What is computed and drawn about growing is right where it can be checked by eye, and its tables are whole."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from bench.cost import METERS, PARTS, WAYS
+from bench.cost import KAFKA, METERS, PARTS, WAYS, of_way
 from bench.growing import __main__ as growing
 from bench.growing import simulation
 from bench.growing.report import HOT, HOT_V1, markdown
@@ -44,18 +45,28 @@ def test_the_most_popular_wallet_has_its_share_by_zipfs_law() -> None:
     assert simulation.rates_at_which_one_wallet_is_too_hot(600.0, 3, [1.0]) == {1.0: pytest.approx(1_100.0)}
 
 
+def all_found(ways: Iterable[str]) -> dict[str, Summary]:
+    keys = [f"cost_{way}_{what}" for way in ways for what in (*of_way(way, PARTS), *of_way(way, METERS))]
+    return dict.fromkeys([*keys, "cost_v2_waiting", HOT, HOT_V1, "lag_p50", "lag_p99", "lag_most"], ONE)
+
+
 def test_the_tables_are_whole_and_take_the_place_of_those_before(tmp_path: Path) -> None:
-    keys = [f"cost_{way}_{what}" for way in WAYS for what in (*PARTS, *METERS)]
-    found = dict.fromkeys([*keys, "cost_v2_waiting", HOT, HOT_V1, "lag_p50", "lag_p99", "lag_most"], ONE)
     page = tmp_path / "growing.md"
     page.write_text(f"before\n{BEGIN}old{END}after\n")
-    fill(page, markdown(found) + "\n")
+    fill(page, markdown(all_found(WAYS)) + "\n")
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 8 + 2 + 10 + 2 + 4 + 2 + 2 + 2 + 3
+    assert len(rows) == 2 + 10 + 2 + 10 + 2 + 12 + 2 + 4 + 2 + 2 + 2 + 3
+
+
+def test_without_java_the_tables_are_whole_but_for_kafka() -> None:
+    text = markdown(all_found(way for way in WAYS if way != KAFKA))
+    assert "Kafka" not in text
+    assert "broker" not in text
+    assert len([line for line in text.splitlines() if line.startswith("| ")]) == 2 + 8 + 2 + 10 + 2 + 4 + 2 + 2 + 2 + 3
 
 
 def test_the_page_has_a_place_for_them() -> None:
