@@ -15,7 +15,7 @@ from bench.asks import Ask, Kind
 from bench.bare_app import app as bare_app
 from bench.caller import call_all, environment_of
 from bench.calls import Calls
-from bench.cost import Cost
+from bench.cost import KAFKA, Cost, ways
 from bench.crew import WORKERS, at_work
 from bench.direct import Direct
 from bench.edge import STANDS, Edge
@@ -78,6 +78,10 @@ def test_what_a_transfer_costs_is_told_for_each_way_and_each_part(site: Site) ->
     assert found["cost_v1_disk"] > found["cost_deposit_disk"] > 100
     assert found["cost_v1_wal"] > found["cost_deposit_wal"] > 100
     assert found["cost_v2_waiting"] > 100
+    if KAFKA in ways():
+        # It is told of once as accepted and once as posted.
+        assert found[f"cost_{KAFKA}_topics"] > 200
+        assert found[f"cost_{KAFKA}_commands"] < found["cost_v2_commands"]
 
 
 @pytest.mark.long
