@@ -166,6 +166,8 @@ def test_who_cannot_reach_postgresql_for_long_leaves_the_partitions_to_others_un
         settle_all(ids, cut_off, other)
         postgres_proxy.refuse(refusing=False)
         assert wait_for(is_shared, PATIENCE_S)
+        ids += [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer + 100, source=payer)]
+        settle_all(ids, cut_off, other)
     assert_posted_once(books, ids)
     assert {row.attempts for row in rows_of(books, ids).values()} == {1}
 
