@@ -50,12 +50,12 @@ class BrokerHost:
         return {each.host.lstrip("/"): len(each.assignment.topic_partitions) for each in told.members}
 
     def sent_again(self) -> list[int]:
-        """Return the transfers that the relay took to be lost and sent again, as often as it did.
+        """Return the transfers that the relay took to be lost and sent again, as often as it did, by their ids.
 
         All else that it sends had a failed attempt before.
         """
         records = [orjson.loads(message.value() or b"") for message in self._read(RETRY)]
-        return [int(each["transfer_id"]) for each in records if each["attempts"] == 0]
+        return sorted(int(each["transfer_id"]) for each in records if each["attempts"] == 0)
 
     def events(self) -> list[dict[str, Any]]:
         """Return what has been announced, some of it more than once perhaps."""
