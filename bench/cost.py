@@ -23,8 +23,9 @@ from bench.flood import FloodError, flood
 from bench.site import SERVICE, Site
 from bench.windows import Windows, spent_us
 from jobs import transport
-from ops.local.kafka.java import find_java
+from ops.local.kafka.java import find_java, find_maven
 from ops.local.kafka.properties import LOG_FOLDER
+from ops.local.kafka.runtime import find_runtime
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import StackError
 
@@ -108,6 +109,8 @@ def of_way(way: str, keys: Iterable[str]) -> list[str]:
 def _objection_to_kafka() -> str | None:
     try:
         find_java()
+        if not find_runtime().jars.is_dir():
+            find_maven()
     except StackError as error:
         return str(error)
     return None
