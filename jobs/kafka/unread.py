@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -72,20 +71,26 @@ class UnreadLooker:
         """Return how far behind the group is, and from where on, of the partitions in which it is."""
         if self._reader is None:
             self._reader = make_reader(self._settings)
-        committed = {(each.topic, each.partition): each for each in self._reader.committed(partitions, ANSWER_S)}
-        wanted = {each: OffsetSpec.latest() for each in partitions}  # type: ignore[no-untyped-call]
-        ends = self._admin.list_offsets(wanted, request_timeout=ANSWER_S)
+        committed = {(each.topic, each.partition): each.offset for each in self._reader.committed(partitions, ANSWER_S)}
+        ends = self._find_offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        behind = [each for each in partitions if ends[each] not in (0, committed[each.topic, each.partition])]
+        if not behind:
+            return {}, []
+        begins = self._find_offsets(behind, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         counts, starts = {}, []
-        for each, future in ends.items():
-            place, end = (each.topic, each.partition), future.result(ANSWER_S * 2).offset
-            read = committed[place].offset
-            if end in (0, read):
-                continue
-            # Beyond the end: the topic was made anew, and is read from its beginning.
-            is_known = 0 <= read < end
-            counts[place] = end - read if is_known else end
-            starts.append(TopicPartition(*place, read if is_known else OFFSET_BEGINNING))
+        for each in behind:
+            place, end, begin = (each.topic, each.partition), ends[each], begins[each]
+            # What was next may be gone, and a topic that was made anew ends before it. A number in any case: to ask for
+            # "the beginning" costs the client a question of its own, which it may not get answered in time.
+            start = max(committed[place], begin) if committed[place] < end else begin
+            if start < end:
+                counts[place] = end - start
+                starts.append(TopicPartition(*place, start))
         return counts, starts
+
+    def _find_offsets(self, partitions: list[TopicPartition], which: OffsetSpec) -> dict[TopicPartition, int]:
+        asked = self._admin.list_offsets(dict.fromkeys(partitions, which), request_timeout=ANSWER_S)
+        return {each: future.result(ANSWER_S * 2).offset for each, future in asked.items()}
 
     def _read_firsts(self, starts: list[TopicPartition]) -> dict[tuple[str, int], tuple[int | None, datetime]]:
         """Return the transfer's id of the first record from each place on, and what it says of when it was sent."""

@@ -18,6 +18,7 @@ from jobs.kafka.worker import KafkaWorker
 from jobs.relay import Relay
 from jobs.retries import RetryPolicy
 from jobs.settler import Settler
+from jobs.transport import TransportAway
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S, accept, are_final, due, rows_of
@@ -100,7 +101,16 @@ def make(kafka_settings: Settings, books: Engine, policy: RetryPolicy) -> Iterat
 def kafka_relay(kafka_settings: Settings, books: Engine) -> Relay:
     """A relay that tidies and looks at the topics in every pass."""
     clock = iter(range(0, 10**9, 1_000))
-    return Relay(KafkaBacklog(kafka_settings, books, clock=lambda: next(clock)), books, clock=lambda: next(clock))
+    relay = Relay(KafkaBacklog(kafka_settings, books, clock=lambda: next(clock)), books, clock=lambda: next(clock))
+
+    def has_looked() -> bool:
+        try:
+            return not relay.run_once()
+        except TransportAway:  # the topics have just been made: somebody has yet to learn who leads them
+            return False
+
+    assert wait_for(has_looked, PATIENCE_S)
+    return relay
 
 
 @pytest.fixture
