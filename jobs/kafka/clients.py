@@ -58,7 +58,8 @@ def make_producer(settings: Settings, **others: Any) -> Producer:
             **_common(settings),
             "enable.idempotence": True,
             "message.timeout.ms": round(MESSAGE_TIMEOUT_S * 1_000),
-            "linger.ms": 2,
+            # Nothing waits for company: what is answered to a payer is on its way before his next call can be.
+            "linger.ms": 0,
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": MOST_QUEUED,
             **others,
