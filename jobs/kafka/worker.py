@@ -50,7 +50,7 @@ CLOSE_TIMEOUT_S = 5.0
 # A worker that cannot reach the database for so long leaves its partitions to others, who may: its machine may be cut
 # off from that alone, and then the group believes in it for ever. Longer than a database takes to come back, or to be
 # followed by its standby: until then nobody is better off for a group that is formed anew.
-OUT_AFTER_S = 20.0
+OUT_AFTER_S = 10.0
 
 _log = structlog.get_logger("worker")
 _unread = Complaints("nothing to be read")
@@ -87,6 +87,7 @@ class KafkaWorker:
         """
         self._make = make
         self._consumer = make()
+        self._has_left = False
         self._watch = watch
         self._engine = engine
         self._settler = settler
@@ -128,11 +129,13 @@ class KafkaWorker:
     def run_once(self) -> int:
         """Take what there is, settle it, and return how many records that were."""
         rounds.of_work.note()
-        if self._watch.has_seen_others():
-            self._join_anew()
         if self._is_out:
             self._try_to_come_back()
             return 0
+        if self._watch.has_seen_others():
+            _log.warning("topics are others")
+            self._part()
+            self._join_anew()
         self._take(IDLE_WAIT_S if not self._held else self._pause_s)
         if not self._held or self._stopping.is_set():
             return 0
@@ -149,12 +152,15 @@ class KafkaWorker:
             self._hold_on(settled.fault)
         return len(batch) - left
 
-    def _join_anew(self) -> None:
-        """Leave the group and join it as somebody else. What was in hand the relay sends to the new topics."""
-        _log.warning("topics are others")
+    def _part(self) -> None:
+        """Leave the group, and what is in hand to whoever gets the partitions, or to the relay."""
         self.leave()
-        self._held, self._early, self._known, self._is_paused = [], [], set(), False
-        self._consumer = self._make()
+        self._held, self._early, self._known = [], [], set()
+        self._is_paused, self._failing_since = False, None
+
+    def _join_anew(self) -> None:
+        """Join as somebody else: what a consumer knew, and had paused, is gone with it."""
+        self._consumer, self._has_left = self._make(), False
         self.subscribe()
 
     def _take(self, wait_s: float) -> None:
@@ -315,24 +321,17 @@ class KafkaWorker:
         return True
 
     def _step_out(self) -> None:
-        """Leave the group, and what is in hand to whoever gets the partitions."""
         _log.warning("leaves the group until the database answers", group=GROUP)
         self._is_out = True
-        self._is_paused = False
-        self._failing_since = None
-        with suppress(KafkaException):
-            self._consumer.unsubscribe()
-        self._held, self._early = [], []
-        self._known.clear()
+        self._part()
 
     def _try_to_come_back(self) -> None:
-        """Join again when the database answers. What is polled meanwhile was on its way, and comes again to others."""
-        with suppress(KafkaException):
-            self._poll(self._pause_s)
+        """Join again when the database answers."""
+        self._stopping.wait(self._pause_s)
         if self._database_answers():
             self._is_out = False
             self._pause_s = FIRST_PAUSE_S
-            self.subscribe()
+            self._join_anew()
 
     # --- what the group tells, in the middle of a poll
 
@@ -372,6 +371,9 @@ class KafkaWorker:
 
     def leave(self) -> None:
         """Leave the group, which then need not wait for us; what was committed is told before."""
+        if self._has_left:
+            return
+        self._has_left = True
         closing = threading.Thread(target=self._consumer.close, name="kafka close", daemon=True)
         closing.start()
         closing.join(CLOSE_TIMEOUT_S)

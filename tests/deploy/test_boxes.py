@@ -19,7 +19,7 @@ from tests.deploy import boxes
 from tests.deploy.boxes import Box
 from tests.deploy.manifests import SERVICE, Manifest
 from tests.deploy.test_manifests import PAGE, PODS, POSSIBLE, SETTINGS, environment
-from tests.ops.local.test_stack import free_port
+from tests.ops.local.test_stack import free_ports
 
 READY_S = 60.0
 _POLL_S = 0.1
@@ -57,7 +57,7 @@ def start(
         def start(component: str) -> tuple[Box, dict[str, str]]:
             pod = PODS[component]
             told = environment(pod, SETTINGS) | {name: servers[name] for name in pod.secrets if name in servers}
-            ports = {"PORT": str(free_port()), "GRPC_PORT": str(free_port()), "METRICS_PORT": str(free_port())}
+            ports = dict(zip(("PORT", "GRPC_PORT", "METRICS_PORT"), map(str, free_ports(3)), strict=True))
             told |= ports
             log = tmp_path / f"{component}.log"
             return stack.enter_context(boxes.running(pod, told, app=image, log=log)), ports

@@ -4,20 +4,14 @@ import os
 import socket
 import subprocess
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config import Settings
-from jobs.kafka.clients import make_consumer
-from jobs.kafka.topics import REQUESTED
-from ops.compose import health
 from ops.local.kafka.properties import Access, Ports, broker_properties
 from ops.local.kafka.server import KafkaServer
-from ops.local.processes import wait_for
-from tests.kafka_broker import ANSWER_S, admin_of, empty_topics, make_topic
+from tests.kafka_broker import ANSWER_S, admin_of
 from tests.ops.compose.test_compose import COMPOSE
 from tests.project import ROOT
 
@@ -109,22 +103,3 @@ def test_it_is_not_healthy_where_nobody_answers_or_somebody_else() -> None:
         assert ask_for_health(port) != 0
         other.join()
     assert ask_for_health(port) != 0
-
-
-@pytest.mark.xdist_group("kafka")
-def test_a_worker_is_healthy_when_the_group_knows_it(
-    kafka_broker: KafkaServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    empty_topics(kafka_broker)
-    make_topic(kafka_broker, REQUESTED)
-    told = {"TRANSPORT": "kafka", "KAFKA_BROKERS": kafka_broker.url, "REDIS_URL": "redis://nowhere"}
-    for name, value in {**told, "DATABASE_URL": "postgresql://nowhere"}.items():
-        monkeypatch.setenv(name, value)
-    assert health.main(["worker"]) == 1
-    with closing(make_consumer(settings.model_copy(update={"kafka_brokers": kafka_broker.url}))) as worker:
-        worker.subscribe([REQUESTED])
-        assert wait_for(lambda: worker.poll(0.05) is None and bool(worker.assignment()), 30)
-        assert health.main(["worker"]) == 0
-    assert health.main(["worker"]) == 1
-    monkeypatch.setenv("KAFKA_BROKERS", "127.0.0.1:1")
-    assert health.main(["worker"]) == 1

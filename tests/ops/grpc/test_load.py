@@ -44,7 +44,8 @@ def test_calls_beyond_those_in_hand_are_refused_at_once(serve: Serve, engine: En
             # While all threads are busy, and of every kind.
             for method in ("EnqueueTransfer", "GetBalance", "ListTransactions"):
                 assert wait_for(partial(is_refused, method), TIMEOUT_S)
-            assert served.samples().value("wallet_shed_total", where="calls") >= 3 * QUEUE
+            # The last of them may still be on their way.
+            assert wait_for(lambda: served.samples().value("wallet_shed_total", where="calls") >= 3 * QUEUE, TIMEOUT_S)
             # How the service is has threads of its own.
             stub: Any = HealthStub(served.server.channel)
             assert stub.Check(HealthCheckRequest(), timeout=TIMEOUT_S).status == HealthCheckResponse.SERVING

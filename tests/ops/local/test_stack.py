@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,7 +38,9 @@ class Run:
     ) -> None:
         self.home = home
         self.settings = settings
-        self.port = settings.get("PORT") or str(free_port())
+        self.port = settings.get("PORT") or next(
+            port for port in map(str, free_ports(2)) if port != settings.get("GRPC_PORT")
+        )
         self.state_file = home / "run" / "stack.json"
         # What a killed run has left says nothing about this one.
         if is_first:
@@ -83,8 +85,15 @@ def pids_in(state: Mapping[str, Any]) -> set[int]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free, no two of them the same: asked for one after the other they may be."""
+    with ExitStack() as probes:
+        opened = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in opened]
 
 
 def are_gone(pids: set[int]) -> bool:

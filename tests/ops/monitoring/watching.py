@@ -46,7 +46,8 @@ class Watch:
         self._prometheus = find_tool("prometheus")
         self._alertmanager = find_tool("prometheus-alertmanager", "alertmanager")
         self._home = home
-        self._ports = {"prometheus": free_port(), "alertmanager": free_port()}
+        self._ports = {"prometheus": free_port()}
+        self._ports["alertmanager"] = next(port for port in iter(free_port, None) if port not in self._ports.values())
         self._write_configuration(api_port)
         self._running = ExitStack()
 
