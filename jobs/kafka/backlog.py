@@ -67,7 +67,7 @@ class KafkaBacklog:
         self._look_at_topics()
         if self._clock() >= self._next_lag:
             self._next_lag = self._clock() + LAG_S
-            self._tell_lag()
+            self._tell_lag_if_possible()
         if self._clock() >= self._next_forgetting:
             self._next_forgetting = self._clock() + FORGET_S
             with transaction(self._engine) as connection:
@@ -124,6 +124,13 @@ class KafkaBacklog:
                 self._born[name] = deliveries.find_now(self._engine)
         self._topics = found
         self._next_topics = self._clock() + TOPICS_S
+
+    def _tell_lag_if_possible(self) -> None:
+        """Tell it; should the brokers take too long, that is no reason to send nothing."""
+        try:
+            self._tell_lag()
+        except TransportAway as error:
+            _log.warning("lag not read", cause=str(error))
 
     def _tell_lag(self) -> None:
         unread = self._looker.look(self._all_places())

@@ -101,7 +101,6 @@ def test_with_servers_elsewhere_processes_are_replaced_and_serve_while_the_disk_
         assert wait_for(lambda: deposits(run), PATIENCE_S)
         assert settles(run)
         assert run.process.poll() is None
-        assert killed <= pids_in(run.state())  # nothing newer could be written
     assert wait_for(lambda: not killed & pids_in(run.state()), PATIENCE_S)
     assert wait_for(lambda: call(run, "GET", "/readyz")[1].get("status") == "ready", PATIENCE_S)
     assert settles(run)
