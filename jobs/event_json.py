@@ -18,60 +18,52 @@ def rfc3339(instant: datetime) -> str:
 
 def resource_of(transfer: Transfer) -> dict[str, Any]:
     """Show a transfer as the jobs endpoint does."""
-    return {
-        "job_id": str(transfer.id),
-        "status": transfer.status.value,
-        "source_user_id": _id_or_none(transfer.source),
-        "destination_user_id": _id_or_none(transfer.destination),
-        "amount": transfer.amount_cents,
-        "reason": transfer.reason,
-        "attempts": transfer.attempts,
-        "last_error": transfer.last_error,
-        "next_attempt_at": _instant_or_none(transfer.next_attempt_at),
-        "created_at": rfc3339(transfer.created_at),
-        "completed_at": _instant_or_none(transfer.completed_at),
-    }
+    fields = (
+        transfer.id, transfer.source, transfer.destination, transfer.amount_cents, transfer.status.value,
+        transfer.reason, transfer.attempts, transfer.last_error, transfer.next_attempt_at, transfer.created_at,
+    )  # fmt: skip
+    return _resource(fields, _instant_or_none(transfer.completed_at))
 
 
 def as_json(event: Event) -> dict[str, Any]:
     """Show an event."""
-    return {
-        "event_id": str(event.id),
-        "type": event.type,
-        "created_at": rfc3339(event.created_at),
-        "data": resource_of(event.transfer),
-    }
+    return _event(event.type, event.id, rfc3339(event.created_at), resource_of(event.transfer))
 
 
 def all_as_json(events: Iterable[ToldEvent]) -> Iterator[dict[str, Any]]:
     """Show events as :func:`as_json` does, for a fraction of it: most instants are those of the event before."""
     last: datetime | None = None
     spelled = ""
-    for event in events:
-        (
-            kind, event_id, told_at, transfer_id, source, destination, amount, status, reason, attempts, last_error,
-            next_attempt_at, created_at, completed_at,
-        ) = event  # fmt: skip
+    for kind, event_id, told_at, *fields, completed_at in events:
         if told_at != last:
             last, spelled = told_at, rfc3339(told_at)
-        yield {
-            "event_id": str(event_id),
-            "type": kind,
-            "created_at": spelled,
-            "data": {
-                "job_id": str(transfer_id),
-                "status": status,
-                "source_user_id": _id_or_none(source),
-                "destination_user_id": _id_or_none(destination),
-                "amount": amount,
-                "reason": reason,
-                "attempts": attempts,
-                "last_error": last_error,
-                "next_attempt_at": _instant_or_none(next_attempt_at),
-                "created_at": rfc3339(created_at),
-                "completed_at": spelled if completed_at == last else _instant_or_none(completed_at),
-            },
-        }
+        completed = spelled if completed_at == last else _instant_or_none(completed_at)
+        yield _event(kind, event_id, spelled, _resource(fields, completed))
+
+
+def _event(kind: str, event_id: int, created: str, resource: dict[str, Any]) -> dict[str, Any]:
+    return {"event_id": str(event_id), "type": kind, "created_at": created, "data": resource}
+
+
+def _resource(fields: Iterable[Any], completed: str | None) -> dict[str, Any]:
+    """Show a transfer of which all but the last instant are given, as :class:`ToldEvent` has them."""
+    (
+        transfer_id, source, destination, amount_cents, status, reason, attempts, last_error, next_attempt_at,
+        created_at,
+    ) = fields  # fmt: skip
+    return {
+        "job_id": str(transfer_id),
+        "status": status,
+        "source_user_id": _id_or_none(source),
+        "destination_user_id": _id_or_none(destination),
+        "amount": amount_cents,
+        "reason": reason,
+        "attempts": attempts,
+        "last_error": last_error,
+        "next_attempt_at": _instant_or_none(next_attempt_at),
+        "created_at": rfc3339(created_at),
+        "completed_at": completed,
+    }
 
 
 def _id_or_none(number: int | None) -> str | None:

@@ -165,24 +165,20 @@ kafka_records = _counters(
     "result",
     ("delivered", "failed", "refused"),
 )
-_KAFKA_WORK = ("wallet.transfers.requested", "wallet.transfers.retry")
-_kafka_unread = Gauge(
-    "wallet_kafka_unread",
-    "Records that the workers have not read yet, when the relay last looked.",
-    ["topic"],
-    registry=registry,
-    multiprocess_mode="livemostrecent",
-)
-kafka_unread = {topic: _kafka_unread.labels(topic) for topic in _KAFKA_WORK}
-_kafka_oldest_unread = Gauge(
-    "wallet_kafka_oldest_unread_seconds",
-    "Since when the first of them is on its way, 0 without one.",
-    ["topic"],
-    registry=registry,
-    multiprocess_mode="livemostrecent",
-)
-kafka_oldest_unread = {topic: _kafka_oldest_unread.labels(topic) for topic in _KAFKA_WORK}
 
+
+def _by_topic(name: str, text: str) -> dict[str, Gauge]:
+    """Make a gauge for each topic of work."""
+    gauge = Gauge(name, text, ["topic"], registry=registry, multiprocess_mode="livemostrecent")
+    return {topic: gauge.labels(topic) for topic in ("wallet.transfers.requested", "wallet.transfers.retry")}
+
+
+kafka_unread = _by_topic(
+    "wallet_kafka_unread", "Records that the workers have not read yet, when the relay last looked."
+)
+kafka_oldest_unread = _by_topic(
+    "wallet_kafka_oldest_unread_seconds", "Since when the first of them is on its way, 0 without one."
+)
 kafka_unannounced = Gauge(
     "wallet_kafka_unannounced_events",
     "Events that were not announced yet when the relay last ended a pass.",

@@ -1,6 +1,6 @@
 """The topics: what they are called, how they are made, and on which partition a payer's transfers are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -112,8 +112,3 @@ def place_of(topic: str, partition: int) -> str:
 
 def _words(error: BaseException) -> str:
     return str(error.args[0].str()) if isinstance(error, KafkaException) else type(error).__name__
-
-
-def words_of(errors: Sequence[Any]) -> str:
-    """Return what the first of some errors says."""
-    return str(errors[0].str()) if errors else ""

@@ -94,7 +94,7 @@ class RqBacklog:
 
     def feed(self, dues: Sequence[Due]) -> Fed:
         """Enqueue those that nobody has, as long as there is room."""
-        return Fed(*self._keys.feed([NewJob(each.id, each.trace, each.lost_leases) for each in dues]))
+        return self._keys.feed([NewJob(each.id, each.trace, each.lost_leases) for each in dues])
 
     def announce(self) -> int:
         """Tell nobody: RQ has its registries."""

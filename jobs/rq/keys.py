@@ -27,6 +27,7 @@ import redis
 from redis.exceptions import OutOfMemoryError
 
 from jobs.killers import ALONE_AFTER_LOST, MAX_LOST
+from jobs.transport import Fed
 from models.ledger.transfer import MAX_ID
 from models.redis_line import line
 from models.redis_line.memory import find_memory
@@ -106,13 +107,6 @@ class Claim(NamedTuple):
     wait_s: float = 0.0
 
 
-class Enqueued(NamedTuple):
-    """How many jobs were put on the queue, and for how many there was no room."""
-
-    pushed: int
-    refused: int
-
-
 class NewJob(NamedTuple):
     """A job to put on the queue."""
 
@@ -157,9 +151,9 @@ class RqKeys:
         """
         return self.feed(jobs, lost=lost).pushed
 
-    def feed(self, jobs: Iterable[NewJob], *, lost: bool = True) -> Enqueued:
+    def feed(self, jobs: Iterable[NewJob], *, lost: bool = True) -> Fed:
         """Put jobs on the queue, see :meth:`enqueue`; tell also how many found no room."""
-        return Enqueued(*self._enqueue(keys=_ENQUEUE_KEYS, args=_enqueue_arguments(jobs, lost=lost)))
+        return Fed(*self._enqueue(keys=_ENQUEUE_KEYS, args=_enqueue_arguments(jobs, lost=lost)))
 
     def claim(  # noqa: PLR0913 - each is a word of its own
         self, *, worker_key: str, worker_name: str, lease: str, limit: int, lease_s: float, in_turn: bool = False
