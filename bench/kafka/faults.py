@@ -25,6 +25,7 @@ from bench.steady import WORKERS
 from jobs.kafka.topics import key_of, partition_of
 from models.ledger import deliveries
 from ops.local import processes
+from ops.local.processes import Command
 
 # What is asked meanwhile, how long before a fault, and how long in all: longer than any of these is to last.
 RATE = 60
@@ -95,6 +96,16 @@ def _lay_out(kafka: Brokers) -> None:
     kafka.forget()
 
 
+@contextmanager
+def _under_load(kafka: Brokers) -> Iterator[tuple[list[Command], _Answers]]:
+    """Begin anew, and have workers and a load run for a while; yield both, as something is to be killed."""
+    _lay_out(kafka)
+    workers = [kafka.worker(number) for number in range(1, WORKERS + 1)]
+    with kafka.group(workers), _load(kafka) as answers:
+        time.sleep(BEFORE_S)
+        yield workers, answers
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerKilled:
     """One of two consumers is killed: until a transfer of every partition that was sent since is posted."""
@@ -113,13 +124,7 @@ class ConsumerKilled:
     def take(self, site: Site, plan: Plan) -> Values:
         """Kill it under a load."""
         del plan
-        with ExitStack() as stack:
-            kafka = stack.enter_context(one_broker(site))
-            _lay_out(kafka)
-            workers = [kafka.worker(number) for number in range(1, WORKERS + 1)]
-            stack.enter_context(kafka.group(workers))
-            answers = stack.enter_context(_load(kafka))
-            time.sleep(BEFORE_S)
+        with one_broker(site) as kafka, _under_load(kafka) as (workers, answers):
             killed_at = deliveries.find_now(site.engines[SERVICE])
             workers[0].send(signal.SIGKILL)
             answers.end(site)
@@ -148,12 +153,7 @@ class BrokerKilled:
     def take(self, site: Site, plan: Plan) -> Values:
         """Kill it under a load."""
         del plan
-        with ExitStack() as stack:
-            kafka = stack.enter_context(one_broker(site))
-            _lay_out(kafka)
-            stack.enter_context(kafka.group([kafka.worker(number) for number in range(1, WORKERS + 1)]))
-            answers = stack.enter_context(_load(kafka))
-            time.sleep(BEFORE_S)
+        with one_broker(site) as kafka, _under_load(kafka) as (_, answers):
             (broker,) = kafka.servers
             broker.kill()
             time.sleep(AWAY_S)
@@ -190,12 +190,7 @@ class OneOfThreeKilled:
     def take(self, site: Site, plan: Plan) -> Values:
         """Kill it under a load."""
         del plan
-        with ExitStack() as stack:
-            kafka = stack.enter_context(three_brokers(site))
-            _lay_out(kafka)
-            stack.enter_context(kafka.group([kafka.worker(number) for number in range(1, WORKERS + 1)]))
-            answers = stack.enter_context(_load(kafka))
-            time.sleep(BEFORE_S)
+        with three_brokers(site) as kafka, _under_load(kafka) as (_, answers):
             kafka.servers[0].kill()
             errors, longest_s = answers.end(site)
         posted_s = _scalar(site, _LONGEST)
