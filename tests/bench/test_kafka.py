@@ -9,7 +9,7 @@ from bench.backlog import Spread
 from bench.figures import Measure, Plan
 from bench.kafka import faults
 from bench.kafka.drain import KafkaDrain
-from bench.kafka.faults import BrokerKilled, ConsumerKilled, TopicsDeleted
+from bench.kafka.faults import BrokerKilled, ConsumerKilled, OneOfThreeKilled, TopicsDeleted
 from bench.kafka.steady import KafkaSteady
 from bench.site import Site
 from tests.kafka_broker import need_java
@@ -37,7 +37,7 @@ def site() -> Iterator[Site]:
         KafkaSteady(20, p50_at_most_ms=25.0),
         ConsumerKilled(at_most_s=8.0),
         BrokerKilled(at_most_s=15.0),
-        # Not OneOfThreeKilled: three brokers and a load, beside all other tests, are more than two cores carry.
+        OneOfThreeKilled(at_most_s=5.0),
         TopicsDeleted(at_most_s=15.0),
     ],
     ids=lambda measure: measure.name,
