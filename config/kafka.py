@@ -5,11 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from config.addresses import split_address
 from config.reading import Environment
-from config.values import check_host
 
 MAX_BROKERS = 16
-MAX_PORT = 65_535
 
 
 def check_brokers(text: str) -> str:
@@ -22,10 +21,10 @@ def check_brokers(text: str) -> str:
     if len(addresses) > MAX_BROKERS:
         raise ValueError(f"must name at most {MAX_BROKERS} brokers")
     for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= MAX_PORT):
-            raise ValueError("must be like host:9092, or several of these with commas between")
-        check_host(host.removeprefix("[").removesuffix("]") if host.startswith("[") else host)
+        try:
+            split_address(address)
+        except ValueError:
+            raise ValueError("must be like host:9092, or several of these with commas between") from None
     return ",".join(addresses)
 
 

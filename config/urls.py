@@ -13,11 +13,11 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import AfterValidator, SecretStr
 
+from config.addresses import MAX_PORT, is_port
 from config.values import check_host
 
 MAX_HOSTS = 16
 MAX_CONNECT_TIMEOUT_S = 30
-MAX_PORT = 65_535
 # Who writes needs a server that takes writes.
 _SESSION_ATTRS = frozenset({"any", "read-write", "primary"})
 _UNKNOWN = re.compile(r'invalid URI query parameter: "(\w+)"')
@@ -123,7 +123,7 @@ def _check_hosts(parameters: Mapping[str, str]) -> None:
         if not host.startswith(("/", "@")):
             check_host(host)
     for port in filter(None, ports):
-        if not (_is_number(port) and 1 <= int(port) <= MAX_PORT):
+        if not is_port(port):
             raise ValueError(f"must be a URL whose port is a number from 1 to {MAX_PORT}")
 
 

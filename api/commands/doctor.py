@@ -18,6 +18,7 @@ from api.commands.conclusion import concludes, examples
 from api.running import services
 from api.settings import current_settings
 from config import Settings
+from config.addresses import address_of, reachable, split_address
 from jobs.checkup import check_cache
 from jobs.connections import count_wanted
 from jobs.transport import count_workers, look_over
@@ -105,14 +106,13 @@ def _grpc(settings: Settings, home: Path) -> Finding:
     """Whether gRPC answers: that of the stack that runs here, or else where these settings have it."""
     runs_here, target = config.find_local_grpc(home)
     if not runs_here and settings.grpc_port is not None:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-        target = f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}"
+        target = address_of(reachable(settings.host), settings.grpc_port)
     if target is None:
         return Finding("grpc", Level.OK, "off")
-    host, _, port = target.rpartition(":")
+    host, port = split_address(target)
     # By name: its library is for those who ask.
     asking = importlib.import_module("api.grpc.asking")
-    answer = asking.ask(host.strip("[]"), int(port), timeout_s=GRPC_ANSWER_TIMEOUT_S)
+    answer = asking.ask(host, port, timeout_s=GRPC_ANSWER_TIMEOUT_S)
     what = f"{answer} at {target}"
     if answer not in {asking.Answer.SERVES, asking.Answer.ENCRYPTED}:
         level = Level.FAIL if runs_here else Level.WARN  # it may run on another machine, or in another container

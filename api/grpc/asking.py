@@ -8,6 +8,8 @@ from enum import StrEnum
 import grpc
 from grpc_health.v1 import health_pb2
 
+from config.addresses import address_of
+
 _METHOD = "/grpc.health.v1.Health/Check"
 # A connection of its own, and no way round by a proxy that the environment names.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
@@ -31,7 +33,7 @@ def ask(host: str, port: int, *, timeout_s: float) -> Answer:
         timeout_s: the longest that all of it takes, in seconds.
     """
     deadline = time.monotonic() + timeout_s
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    target = address_of(host, port)
     with grpc.insecure_channel(target, options=_OPTIONS) as channel:
         check = channel.unary_unary(
             _METHOD,

@@ -23,9 +23,8 @@ import config
 from config import Settings
 from observe import logs
 from ops.grpc import tls
-from ops.local.addresses import wait_for_port
 from ops.local.forks import Forked
-from ops.local.port_guard import PortGuard
+from ops.local.port_guard import PortGuard, wait_for_port
 from ops.local.processes import Spec, StackError
 from ops.local.stopping import StopRequests
 from ops.local.supervisor import CONFIGURATION_STATUS, Supervisor

@@ -13,6 +13,7 @@ from api.edge.proxies import Proxies
 from api.grpc.patience import Patience
 from api.grpc.servicer import WalletServicer
 from api.services import Services
+from config.addresses import address_of
 from ops.grpc import health, reflection
 from ops.grpc.gate import POOL, Bound, Gate
 from ops.grpc.hands import Hands
@@ -114,8 +115,7 @@ class Server:
             ConfigurationError: the certificate cannot be used.
         """
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"{host}:{settings.grpc_port}"
+        address = address_of(settings.host, settings.grpc_port or 0)
         if settings.grpc_tls_cert is None:
             self._server.add_insecure_port(address)
         else:

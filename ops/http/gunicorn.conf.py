@@ -25,6 +25,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers import base
 
 import config as service_config  # `config` would be taken for one of gunicorn's settings
+from config.addresses import address_of
 from observe import logs, metrics_files
 from ops.http.gevent_worker import Worker
 from ops.local.descriptors import allow_connections
@@ -150,7 +151,7 @@ def child_exit(_arbiter: Arbiter, worker: base.Worker) -> None:
     metrics_files.tidy()
 
 
-bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+bind = address_of(settings.host, settings.port)
 logger_class = JsonLogger
 worker_class = "ops.http.gevent_worker.Worker"
 workers = settings.api_processes

@@ -7,7 +7,8 @@ from contextlib import closing
 from http import HTTPStatus
 
 from config import Settings
-from ops.local.addresses import bracketed, reachable, wait_for_port
+from config.addresses import address_of, reachable
+from ops.local.port_guard import wait_for_port
 from ops.local.processes import Child
 
 COMMAND = ("-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
@@ -24,7 +25,7 @@ class ApiProcess:
     @property
     def url(self) -> str:
         """Where a client on this machine finds it."""
-        return f"http://{bracketed(reachable(self._settings.host))}:{self._settings.port}"
+        return f"http://{address_of(reachable(self._settings.host), self._settings.port)}"
 
     @property
     def pid(self) -> int | None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config import Settings
-from ops.local.addresses import bracketed, reachable, wait_for_port
-from ops.local.port_guard import PortGuard
+from config.addresses import address_of, reachable
+from ops.local.port_guard import PortGuard, wait_for_port
 from ops.local.processes import Child
 from ops.local.turns import Turns
 
@@ -40,7 +40,7 @@ class GrpcProcesses:
     @property
     def target(self) -> str:
         """Where a client on this machine finds them, as gRPC spells it."""
-        return f"{bracketed(reachable(self._settings.host))}:{self._settings.grpc_port}"
+        return address_of(reachable(self._settings.host), self._settings.grpc_port or 0)
 
     @property
     def pids(self) -> list[int]:

@@ -9,13 +9,18 @@ none of our processes is there.
 
 import errno
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
+
+from ops.local.processes import StackError, wait_for
 
 # What gRPC listens on for each of them: all addresses of both families.
 _ALL = ("0.0.0.0", "::")  # noqa: S104
 # A name may have addresses of a family that this machine does not have; gRPC goes without them, too.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPFNOSUPPORT)
+# Who listened there may be on the way out, after its supervisor was killed.
+PORT_TIMEOUT_S = 3.0
 
 
 class _Address(NamedTuple):
@@ -79,3 +84,29 @@ def _hold(held: socket.socket, each: _Address) -> None:
     with suppress(OSError):  # BSD wants a connection for that
         held.shutdown(socket.SHUT_RDWR)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def wait_for_port(setting: str, host: str, port: int, take: Callable[[], None]) -> None:
+    """Take a port, again and again for a moment.
+
+    Args:
+        setting: what names it.
+        host: whose it is.
+        port: its number.
+        take: takes it; an OSError says that somebody else has it.
+
+    Raises:
+        StackError: it stayed taken.
+    """
+    problem: list[OSError] = []
+
+    def is_taken() -> bool:
+        problem.clear()
+        try:
+            take()
+        except OSError as error:
+            problem.append(error)
+        return not problem
+
+    if not wait_for(is_taken, PORT_TIMEOUT_S):
+        raise StackError(f"cannot listen on {setting}={port} of HOST={host}: {problem[0].strerror}")
