@@ -2,10 +2,6 @@
 
 import http.client
 import json
-import os
-import shlex
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.chaos.stack import Stack
+from tests.clients.typing_in import PYTHON, type_command
 from tests.docs.pages import DOCS, blocks, section
 
 SECTION = section(DOCS / "kafka.md", "Following events")
-PYTHON = "client/bin/python"
 GROUP = '"group.id": "received"'
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.xdist_group("kafka")]
@@ -32,23 +28,6 @@ def _pay(stack: Stack, cents: int) -> None:
         assert json.loads(connection.getresponse().read())["status"] == "posted"
 
 
-def _run(folder: Path, command: str) -> str:
-    """Type a command of the page, for the interpreter that is here."""
-    name, *arguments = shlex.split(command)
-    assert name == PYTHON
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_pages_program_prints_what_the_page_says_also_when_it_is_told_all_twice(java: None, tmp_path: Path) -> None:
     del java
     (program,) = blocks(SECTION, "python")
@@ -61,8 +40,8 @@ def test_the_pages_program_prints_what_the_page_says_also_when_it_is_told_all_tw
     with Stack(tmp_path / "home", TRANSPORT="kafka", WORKERS="1") as stack:
         _pay(stack, 667)
         command = command.replace("127.0.0.1:19092", stack.state()["kafka"]["brokers"])
-        assert _run(tmp_path, command) == told
+        assert type_command(tmp_path, command) == told
         # For a group of another name all of it is new.
         page.write_text(program.replace(GROUP, '"group.id": "anew"'))
         _pay(stack, 1)
-        assert _run(tmp_path, command) == told.replace("10667", "10668")
+        assert type_command(tmp_path, command) == told.replace("10667", "10668")

@@ -1,19 +1,15 @@
 """The client in Python on the page about gRPC: generated, run, and what it prints."""
 
-import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import Stack
+from tests.clients.typing_in import type_command
 from tests.docs.pages import DOCS, blocks, commands, section
 from tests.project import ROOT
 
 SECTION = section(DOCS / "grpc.md", "A client in Python")
-PYTHON = "client/bin/python"
 
 pytestmark = pytest.mark.stack
 
@@ -24,27 +20,10 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "proto").symlink_to(ROOT / "proto")
     (tmp_path / "client").mkdir()
     (generate,) = [each for each in commands(SECTION) if "grpc_tools.protoc" in each]
-    _python(tmp_path, generate)
+    type_command(tmp_path, generate)
     (program,) = blocks(SECTION, "python")
     (tmp_path / "client" / "client.py").write_text(program)
     return tmp_path
-
-
-def _python(folder: Path, command: str) -> str:
-    """Type a command of the page, for the interpreter that is here."""
-    name, *arguments = shlex.split(command)
-    assert name == PYTHON
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_pages_client_prints_what_the_page_says_and_replays_when_it_is_run_again(
@@ -53,7 +32,7 @@ def test_the_pages_client_prints_what_the_page_says_and_replays_when_it_is_run_a
     (shown,) = [block for block in blocks(SECTION, "console") if "client.py" in block]
     command, _, told = shown.removeprefix("$ ").partition("\n")
     command = command.replace("127.0.0.1:8081", stack.target)
-    assert _python(folder, command) == told
-    again = _python(folder, command)
+    assert type_command(folder, command) == told
+    again = type_command(folder, command)
     # 9,064 + 67: the rent was paid once.
     assert "the transfer is posted\nthe balance is 9131\n" in again
