@@ -51,6 +51,10 @@ CLOSE_TIMEOUT_S = 5.0
 # off from that alone, and then the group believes in it for ever. Longer than a database takes to come back, or to be
 # followed by its standby: until then nobody is better off for a group that is formed anew.
 OUT_AFTER_S = 10.0
+# Between two times that the group is told all that is settled, and not only what has just been. Told while nobody
+# coordinates it, an offset may get lost, or arrive after a later one, since librdkafka tries it again. Until the next
+# record comes by, what is settled would look unread, and what has been lost behind it as if it still waited.
+TELL_AGAIN_S = 5.0
 
 _log = structlog.get_logger("worker")
 _unread = Complaints("nothing to be read")
@@ -99,7 +103,9 @@ class KafkaWorker:
         self._held: list[Record] = []
         # What came while a batch was being settled, and is not in it.
         self._early: list[Record] = []
-        self._polled_at = time.monotonic()
+        self._polled_at = self._told_at = time.monotonic()
+        # How far the partitions that are ours are settled, of which we have settled any.
+        self._settled_to: dict[tuple[str, int], int] = {}
         settler.renew = self._show_life
         # The partitions of which is known whether somebody has died over their first records.
         self._known: set[str] = set()
@@ -136,6 +142,7 @@ class KafkaWorker:
             _log.warning("topics are others")
             self._part()
             self._join_anew()
+        self._tell_again_if_due()
         self._take(IDLE_WAIT_S if not self._held else self._pause_s)
         if not self._held or self._stopping.is_set():
             return 0
@@ -155,7 +162,7 @@ class KafkaWorker:
     def _part(self) -> None:
         """Leave the group, and what is in hand to whoever gets the partitions, or to the relay."""
         self.leave()
-        self._held, self._early, self._known = [], [], set()
+        self._held, self._early, self._known, self._settled_to = [], [], set(), {}
         self._is_paused, self._failing_since = False, None
 
     def _join_anew(self) -> None:
@@ -275,9 +282,10 @@ class KafkaWorker:
         self._held = rest
         for transfer_id in settled.outcomes:
             self._lost.pop(transfer_id, None)
-        self._commit(upto)
+        self._settled_to |= upto
+        self._tell(upto)
 
-    def _commit(self, upto: Mapping[tuple[str, int], int]) -> None:
+    def _tell(self, upto: Mapping[tuple[str, int], int]) -> None:
         """Without waiting for it: should that be lost, the records come again, and are found to be settled."""
         if upto:
             offsets = [TopicPartition(*partition, offset) for partition, offset in upto.items()]
@@ -285,6 +293,11 @@ class KafkaWorker:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
             except KafkaException as error:
                 _unread.add(error)
+
+    def _tell_again_if_due(self) -> None:
+        if (now := time.monotonic()) - self._told_at >= TELL_AGAIN_S:
+            self._told_at = now
+            self._tell(self._settled_to)
 
     def _hold_on(self, cause: str | None) -> None:
         """Keep what is in hand, take nothing more, and try again after a pause, longer each time in a row."""
@@ -357,6 +370,7 @@ class KafkaWorker:
         self._held = [each for each in self._held if each.place not in gone]
         self._early = [each for each in self._early if each.place not in gone]
         self._known -= gone
+        self._settled_to = {where: to for where, to in self._settled_to.items() if place_of(*where) not in gone}
 
     # --- the end
 

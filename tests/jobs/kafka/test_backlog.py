@@ -11,7 +11,7 @@ from config import Settings
 from jobs.kafka import topics
 from jobs.kafka.backlog import KafkaBacklog
 from jobs.kafka.clients import make_admin
-from jobs.kafka.topics import ALL, REQUESTED, RETRY
+from jobs.kafka.topics import ALL, REQUESTED, RETRY, key_of, partition_of
 from jobs.kafka.way_on import KafkaWayOn
 from jobs.relay import Relay
 from jobs.transport import TransportAway
@@ -72,6 +72,23 @@ def test_an_honest_backlog_is_never_sent_twice_however_old(
     assert count_records(kafka_settings, RETRY) == 0
     settle_all(ids, make())
     assert_posted_once(books, ids)
+
+
+def test_what_was_lost_is_found_though_an_old_offset_was_the_last_that_the_group_was_told(
+    *, monkeypatch: pytest.MonkeyPatch, books: Engine, kafka_settings: Settings, send: Send, kafka_relay: Relay,
+    make: Make, settle_all: SettleAll,
+) -> None:  # fmt: skip
+    """As it is when nobody has coordinated it for a while: what it was told then is tried again, in any order."""
+    monkeypatch.setattr("jobs.kafka.worker.TELL_AGAIN_S", 0.5)
+    ids, worker = send(20), make()
+    settle_all(ids, worker)
+    place = TopicPartition(REQUESTED, partition_of(key_of(1), kafka_settings.kafka_partitions), 5)
+    worker._consumer.commit(offsets=[place], asynchronous=False)
+    lost = accept(books, 3, first_id=5_000)
+    age(books, [*ids, *lost], seconds=60)
+    assert kafka_relay.run_once() == 0  # it looks as if fifteen waited, and these three behind them
+    settle_all(lost, worker, kafka_relay)
+    assert_posted_once(books, [*ids, *lost])
 
 
 def test_what_was_never_sent_is_found_after_the_grace_and_sent_once(

@@ -45,7 +45,7 @@ SettleAll = Callable[..., None]
 HOLD = "models.ledger.deliveries:hold"
 POST = "jobs.settler:post"
 BOOK = "jobs.kafka.worker:KafkaWorker._book"
-COMMIT = "jobs.kafka.worker:KafkaWorker._commit"
+COMMIT = "jobs.kafka.worker:KafkaWorker._tell"
 
 
 def count_unread(settings: Settings, engine: Engine) -> int:
@@ -223,7 +223,7 @@ def test_two_who_have_the_same_records_post_them_once(
 ) -> None:
     ids = send(100)
     first = make()
-    monkeypatch.setattr(first, "_commit", lambda _: None)  # it never tells the group
+    monkeypatch.setattr(first, "_tell", lambda _: None)  # it never tells the group
     settle_all(ids, first)
     first.leave()
     again = make()
