@@ -42,6 +42,10 @@ def _common(settings: Settings) -> dict[str, Any]:
         "topic.metadata.refresh.interval.ms": METADATA_MS,
         "topic.metadata.refresh.fast.interval.ms": 100,
         "allow.auto.create.topics": False,
+        # Connected where it need be only, librdkafka tries a dead broker again without any pause for as long as the
+        # others name it as the group's coordinator: a core for each client, just when one of the brokers is gone
+        # (seen with version 2.16).
+        "enable.sparse.connections": False,
         # What its own lines say of connections, over and over, is what whoever is told of errors hears, too.
         "log_level": 2,
         "error_cb": _errors.add,

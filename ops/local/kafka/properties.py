@@ -43,10 +43,12 @@ _SAME = {
     "group.consumer.min.session.timeout.ms": "3000",
     "group.consumer.session.timeout.ms": "6000",
     "group.consumer.assignment.interval.ms": "100",
-    # And how soon a dead broker is: without these a producer waits for nine seconds.
-    "broker.session.timeout.ms": "3000",
-    "broker.heartbeat.interval.ms": "500",
-    "controller.quorum.fetch.timeout.ms": "1000",
+    # And how soon a dead broker is: without these a producer waits for nine seconds, and for longer if the dead one was
+    # the controller.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "400",
+    "controller.quorum.fetch.timeout.ms": "800",
+    "controller.quorum.election.timeout.ms": "500",
 }
 
 
