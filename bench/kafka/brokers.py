@@ -1,8 +1,10 @@
 """The brokers that are measured, what is in their topics, and the group that reads them."""
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -205,23 +207,22 @@ def one_broker(site: Site, *, properties: Mapping[str, str] = MappingProxyType({
 
 @contextmanager
 def three_brokers(site: Site) -> Iterator[Brokers]:
-    """Have three brokers run, that keep copies of each other's topics.
+    """Have three brokers run, that keep copies of each other's topics. They are new ones, each of which leads a third.
 
     Raises:
         StackError: they do not start.
     """
-    home = site.home / "cluster"
-    home.mkdir(exist_ok=True)
-    cluster = KafkaCluster(home)
-    try:
-        cluster.start()
-        brokers = Brokers(site, cluster.servers)
+    with tempfile.TemporaryDirectory(dir=site.home) as home:
+        cluster = KafkaCluster(Path(home))
         try:
-            yield brokers
+            cluster.start()
+            brokers = Brokers(site, cluster.servers)
+            try:
+                yield brokers
+            finally:
+                brokers.close()
         finally:
-            brokers.close()
-    finally:
-        cluster.kill()  # an orderly stop takes five seconds: the last ones wait for the first
+            cluster.kill()  # an orderly stop of all takes five seconds: the last ones wait for the first
 
 
 @contextmanager

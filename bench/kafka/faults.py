@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,7 +87,8 @@ async def _transfer(connection: Connection, _number: int) -> float:
     order: dict[str, object] = {"destination_user_id": payee, "amount": 67}
     try:
         await connection.ask("POST", "/api/transfer/v2", user=payer, body=order)
-    except (OSError, EOFError):
+    except (OSError, EOFError) as error:
+        print(f"bench: a caller was told {error}", file=sys.stderr)
         return math.inf
     return time.monotonic()
 
