@@ -114,8 +114,8 @@ class KafkaBacklog:
             return
         found = topics.find_topics(self._admin)
         if found.keys() != set(topics.ALL):
-            made = topics.make_topics(self._admin, partitions=self._partitions_of_new)
-            _log.warning("topics made", topics=made)
+            if made := topics.make_topics(self._admin, partitions=self._partitions_of_new):
+                _log.warning("topics made", topics=made)
             found = topics.find_topics(self._admin)
         if found.keys() != set(topics.ALL):
             raise TransportAway("the topics are not there yet")

@@ -26,7 +26,9 @@ WEEK_MS = 7 * 86_400_000
 
 
 def make_topics(admin: AdminClient, *, partitions: int) -> list[str]:
-    """Make the topics that are not there, and return which these were. Safe to repeat, and to race.
+    """Make the topics that are not there, and return which were made. Safe to repeat, and to race.
+
+    The broker that is asked may not have heard yet of a topic that somebody has just made.
 
     Raises:
         TransportAway: the brokers do not answer, or will not.
@@ -37,16 +39,19 @@ def make_topics(admin: AdminClient, *, partitions: int) -> list[str]:
         if not missing:
             return []
         copies = min(COPIES, len(known.brokers))
-        made = admin.create_topics([_new(name, partitions, copies) for name in missing], request_timeout=ANSWER_S)
-        for future in made.values():
+        asked = admin.create_topics([_new(name, partitions, copies) for name in missing], request_timeout=ANSWER_S)
+        made = []
+        for name, future in asked.items():
             try:
                 future.result(ANSWER_S * 2)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
+            else:
+                made.append(name)
     except (KafkaException, TimeoutError) as error:
         raise TransportAway(_words(error)) from error
-    return missing
+    return made
 
 
 def _new(name: str, partitions: int, copies: int) -> NewTopic:
