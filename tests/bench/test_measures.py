@@ -74,8 +74,9 @@ def test_calls_over_grpc_are_measured_beside_rest_and_nothing_is_left_pending(si
 def test_what_a_transfer_costs_is_told_for_each_way_and_each_part(site: Site) -> None:
     found = _take(Cost(), site)
     assert all(found[figure.key] >= 0 for figure in Cost().figures)
+    # Tables grow by pages, of which these are few.
+    assert min(found["cost_v1_disk"], found["cost_deposit_disk"]) > 100
     # An entry for each of two parties, beside one.
-    assert found["cost_v1_disk"] > found["cost_deposit_disk"] > 100
     assert found["cost_v1_wal"] > found["cost_deposit_wal"] > 100
     assert found["cost_v2_waiting"] > 100
     if KAFKA in ways():
