@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from config.addresses import split_address
 from config.reading import Environment
+from config.values import check_host
 
 MAX_BROKERS = 16
 
@@ -22,9 +23,10 @@ def check_brokers(text: str) -> str:
         raise ValueError(f"must name at most {MAX_BROKERS} brokers")
     for address in addresses:
         try:
-            split_address(address)
+            host, _ = split_address(address)
         except ValueError:
             raise ValueError("must be like host:9092, or several of these with commas between") from None
+        check_host(host)
     return ",".join(addresses)
 
 
