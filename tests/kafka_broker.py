@@ -7,13 +7,14 @@ def test_something(kafka_broker: KafkaServer) -> None:
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from jobs.kafka import apart
 from ops.local.kafka.asking import make_client
 from ops.local.kafka.cluster import KafkaCluster
 from ops.local.kafka.java import find_java, find_maven
@@ -98,6 +99,11 @@ def empty_topics(kafka: KafkaServer | KafkaCluster) -> None:
     assert wait_for(lambda: not topics(), ANSWER_S)
     groups = admin.list_consumer_groups(request_timeout=ANSWER_S).result(ANSWER_S).valid
     if names := [group.group_id for group in groups]:
-        for left in admin.delete_consumer_groups(names, request_timeout=ANSWER_S).values():
-            with suppress(KafkaException):  # it has members
-                left.result(ANSWER_S)
+        apart.ask(_delete_groups, kafka.inside, names, timeout_s=ANSWER_S * 2)
+
+
+def _delete_groups(brokers: str, names: Sequence[str]) -> None:
+    admin = make_client(brokers)  # must outlive what it was asked for
+    for left in admin.delete_consumer_groups([*names], request_timeout=ANSWER_S).values():
+        with suppress(KafkaException):  # it has members
+            left.result(ANSWER_S)

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 from sqlalchemy import text
 
@@ -17,11 +16,13 @@ from bench.figures import BenchError
 from bench.site import SERVICE, Site
 from config import Settings
 from jobs.kafka import topics
-from jobs.kafka.clients import GROUP, make_admin, make_producer
+from jobs.kafka.clients import make_admin, make_producer, make_reader
+from jobs.kafka.group import find_group
 from jobs.kafka.records import encode
 from jobs.kafka.sending import Sender
 from jobs.kafka.topics import ALL, REQUESTED, WORK, key_of
 from jobs.relay import TURN
+from jobs.transport import TransportAway
 from models.database.turn import Turn
 from models.ledger import attempts
 from ops.local import processes
@@ -32,8 +33,6 @@ from ops.local.kafka.server import KafkaServer
 from ops.local.processes import Command, StackError
 
 ANSWER_S = 15.0
-# A question that is asked again.
-SOON_S = 1.0
 PRODUCED_AT_ONCE = 5_000
 # Longer than anybody is held still here, so that he is still a member when he is let go.
 HELD_SESSION = MappingProxyType(
@@ -75,9 +74,11 @@ class Brokers:
         self.environment = {"TRANSPORT": "kafka", "KAFKA_BROKERS": self.url}
         self.admin = make_admin(self.settings)
         topics.make_topics(self.admin, partitions=self.settings.kafka_partitions)
+        self._reader = make_reader(self.settings)
 
     def close(self) -> None:
-        """Let go of the client while its brokers are there: without them its end may wait for ever."""
+        """Let go of the clients while their brokers are there: without them their end may wait for ever."""
+        self._reader.close()
         del self.admin
 
     @property
@@ -122,10 +123,9 @@ class Brokers:
     def count_unread(self) -> int:
         """Return how many records of work the group has not read to their end."""
         ends = self._ends()
-        asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(GROUP)], request_timeout=ANSWER_S)
-        told: Any = asked[GROUP].result(ANSWER_S)
-        read = {(each.topic, each.partition): max(0, each.offset) for each in told.topic_partitions}
-        return sum(max(0, end - read.get(place, 0)) for place, end in ends.items())
+        told = self._reader.committed([TopicPartition(*place) for place in ends], ANSWER_S)
+        read = {(each.topic, each.partition): max(0, each.offset) for each in told}
+        return sum(max(0, end - read[place]) for place, end in ends.items())
 
     def wait_until_read(self, count: int) -> float:
         """Wait until the group has read all of some records; return that instant of the monotonic clock.
@@ -145,12 +145,10 @@ class Brokers:
 
     def count_shares(self) -> list[int]:
         """Return how many partitions each member of the group has."""
-        asked = self.admin.describe_consumer_groups([GROUP], request_timeout=SOON_S)
         try:
-            told: Any = asked[GROUP].result(ANSWER_S)
-        except KafkaException:  # nobody has ever been in it, or a broker that has just started does not know yet
+            return [each.partitions for each in find_group(self.settings).members]
+        except TransportAway:  # one that has just started does not know yet
             return []
-        return [len(each.assignment.topic_partitions) for each in told.members if each.assignment]
 
     def delete_topics(self) -> None:
         """Delete all of them."""

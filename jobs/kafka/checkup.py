@@ -1,7 +1,6 @@
 """Looking over the brokers, the topics and who reads them; and Redis, which keeps cache and limits."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import redis
 from confluent_kafka import KafkaException
@@ -10,7 +9,8 @@ from confluent_kafka.admin import AdminClient
 from config import Settings
 from jobs.checkup import check_clock, check_memory, check_version
 from jobs.kafka import topics
-from jobs.kafka.clients import ANSWER_S, GROUP, make_admin
+from jobs.kafka.clients import ANSWER_S, make_admin
+from jobs.kafka.group import find_group
 from jobs.transport import TransportAway
 from models.checkup import Finding, Level
 from models.database.faults import first_line
@@ -22,8 +22,8 @@ REDIS_ANSWER_S = 2.0
 def count_workers(settings: Settings) -> int:
     """Return how many members the group has, 0 if that is not to be found out."""
     try:
-        return len(_members(make_admin(settings)))
-    except (KafkaException, TimeoutError):
+        return len(find_group(settings).members)
+    except TransportAway:
         return 0
 
 
@@ -49,7 +49,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         known = admin.list_topics(timeout=ANSWER_S)
         yield Finding("kafka", Level.OK, f"{len(known.brokers)} brokers")
         yield _topics(admin)
-        yield _workers(admin)
+        yield _workers(settings)
     except (KafkaException, TimeoutError, TransportAway) as error:
         remedy = "start it (make kafka), or correct KAFKA_BROKERS; until then money moves, but jobs wait"
         yield Finding("kafka", Level.FAIL, f"{settings.kafka_brokers}: {first_line(error)}", remedy)
@@ -66,14 +66,8 @@ def _topics(admin: AdminClient) -> Finding:
     return Finding("topics", Level.OK, f"{len(found)}, of {partitions.pop()} partitions")
 
 
-def _workers(admin: AdminClient) -> Finding:
-    count = len(_members(admin))
+def _workers(settings: Settings) -> Finding:
+    count = len(find_group(settings).members)
     if not count:
         return Finding("workers", Level.FAIL, "the group has no members: jobs wait", "start some: python worker.py")
     return Finding("workers", Level.OK, f"{count} in the group")
-
-
-def _members(admin: AdminClient) -> list[Any]:
-    asked = admin.describe_consumer_groups([GROUP], request_timeout=ANSWER_S)
-    told: Any = asked[GROUP].result(ANSWER_S * 2)
-    return list(told.members)

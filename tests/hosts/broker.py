@@ -8,11 +8,10 @@ from typing import Any, Self
 
 import orjson
 from confluent_kafka import Consumer, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
-from jobs.kafka.clients import GROUP
+from config import Settings
+from jobs.kafka.group import find_group
 from jobs.kafka.topics import EVENTS, RETRY
-from ops.local.kafka.asking import make_client
 from ops.local.kafka.server import KafkaServer
 from ops.local.server import LOOPBACK
 from tests.hosts.network import Network
@@ -46,8 +45,8 @@ class BrokerHost:
 
     def members(self) -> dict[str, int]:
         """Return how many partitions of work the group's members have, by the addresses of their hosts."""
-        told: Any = self._admin.describe_consumer_groups([GROUP], request_timeout=ANSWER_S)[GROUP].result(ANSWER_S)
-        return {each.host.lstrip("/"): len(each.assignment.topic_partitions) for each in told.members}
+        found = find_group(Settings.model_construct(kafka_brokers=self.url))
+        return {each.host: each.partitions for each in found.members}
 
     def sent_again(self) -> list[int]:
         """Return the transfers that the relay took to be lost and sent again, as often as it did, by their ids.
@@ -72,10 +71,6 @@ class BrokerHost:
     ) -> None:
         self._opened.close()
         self._server.stop()
-
-    @cached_property
-    def _admin(self) -> AdminClient:
-        return make_client(self.url)
 
     @cached_property
     def _reader(self) -> Consumer:

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 
 from config import Settings
 from jobs.kafka import topics
-from jobs.kafka.clients import GROUP, make_admin, make_consumer
+from jobs.kafka.clients import make_admin, make_consumer
+from jobs.kafka.group import find_group
 from jobs.kafka.topics import ALL, REQUESTED
 from jobs.kafka.watch import TopicWatch
 from jobs.kafka.way_on import KafkaWayOn
@@ -105,9 +106,8 @@ def test_a_dead_coordinator_is_tried_again_with_pauses(
     pays = Pays(cluster_settings, books, worker)
     pays.go_on(5)
     assert wait_for(lambda: not worker.run_once() and are_final(books, pays.ids), PATIENCE_S)
-    admin = make_admin(cluster_settings)  # must outlive what it was asked for
-    group = admin.describe_consumer_groups([GROUP])[GROUP].result(PATIENCE_S)
-    (victim,) = [each for each in kafka_cluster.servers if each.node_id == group.coordinator.id]
+    coordinator = find_group(cluster_settings).coordinator
+    (victim,) = [each for each in kafka_cluster.servers if each.node_id == coordinator]
     victim.kill()
     try:
         pays.go_on(1)
