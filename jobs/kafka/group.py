@@ -9,8 +9,8 @@ from config import Settings
 from jobs.kafka import apart
 from jobs.kafka.clients import ANSWER_S, GROUP, make_admin
 
-# One that has just been started imports before it asks.
-_START_S = 5.0
+# One that has just been started imports before it asks, which takes a machine long that is busy.
+_START_S = 30.0
 # Of a group that there is not.
 NOBODY = -1
 

@@ -15,7 +15,7 @@ from bench.site import Site
 from tests.kafka_broker import need_java
 
 # Servers are started once, by one of the processes that test.
-pytestmark = [pytest.mark.xdist_group("bench"), pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("bench"), pytest.mark.long]
 
 SHORTEST = Plan(rounds=1, jobs=600, steady_s=1)
 

@@ -17,7 +17,6 @@ SEED_OF_KAFKA = 364
 
 @pytest.mark.long
 @pytest.mark.stack
-@pytest.mark.timeout(240)
 def test_nothing_is_lost_doubled_or_wrong_after_chaos(tmp_path: Path) -> None:
     report = run_short(tmp_path / "home", seconds=12, seed=112)
     assert sum(report.faults.values()) >= 3

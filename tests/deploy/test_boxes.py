@@ -96,7 +96,6 @@ def _wait_until_passed(probe: Manifest, box: Box, ports: Mapping[str, str]) -> N
         time.sleep(_POLL_S)
 
 
-@pytest.mark.timeout(300)
 def test_containers_start_serve_and_stop(start: Callable[[str], tuple[Box, dict[str, str]]]) -> None:
     api, at = start("api")
     probes = PODS["api"].container

@@ -24,7 +24,7 @@ def _build(sources: Path, site: Path) -> subprocess.CompletedProcess[str]:
     options = ["--quiet", "--fail-on-warning", "--fresh-env", "-c", str(sources / "docs")]
     return subprocess.run(
         [sys.executable, "-m", "sphinx", *options, str(sources), str(site)],
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     site = tmp_path / "site"
     built = _build(ROOT, site)

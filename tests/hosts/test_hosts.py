@@ -31,7 +31,6 @@ from tests.hosts.service import RATE, Service, ServingHost, until
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.long,
-    pytest.mark.timeout(240),
     pytest.mark.xdist_group("hosts"),
 ]
 

@@ -28,7 +28,6 @@ from tests.hosts.service import Service, ServingHost, until
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.long,
-    pytest.mark.timeout(240),
     pytest.mark.xdist_group("hosts"),
 ]
 

@@ -39,6 +39,11 @@ class Served:
         return self.samples().value("wallet_grpc_watchers")
 
     @property
+    def shed_watchers(self) -> float:
+        """How many wanted to watch, and found no room."""
+        return self.samples().value("wallet_shed_total", where="watching")
+
+    @property
     def rss_mb(self) -> float:
         """Its memory."""
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()

@@ -109,7 +109,7 @@ def test_beyond_the_seats_one_is_shown_how_it_stands_and_told_to_come_again(serv
         assert [each.status for each in late.messages] == ["pending"]
         assert (late.code, late.error_code) == (grpc.StatusCode.UNAVAILABLE, "unavailable")
         assert late.trailing["retry-after"] == "1"
-        assert served.samples().value("wallet_shed_total", where="watching") == 1
+        assert served.shed_watchers == 1
         # What is final needs no seat; and all who sit are told of the end.
         post_now(engine, [job])
         assert served.server.ask("WatchJob", JobRequest(job_id=job)).code is grpc.StatusCode.OK

@@ -142,7 +142,6 @@ def trouble(stack: Stack, clients: list[Client], report: Report) -> None:
 
 @pytest.mark.long
 @pytest.mark.stack
-@pytest.mark.timeout(300)
 def test_reloads_restarts_and_a_full_stop_lose_nothing_and_answer_nothing_wrong(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "home", grpc=True, WORKERS="2", RETRY_DELAYS=DELAYS)
     report = run_under_load(stack, trouble, random.Random(1), pause_s=PAUSE_S)
