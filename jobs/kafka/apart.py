@@ -50,7 +50,9 @@ def ask(question: Callable[..., _Answer], *given: Any, timeout_s: float) -> _Ans
 def _answer(sender: Connection, question: Callable[..., object], *given: object) -> None:
     """Send what is asked for, or why there is none."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the library says when it gives up is for its own developers
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # what the library says when it gives up is nothing that a command answers
+        os.dup2(nowhere, stream)
     try:
         sender.send((True, question(*given)))
     except (KafkaException, TimeoutError) as error:
