@@ -30,9 +30,9 @@ def ask(question: Callable[..., _Answer], *given: Any, timeout_s: float) -> _Ans
     receiver, sender = processes.Pipe(duplex=False)
     child = processes.Process(target=_answer, args=(sender, question, *given), daemon=True)
     with receiver:
+        child.start()
+        sender.close()  # so that the end of the child is the end of what it says
         try:
-            child.start()
-            sender.close()  # so that the end of the child is the end of what it says
             if not receiver.poll(timeout_s):
                 raise TransportAway("no answer")
             is_answer, said = receiver.recv()

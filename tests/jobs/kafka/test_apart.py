@@ -10,8 +10,8 @@ import pytest
 from config import Settings
 from jobs.kafka import apart, group
 from jobs.transport import TransportAway
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 # What an admin client asks a group's coordinator. Each of these has ended processes.
 DEADLY = {
     "alter_consumer_group_offsets",
