@@ -21,6 +21,7 @@ def resource_of(transfer: Transfer) -> dict[str, Any]:
     fields = (
         transfer.id, transfer.source, transfer.destination, transfer.amount_cents, transfer.status.value,
         transfer.reason, transfer.attempts, transfer.last_error, transfer.next_attempt_at, transfer.created_at,
+        transfer.completed_at, transfer.kind.value, *transfer.details,
     )  # fmt: skip
     return _resource(fields, _instant_or_none(transfer.completed_at))
 
@@ -34,11 +35,11 @@ def all_as_json(events: Iterable[ToldEvent]) -> Iterator[dict[str, Any]]:
     """Show events as :func:`as_json` does, for a fraction of it: most instants are those of the event before."""
     last: datetime | None = None
     spelled = ""
-    for kind, event_id, told_at, *fields, completed_at in events:
-        if told_at != last:
-            last, spelled = told_at, rfc3339(told_at)
-        completed = spelled if completed_at == last else _instant_or_none(completed_at)
-        yield _event(kind, event_id, spelled, _resource(fields, completed))
+    for event in events:
+        if event.told_at != last:
+            last, spelled = event.told_at, rfc3339(event.told_at)
+        completed = spelled if event.completed_at == last else _instant_or_none(event.completed_at)
+        yield _event(event.type, event.event_id, spelled, _resource(event[3:], completed))
 
 
 def _event(kind: str, event_id: int, created: str, resource: dict[str, Any]) -> dict[str, Any]:
@@ -46,10 +47,10 @@ def _event(kind: str, event_id: int, created: str, resource: dict[str, Any]) -> 
 
 
 def _resource(fields: Iterable[Any], completed: str | None) -> dict[str, Any]:
-    """Show a transfer of which all but the last instant are given, as :class:`ToldEvent` has them."""
+    """Show a transfer, given in the order in which :class:`ToldEvent` has it, and when it ended as it is spelled."""
     (
         transfer_id, source, destination, amount_cents, status, reason, attempts, last_error, next_attempt_at,
-        created_at,
+        created_at, _, kind, description, reference, metadata,
     ) = fields  # fmt: skip
     return {
         "job_id": str(transfer_id),
@@ -63,6 +64,10 @@ def _resource(fields: Iterable[Any], completed: str | None) -> dict[str, Any]:
         "next_attempt_at": _instant_or_none(next_attempt_at),
         "created_at": rfc3339(created_at),
         "completed_at": completed,
+        "kind": kind,
+        "description": description,
+        "reference": reference,
+        "metadata": metadata,
     }
 
 

@@ -5,16 +5,20 @@ from typing import NamedTuple
 from api.calls.call import Call
 from api.services import Services
 from models.ledger.attempts import Due
-from models.ledger.transfer import Acceptance, Kind, Order, Receipt
+from models.ledger.transfer import NO_DETAILS, Acceptance, Details, Kind, Order, Receipt
 from observe import logs
 
 
 class Terms(NamedTuple):
-    """Who moves how much; ``idempotency_key``: what the caller calls it, if that is not to happen twice."""
+    """Who moves how much; ``idempotency_key``: what the caller calls it, if that is not to happen twice.
+
+    ``details``: what else there is to say of it.
+    """
 
     user_id: int
     amount_cents: int
     idempotency_key: str | None
+    details: Details = NO_DETAILS
 
 
 def deposit(services: Services, call: Call, terms: Terms) -> Receipt:
@@ -64,6 +68,7 @@ def _order(name: str, kind: Kind, terms: Terms, call: Call, parties: tuple[int |
         amount_cents=terms.amount_cents,
         idempotency_key=terms.idempotency_key,
         trace=call.trace.traceparent,
+        details=terms.details,
     )
 
 

@@ -1,5 +1,6 @@
 """How facts are laid out for a terminal."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import click
@@ -11,7 +12,8 @@ def show_facts(facts: Mapping[str, object]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if value is not None:
-            click.echo(f"{name:<{width}}  {value}")
+            # Pairs as JSON in ASCII: what callers wrote there may be anything, and is not to steer a terminal.
+            click.echo(f"{name:<{width}}  {json.dumps(value) if isinstance(value, dict) else value}")
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -142,6 +142,10 @@ _POSTED = {
     "next_attempt_at": None,
     "created_at": _AT,
     "completed_at": "2026-11-23T14:47:38.163709Z",
+    "kind": "transfer",
+    "description": "rent for November",
+    "reference": "INV-2026-118",
+    "metadata": {"flat": "4b"},
 }
 _DEAD = _POSTED | {"status": "failed", "reason": "attempts_exhausted", "attempts": 4, "last_error": "lock timeout"}
 _PENDING = _POSTED | {"status": "pending", "attempts": 0, "completed_at": None}
@@ -167,10 +171,17 @@ _ENTRY = {
     "amount": -1003,
     "balance_after": 8997,
     "counterparty_user_id": "2",
-    "desc": "transfer to user 2",
+    "desc": "rent for November",
+    "reference": "INV-2026-118",
     "created_at": _AT,
 }
-_PAY = {"destination_user_id": 2, "amount": 1003}
+_PAY = {
+    "destination_user_id": 2,
+    "amount": 1003,
+    "description": "rent for November",
+    "reference": "INV-2026-118",
+    "metadata": {"flat": "4b"},
+}
 _REPLAYED = ("Idempotency-Replayed",)
 
 OPERATIONS: dict[str, Operation] = {

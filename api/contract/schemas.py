@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
+import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -19,9 +20,10 @@ from models.ledger.events import REQUEUED, Event
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
 from models.ledger.statements import WalletView
-from models.ledger.transfer import MAX_CENTS, MAX_ID, Status, Transfer
+from models.ledger.transfer import MAX_CENTS, MAX_ID, NO_DETAILS, Details, Kind, Status, Transfer
 
 MAX_PAGE_SIZE = 100
+MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE, MAX_METADATA_BYTES = 20, 40, 500, 4_096
 
 _TYPE_NAMES: dict[int, str] = {
     EntryType.DEPOSIT: "deposit",
@@ -50,6 +52,15 @@ def _check_id(digits: str) -> str:
     return digits
 
 
+def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
+    spelled = orjson.dumps(pairs)
+    if len(spelled) > MAX_METADATA_BYTES:
+        raise PydanticCustomError("too_large", "Metadata should be of 4 KiB at most, as JSON")
+    if b"\\u0000" in spelled and any("\0" in word for pair in pairs.items() for word in pair):
+        raise PydanticCustomError("bad_character", "Metadata should be without the character U+0000")
+    return pairs
+
+
 def _decimals_up_to(limit: int) -> str:
     """Return a regular expression for the integers from 1 to the limit, written without leading zeros."""
     digits = str(limit)
@@ -75,8 +86,35 @@ _MOVED = _BALANCE | {"minimum": 1}
 _SIGNED = _BALANCE | {"minimum": -MAX_CENTS}
 _INSTANT = {"type": "string", "format": "date-time", "pattern": "Z$"}
 
+_METADATA = {
+    "type": "object",
+    "maxProperties": MAX_METADATA_PAIRS,
+    "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_KEY},
+    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE},
+    "description": "Pairs of words that are kept with it: 4 KiB in all, as JSON, and no U+0000.",
+}
+
 AmountCents: TypeAlias = Annotated[
     int, Field(strict=True, ge=1, le=MAX_CENTS, description="Cents.", json_schema_extra={"format": "int64"})
+]
+Description: TypeAlias = Annotated[
+    str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,140}$", description="What it is for. No control characters.")
+]
+Reference: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^[\x20-\x7e]{1,64}$",
+        description="Your own name for it, to find it by; it need not be unique. Printable ASCII.",
+    ),
+]
+Metadata: TypeAlias = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=MAX_METADATA_KEY)],
+        Annotated[str, Field(max_length=MAX_METADATA_VALUE)],
+    ],
+    Field(max_length=MAX_METADATA_PAIRS),
+    AfterValidator(_check_metadata),
+    WithJsonSchema(_METADATA),
 ]
 IdIn: TypeAlias = Annotated[
     int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID), WithJsonSchema(_ID_IN)
@@ -108,6 +146,7 @@ MovedCents: TypeAlias = Annotated[int, WithJsonSchema(_MOVED)]
 SignedCents: TypeAlias = Annotated[int, WithJsonSchema(_SIGNED)]
 Count: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
 StatusWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Status]})]
+KindWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Kind]})]
 EventType: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": _EVENT_TYPES})]
 TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum": [each.value for each in EntryType]})]
 TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
@@ -122,16 +161,25 @@ class _Answer(BaseModel):
 
 
 class AmountBody(_Body):
-    """How much to deposit or withdraw, in cents."""
+    """How much to deposit or withdraw, in cents, and what there is to say of it."""
 
     amount: AmountCents
+    description: Description | None = None
+    reference: Reference | None = None
+    metadata: Metadata | None = None
+
+    @property
+    def details(self) -> Details:
+        """What there is to say of it. No pairs are none."""
+        if self.description is None and self.reference is None and not self.metadata:
+            return NO_DETAILS
+        return Details(self.description, self.reference, self.metadata or None)
 
 
-class TransferBody(_Body):
-    """Whom to pay, and how much, in cents."""
+class TransferBody(AmountBody):
+    """Whom to pay, how much, in cents, and what there is to say of it."""
 
     destination_user_id: IdIn
-    amount: AmountCents
 
 
 class NoQuery(_Body):
@@ -208,6 +256,10 @@ class JobOut(_Answer):
     next_attempt_at: SpelledInstant | None
     created_at: SpelledInstant
     completed_at: SpelledInstant | None
+    kind: KindWord
+    description: str | None
+    reference: str | None
+    metadata: dict[str, str] | None
 
     @classmethod
     def of(cls, transfer: Transfer) -> "JobOut":
@@ -336,6 +388,7 @@ class TransactionOut(_Answer):
     balance_after: BalanceCents
     counterparty_user_id: IdOut | None
     desc: str
+    reference: str | None
     created_at: Instant
 
     @classmethod
@@ -350,6 +403,7 @@ class TransactionOut(_Answer):
             balance_after=entry.balance_after_cents,
             counterparty_user_id=entry.counterparty,
             desc=_describe(entry),
+            reference=entry.reference,
             created_at=entry.created_at,
         )
 
@@ -387,6 +441,8 @@ class TransactionsOut(_Answer):
 
 
 def _describe(entry: HistoryEntry) -> str:
+    if entry.description is not None:
+        return entry.description
     if entry.type == EntryType.TRANSFER:
         return f"transfer {'to' if entry.amount_cents < 0 else 'from'} user {entry.counterparty}"
     return _TYPE_NAMES[entry.type]

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from jobs.event_json import rfc3339
-from models.ledger.transfer import Transfer
+from models.ledger.transfer import Details, Transfer
 from wallet.v1.wallet_pb2 import Job, Transaction, TransactionPage
 
 
@@ -25,7 +25,18 @@ def job_of(transfer: Transfer) -> Job:
         created_at=_instant(transfer.created_at),
         completed_at=_instant(transfer.completed_at),
         next_attempt_at=_instant(transfer.next_attempt_at),
+        kind=transfer.kind.value,
+        **said_of(transfer.details),
     )
+
+
+def said_of(details: Details) -> dict[str, Any]:
+    """Show what a caller said of a transfer."""
+    return {
+        "description": details.description or "",
+        "reference": details.reference or "",
+        "metadata": details.metadata or {},
+    }
 
 
 def page_of(payload: bytes) -> TransactionPage:
@@ -48,6 +59,8 @@ def _transaction(entry: Mapping[str, Any]) -> Transaction:
         balance_after=entry["balance_after"],
         counterparty_user_id=int(entry["counterparty_user_id"] or 0),
         created_at=entry["created_at"],
+        desc=entry["desc"],
+        reference=entry.get("reference") or "",  # a page that an older version has cached has none
     )
 
 

@@ -18,10 +18,10 @@ from api.contract.checking import validate
 from api.contract.schemas import AmountBody, NoQuery, TransactionsQuery, TransferBody
 from api.edge.proxies import Proxies
 from api.grpc.answering import Asked, Face, stream, unary
-from api.grpc.messages import job_of, page_of
+from api.grpc.messages import job_of, page_of, said_of
 from api.services import Services
 from models.errors import TransferNotFound
-from models.ledger.transfer import Receipt, Status
+from models.ledger.transfer import Kind, Receipt, Status
 from wallet.v1.wallet_pb2 import (
     AmountRequest,
     Balance,
@@ -76,6 +76,8 @@ class WalletServicer(Face, WalletServiceServicer):
             source_user_id=user_id,
             destination_user_id=destination,
             amount=terms.amount_cents,
+            kind=Kind.TRANSFER.value,
+            **said_of(terms.details),
         )
         asked.call.tell("Retry-After", str(RETRY_AFTER_S))
         return job
@@ -112,32 +114,32 @@ class WalletServicer(Face, WalletServiceServicer):
 
 def _read_amount(request: AmountRequest, asked: Asked, user_id: int) -> Terms:
     asked.check_message(request)
-    _refuse_what_is_to_come(request)
-    body = validate(AmountBody, {"amount": request.amount}, what=_WHAT)
+    body = validate(AmountBody, _given(request), what=_WHAT)
     asked.check_time()
-    return Terms(user_id, body.amount, asked.sent.read_idempotency_key())
+    return Terms(user_id, body.amount, asked.sent.read_idempotency_key(), body.details)
 
 
 def _read_transfer(request: TransferRequest, asked: Asked, user_id: int) -> tuple[Terms, int]:
     asked.check_message(request)
-    _refuse_what_is_to_come(request)
-    if request.not_before:
-        raise _unsupported("not_before")
-    given = {"destination_user_id": request.destination_user_id, "amount": request.amount}
+    if request.not_before:  # to pass over it would not be what was asked for
+        raise ApiError("bad_input", f"{_WHAT}: not_before: is not supported yet")
+    given = _given(request) | {"destination_user_id": request.destination_user_id}
     body = validate(TransferBody, given, what=_WHAT)
     asked.check_time()
-    return Terms(user_id, body.amount, asked.sent.read_idempotency_key()), body.destination_user_id
+    terms = Terms(user_id, body.amount, asked.sent.read_idempotency_key(), body.details)
+    return terms, body.destination_user_id
 
 
-def _refuse_what_is_to_come(request: AmountRequest | TransferRequest) -> None:
-    """Refuse what the contract has room for and the ledger has not: to pass over it would not be what was asked for."""
-    for name in ("description", "reference", "metadata"):
-        if getattr(request, name):
-            raise _unsupported(name)
-
-
-def _unsupported(name: str) -> ApiError:
-    return ApiError("bad_input", f"{_WHAT}: {name}: is not supported yet")
+def _given(request: AmountRequest | TransferRequest) -> dict[str, Any]:
+    """Return the amount, and what there is to say of it."""
+    given: dict[str, Any] = {"amount": request.amount}
+    if request.description:
+        given["description"] = request.description
+    if request.reference:
+        given["reference"] = request.reference
+    if request.metadata:
+        given["metadata"] = dict(request.metadata)
+    return given
 
 
 def _read_nothing(request: BalanceRequest, asked: Asked) -> NoQuery:

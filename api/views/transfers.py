@@ -42,4 +42,4 @@ def _read(services: Services, environ: dict[str, Any]) -> tuple[Terms, int]:
     user_id = services.identity.require_user(call_of(environ))
     read_query(environ, NoQuery)
     body = read_body(environ, TransferBody, most_bytes=services.max_body_bytes)
-    return Terms(user_id, body.amount, read_idempotency_key(environ)), body.destination_user_id
+    return Terms(user_id, body.amount, read_idempotency_key(environ), body.details), body.destination_user_id

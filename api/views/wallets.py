@@ -53,7 +53,7 @@ def transactions(services: Services, environ: dict[str, Any]) -> Answer:
 def _read(services: Services, environ: dict[str, Any], user_id: int) -> Terms:
     read_query(environ, NoQuery)
     body = read_body(environ, AmountBody, most_bytes=services.max_body_bytes)
-    return Terms(user_id, body.amount, read_idempotency_key(environ))
+    return Terms(user_id, body.amount, read_idempotency_key(environ), body.details)
 
 
 def _moved(receipt: Receipt) -> Answer:

@@ -58,6 +58,10 @@ class ToldEvent(NamedTuple):
     next_attempt_at: datetime | None
     created_at: datetime
     completed_at: datetime | None
+    kind: str
+    description: str | None
+    reference: str | None
+    metadata: dict[str, str] | None
 
 
 class EventPage(NamedTuple):
@@ -125,9 +129,9 @@ WITH head AS MATERIALIZED (
         CAST(least(start + :limit + 1 - position, cardinality(transfers)) AS int) AS last
     FROM batches, head
 )
-SELECT head.last_event, head.forgotten, head.start, told.event_id, told.told_at, told.id, told.kind, told.source,
+SELECT head.last_event, head.forgotten, head.start, told.event_id, told.told_at, told.id, told.source,
     told.destination, told.amount, told.status, told.reason, told.attempts, told.last_error, told.next_attempt_at,
-    told.created_at, told.completed_at
+    told.created_at, told.completed_at, told.kind, told.description, told.reference, told.metadata
 FROM head LEFT JOIN (
     SELECT parts.position + parts.first + each.number - 2 AS event_id, parts.created_at AS told_at, t.*
     FROM parts
@@ -216,11 +220,7 @@ def find_told(engine: Engine, *, after: int, limit: int) -> tuple[list[ToldEvent
     """
     rows: Sequence[Sequence[Any]] = fetch_all(engine, _FIND.bindparams(after=after, limit=limit))
     last_event, _, start = rows[0][:3]
-    events = [
-        ToldEvent(_TYPES[row[10]], row[3], row[4], row[5], *row[7:])  # all but the transfer's kind
-        for row in rows
-        if row[3] is not None
-    ]
+    events = [ToldEvent(_TYPES[row[9]], *row[3:]) for row in rows if row[3] is not None]
     return events, min(start + limit, last_event)
 
 

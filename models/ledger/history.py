@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from models.database.session import Statement, read_rows
 from models.errors import TransferNotFound, WalletNotFound
 from models.ledger.settlement import EntryType
-from models.ledger.transfer import MAX_ID, Kind, Status, Transfer
+from models.ledger.transfer import MAX_ID, Details, Kind, Status, Transfer
 
 
 class Balance(NamedTuple):
@@ -31,6 +31,9 @@ class HistoryEntry(NamedTuple):
     amount_cents: int
     balance_after_cents: int
     created_at: datetime
+    # What was said of its transfer.
+    description: str | None = None
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +56,13 @@ _PAGE = Statement(
     "find_page",
     ("bigint", "bigint", "bigint", "int"),
     """
-SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at,
+    t.description, t.reference
 FROM wallets AS w LEFT JOIN LATERAL (
     SELECT * FROM entries WHERE wallet_id = w.id AND seq < $2 AND seq <= w.version - $3 ORDER BY seq DESC LIMIT $4
-) AS e ON true
+) AS e ON true LEFT JOIN LATERAL (
+    SELECT description, reference FROM transfers WHERE id = e.transfer_id LIMIT 1
+) AS t ON true
 WHERE w.id = $1 ORDER BY e.seq DESC
 """,
 )
@@ -65,12 +71,15 @@ _PAGE_OF_TYPE = Statement(
     "find_page_of_type",
     ("bigint", "smallint", "bigint", "bigint", "int"),
     """
-SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at,
+    t.description, t.reference
 FROM wallets AS w LEFT JOIN LATERAL (
     SELECT * FROM entries WHERE wallet_id = w.id AND type = $2 AND seq <= (
         SELECT seq FROM entries WHERE wallet_id = w.id AND type = $2 AND seq < $3 ORDER BY seq DESC LIMIT 1 OFFSET $4
     ) ORDER BY seq DESC LIMIT $5
-) AS e ON true
+) AS e ON true LEFT JOIN LATERAL (
+    SELECT description, reference FROM transfers WHERE id = e.transfer_id LIMIT 1
+) AS t ON true
 WHERE w.id = $1 ORDER BY e.seq DESC
 """,
 )
@@ -79,7 +88,7 @@ _TRANSFER = Statement(
     ("bigint",),
     """
 SELECT id, kind, source, destination, amount, status, reason, attempts, last_error, next_attempt_at, created_at,
-    completed_at
+    completed_at, description, reference, metadata
 FROM transfers WHERE id = $1
 """,
 )
@@ -109,6 +118,9 @@ class _TransferRow(NamedTuple):
     next_attempt_at: datetime | None
     created_at: datetime
     completed_at: datetime | None
+    description: str | None
+    reference: str | None
+    metadata: dict[str, str] | None
 
 
 class History:
@@ -219,4 +231,5 @@ def as_transfer(row: Any) -> Transfer:
         next_attempt_at=row.next_attempt_at,
         created_at=row.created_at,
         completed_at=row.completed_at,
+        details=Details(row.description, row.reference, row.metadata),
     )

@@ -23,6 +23,7 @@ from models.ledger.groups import Groups, NotTakenError
 from models.ledger.posting import (
     OPEN_WALLETS,
     ROW,
+    ROW_TYPES,
     NewTransfer,
     array,
     columns,
@@ -63,12 +64,14 @@ _LOCK_FREE = Statement("look_and_lock_free", _LOOK_TYPES, _LOOK.format(locking="
 # earlier one, whatever the balance is by now: the job will judge.
 _RECORD = Statement(
     "record_orders",
-    ("bigint[]", "text[]", *["bigint[]"] * 3, *["text[]"] * 3, "boolean[]"),
+    (*ROW_TYPES, "boolean[]"),
     """
-INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace)
-SELECT new.id, kind, source, destination, amount, key, decode(hash, 'hex'), trace
-FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)
-    AS new (id, kind, source, destination, amount, key, hash, trace, in_doubt)
+INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace,
+    description, reference, metadata)
+SELECT new.id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
+    description, reference, CAST(new.metadata AS jsonb)
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+    AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata, in_doubt)
 LEFT JOIN wallets AS payer ON payer.id = source LEFT JOIN wallets AS payee ON payee.id = destination
 WHERE in_doubt OR (payer.balance >= amount AND payee.id IS NOT NULL)
 ORDER BY source, key, new.id
@@ -150,8 +153,9 @@ class Placement:
         """The transfer that it is to become."""
         order, key = self.order, self.order.idempotency_key
         digest = None if key is None else order.request_hash
+        parties = order.source, order.destination
         return NewTransfer(
-            self.transfer_id, order.kind, order.source, order.destination, order.amount_cents, key, digest, order.trace
+            self.transfer_id, order.kind, *parties, order.amount_cents, key, digest, order.trace, order.details
         )
 
 

@@ -14,11 +14,14 @@ from models.cache.kept_evictions import keeping
 from models.cache.wallet_cache import Evict, Eviction, nobody_caches
 from models.database.session import Session, Statement
 from models.ledger.settlement import Decision, Pending, Settlement, Wallet, settle
-from models.ledger.transfer import Kind, Status
+from models.ledger.transfer import NO_DETAILS, Details, Kind, Status
 
 COMMIT = "COMMIT"
 # The columns of a new transfer: numbers and texts, see columns().
-ROW = "ntnnnttt"
+ROW = "ntnnntttttt"
+
+ROW_TYPES = tuple("bigint[]" if kind == "n" else "text[]" for kind in ROW)
+_NO_ROW = NO_DETAILS.row
 
 # FOR NO KEY UPDATE, not FOR UPDATE: an insert elsewhere that merely refers to a row takes KEY SHARE on it, and the two
 # dead-locked 228 of 240 concurrent transfers in a trial; with NO KEY UPDATE none.
@@ -86,15 +89,16 @@ WHERE t.id = ANY (ARRAY[new.id])
 # fails the statement, and the commit with it.
 _WRITE_NEW = Statement(
     "write_new",
-    (*_WRITE_TYPES, "bigint[]", "text[]", *["bigint[]"] * 3, *["text[]"] * 3, *["bigint[]"] * 2),
+    (*_WRITE_TYPES, *ROW_TYPES, *["bigint[]"] * 2),
     _WRITE
     + """
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace,
-    source_seq, destination_seq, status, attempts, completed_at)
+    description, reference, metadata, source_seq, destination_seq, status, attempts, completed_at)
 SELECT id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
-    source_seq, destination_seq, 'posted', 1, statement_timestamp()
-FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
-    AS new (id, kind, source, destination, amount, key, hash, trace, source_seq, destination_seq)
+    description, reference, CAST(metadata AS jsonb), source_seq, destination_seq, 'posted', 1, statement_timestamp()
+FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+    AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata,
+        source_seq, destination_seq)
 ORDER BY coalesce(source, destination), key
 """,
 )
@@ -111,6 +115,7 @@ class NewTransfer(NamedTuple):
     idempotency_key: str | None = None
     request_hash: bytes | None = None
     trace: str | None = None
+    details: Details = NO_DETAILS
 
     @property
     def pending(self) -> Pending:
@@ -121,7 +126,8 @@ class NewTransfer(NamedTuple):
     def row(self) -> tuple[int | str | None, ...]:
         """Its columns, of the kinds in :data:`ROW`."""
         digest = None if self.request_hash is None else self.request_hash.hex()
-        return (*self.pending[:1], self.kind.value, *self.pending[1:], self.idempotency_key, digest, self.trace)
+        order = (self.id, self.kind.value, *self.pending[1:], self.idempotency_key, digest, self.trace)
+        return (*order, *(_NO_ROW if self.details is NO_DETAILS else self.details.row))
 
 
 class Outcome(NamedTuple):

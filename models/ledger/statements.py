@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Row, Select, select
+from sqlalchemy import ColumnElement, Engine, Row, Select, select, true
 
 from models.database.engine import fetch_all
 from models.errors import EntriesLeft, WalletNotFound
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
-from models.schema.tables import entries, openings, wallets
+from models.schema.tables import entries, openings, transfers, wallets
 
 # Entries a query.
 SLICE = 2_000
@@ -133,7 +133,10 @@ class Statements:
 
 
 def _entries(wallet_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
-    return select(entries).where(entries.c.wallet_id == wallet_id, *conditions).order_by(entries.c.seq)
+    said = select(transfers.c.description, transfers.c.reference).where(transfers.c.id == entries.c.transfer_id)
+    details = said.limit(1).lateral("details")  # a look-up by key for each: see history.py
+    query = select(entries, details).outerjoin(details, true())
+    return query.where(entries.c.wallet_id == wallet_id, *conditions).order_by(entries.c.seq)
 
 
 def _entry(row: Row[Any]) -> HistoryEntry:
@@ -146,4 +149,6 @@ def _entry(row: Row[Any]) -> HistoryEntry:
         amount_cents=row.amount,
         balance_after_cents=row.balance_after,
         created_at=row.created_at,
+        description=row.description,
+        reference=row.reference,
     )

@@ -1,9 +1,12 @@
 """A transfer: one movement of money of any kind, as it is ordered and as it is recorded."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 MAX_CENTS = 2**63 - 1  # int64, the widest integer of PostgreSQL and of every client that matters
 MAX_ID = 2**63 - 1
@@ -31,6 +34,26 @@ class Status(StrEnum):
         return self is not Status.PENDING
 
 
+class Details(NamedTuple):
+    """What a caller says of a transfer. It is kept and told, and nothing depends on it.
+
+    ``reference``: the caller's own name for it, which need not be unique. ``metadata``: pairs of words.
+    """
+
+    description: str | None = None
+    reference: str | None = None
+    metadata: Mapping[str, str] | None = None
+
+    @property
+    def row(self) -> tuple[str | None, str | None, str | None]:
+        """The columns of it, as texts; equal details are spelled alike."""
+        metadata = None if self.metadata is None else json.dumps(self.metadata, sort_keys=True)
+        return self.description, self.reference, metadata
+
+
+NO_DETAILS = Details()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What somebody asks for, before it has an id.
@@ -45,6 +68,7 @@ class Order:
     amount_cents: int
     idempotency_key: str | None = None
     trace: str | None = None
+    details: Details = NO_DETAILS
 
     @property
     def user_id(self) -> int:
@@ -58,6 +82,8 @@ class Order:
     def request_hash(self) -> bytes:
         """Digest of what an idempotency key is bound to beside the user: the call and the parsed body."""
         facts = f"{self.call}|{self.source}|{self.destination}|{self.amount_cents}"
+        if self.details != NO_DETAILS:
+            facts += f"|{json.dumps(self.details.row)}"
         return hashlib.sha256(facts.encode()).digest()
 
 
@@ -77,6 +103,7 @@ class Transfer:
     next_attempt_at: datetime | None
     created_at: datetime
     completed_at: datetime | None
+    details: Details = NO_DETAILS
 
     def is_party(self, user_id: int) -> bool:
         """Whether the user pays or is paid by this transfer."""

@@ -93,6 +93,10 @@ transfers = Table(
     Column("idempotency_key", Text),
     Column("request_hash", LargeBinary),
     Column("trace", Text),
+    # What the caller says of it; nothing here depends on it.
+    Column("description", Text),
+    Column("reference", Text),  # the caller's own name for it
+    Column("metadata", JSONB(none_as_null=True)),
     CheckConstraint("id > 0", name="id_positive"),
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("kind IN ('deposit', 'withdrawal', 'transfer')", name="kind_known"),
@@ -112,6 +116,9 @@ transfers = Table(
     CheckConstraint("attempts >= 0 AND lost_leases >= 0 AND generation >= 1", name="counters_not_negative"),
     CheckConstraint("char_length(idempotency_key) BETWEEN 1 AND 255", name="idempotency_key_length"),
     CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="key_has_hash"),
+    CheckConstraint("char_length(description) BETWEEN 1 AND 140", name="description_length"),
+    CheckConstraint("char_length(reference) BETWEEN 1 AND 64", name="reference_length"),
+    CheckConstraint("jsonb_typeof(metadata) = 'object'", name="metadata_is_object"),
     comment="A movement of money: the job's record, the outbox and the idempotency store in a row.",
     # Each v2 leaves a dead row. Vacuum reads all of the table's indexes for these, so it is to come when they are worth
     # it, and no look depends on its coming (models/ledger/frontier.py). The update that posts changes an index, so room

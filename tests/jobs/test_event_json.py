@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from jobs.event_json import as_json
 from models.ledger.events import Event
-from models.ledger.transfer import Kind, Status, Transfer
+from models.ledger.transfer import Details, Kind, Status, Transfer
 
 AT = datetime(2026, 11, 23, 14, 47, 38, 155688, tzinfo=UTC)
 DEPOSIT = Transfer(
@@ -21,6 +21,7 @@ DEPOSIT = Transfer(
     next_attempt_at=None,
     created_at=AT,
     completed_at=AT + timedelta(milliseconds=1),
+    details=Details(description="d", metadata={"k": "v"}),
 )
 
 
@@ -42,6 +43,10 @@ def test_ids_are_strings_amounts_are_numbers_and_instants_are_in_utc() -> None:
             "next_attempt_at": None,
             "created_at": "2026-11-23T14:47:38.155688Z",
             "completed_at": "2026-11-23T14:47:38.156688Z",
+            "kind": "deposit",
+            "description": "d",
+            "reference": None,
+            "metadata": {"k": "v"},
         },
     }
 

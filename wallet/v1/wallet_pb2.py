@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16wallet/v1/wallet.proto\x12\twallet.v1\"\xb2\x01\n\rAmountRequest\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x38\n\x08metadata\x18\x04 \x03(\x0b\x32&.wallet.v1.AmountRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe7\x01\n\x0fTransferRequest\x12\x1b\n\x13\x64\x65stination_user_id\x18\x01 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12:\n\x08metadata\x18\x05 \x03(\x0b\x32(.wallet.v1.TransferRequest.MetadataEntry\x12\x12\n\nnot_before\x18\x06 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\nMoneyReply\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x03\x12\x0f\n\x07\x62\x61lance\x18\x02 \x01(\x03\"\x1c\n\nJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x03\"\xe3\x01\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\x03\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x16\n\x0esource_user_id\x18\x03 \x01(\x03\x12\x1b\n\x13\x64\x65stination_user_id\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x12\n\ncreated_at\x18\t \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\n \x01(\t\x12\x17\n\x0fnext_attempt_at\x18\x0b \x01(\t\"\x10\n\x0e\x42\x61lanceRequest\"\x1a\n\x07\x42\x61lance\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\"T\n\x13TransactionsRequest\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x0c\n\x04page\x18\x02 \x01(\x05\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\"\xa1\x01\n\x0bTransaction\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x13\n\x0btransfer_id\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\x05\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12\x15\n\rbalance_after\x18\x05 \x01(\x03\x12\x1c\n\x14\x63ounterparty_user_id\x18\x06 \x01(\x03\x12\x12\n\ncreated_at\x18\x07 \x01(\t\"\x81\x01\n\x0fTransactionPage\x12,\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x16.wallet.v1.Transaction\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\x12\x19\n\x11statement_balance\x18\x04 \x01(\x03\x32\xf9\x03\n\rWalletService\x12:\n\x07\x44\x65posit\x12\x18.wallet.v1.AmountRequest\x1a\x15.wallet.v1.MoneyReply\x12;\n\x08Withdraw\x12\x18.wallet.v1.AmountRequest\x1a\x15.wallet.v1.MoneyReply\x12=\n\x08Transfer\x12\x1a.wallet.v1.TransferRequest\x1a\x15.wallet.v1.MoneyReply\x12=\n\x0f\x45nqueueTransfer\x12\x1a.wallet.v1.TransferRequest\x1a\x0e.wallet.v1.Job\x12/\n\x06GetJob\x12\x15.wallet.v1.JobRequest\x1a\x0e.wallet.v1.Job\x12\x33\n\x08WatchJob\x12\x15.wallet.v1.JobRequest\x1a\x0e.wallet.v1.Job0\x01\x12;\n\nGetBalance\x12\x19.wallet.v1.BalanceRequest\x1a\x12.wallet.v1.Balance\x12N\n\x10ListTransactions\x12\x1e.wallet.v1.TransactionsRequest\x1a\x1a.wallet.v1.TransactionPageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16wallet/v1/wallet.proto\x12\twallet.v1\"\xb2\x01\n\rAmountRequest\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x38\n\x08metadata\x18\x04 \x03(\x0b\x32&.wallet.v1.AmountRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe7\x01\n\x0fTransferRequest\x12\x1b\n\x13\x64\x65stination_user_id\x18\x01 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12:\n\x08metadata\x18\x05 \x03(\x0b\x32(.wallet.v1.TransferRequest.MetadataEntry\x12\x12\n\nnot_before\x18\x06 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\nMoneyReply\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x03\x12\x0f\n\x07\x62\x61lance\x18\x02 \x01(\x03\"\x1c\n\nJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x03\"\xfa\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\x03\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x16\n\x0esource_user_id\x18\x03 \x01(\x03\x12\x1b\n\x13\x64\x65stination_user_id\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x12\n\ncreated_at\x18\t \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\n \x01(\t\x12\x17\n\x0fnext_attempt_at\x18\x0b \x01(\t\x12\x0c\n\x04kind\x18\x0c \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\r \x01(\t\x12\x11\n\treference\x18\x0e \x01(\t\x12.\n\x08metadata\x18\x0f \x03(\x0b\x32\x1c.wallet.v1.Job.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0e\x42\x61lanceRequest\"\x1a\n\x07\x42\x61lance\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\"T\n\x13TransactionsRequest\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x0c\n\x04page\x18\x02 \x01(\x05\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\"\xc2\x01\n\x0bTransaction\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x13\n\x0btransfer_id\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\x05\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12\x15\n\rbalance_after\x18\x05 \x01(\x03\x12\x1c\n\x14\x63ounterparty_user_id\x18\x06 \x01(\x03\x12\x12\n\ncreated_at\x18\x07 \x01(\t\x12\x0c\n\x04\x64\x65sc\x18\x08 \x01(\t\x12\x11\n\treference\x18\t \x01(\t\"\x81\x01\n\x0fTransactionPage\x12,\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x16.wallet.v1.Transaction\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\x12\x19\n\x11statement_balance\x18\x04 \x01(\x03\x32\xf9\x03\n\rWalletService\x12:\n\x07\x44\x65posit\x12\x18.wallet.v1.AmountRequest\x1a\x15.wallet.v1.MoneyReply\x12;\n\x08Withdraw\x12\x18.wallet.v1.AmountRequest\x1a\x15.wallet.v1.MoneyReply\x12=\n\x08Transfer\x12\x1a.wallet.v1.TransferRequest\x1a\x15.wallet.v1.MoneyReply\x12=\n\x0f\x45nqueueTransfer\x12\x1a.wallet.v1.TransferRequest\x1a\x0e.wallet.v1.Job\x12/\n\x06GetJob\x12\x15.wallet.v1.JobRequest\x1a\x0e.wallet.v1.Job\x12\x33\n\x08WatchJob\x12\x15.wallet.v1.JobRequest\x1a\x0e.wallet.v1.Job0\x01\x12;\n\nGetBalance\x12\x19.wallet.v1.BalanceRequest\x1a\x12.wallet.v1.Balance\x12N\n\x10ListTransactions\x12\x1e.wallet.v1.TransactionsRequest\x1a\x1a.wallet.v1.TransactionPageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AMOUNTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_TRANSFERREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_TRANSFERREQUEST_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_JOB_METADATAENTRY']._loaded_options = None
+  _globals['_JOB_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_AMOUNTREQUEST']._serialized_start=38
   _globals['_AMOUNTREQUEST']._serialized_end=216
   _globals['_AMOUNTREQUEST_METADATAENTRY']._serialized_start=169
@@ -48,17 +50,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBREQUEST']._serialized_start=504
   _globals['_JOBREQUEST']._serialized_end=532
   _globals['_JOB']._serialized_start=535
-  _globals['_JOB']._serialized_end=762
-  _globals['_BALANCEREQUEST']._serialized_start=764
-  _globals['_BALANCEREQUEST']._serialized_end=780
-  _globals['_BALANCE']._serialized_start=782
-  _globals['_BALANCE']._serialized_end=808
-  _globals['_TRANSACTIONSREQUEST']._serialized_start=810
-  _globals['_TRANSACTIONSREQUEST']._serialized_end=894
-  _globals['_TRANSACTION']._serialized_start=897
-  _globals['_TRANSACTION']._serialized_end=1058
-  _globals['_TRANSACTIONPAGE']._serialized_start=1061
-  _globals['_TRANSACTIONPAGE']._serialized_end=1190
-  _globals['_WALLETSERVICE']._serialized_start=1193
-  _globals['_WALLETSERVICE']._serialized_end=1698
+  _globals['_JOB']._serialized_end=913
+  _globals['_JOB_METADATAENTRY']._serialized_start=169
+  _globals['_JOB_METADATAENTRY']._serialized_end=216
+  _globals['_BALANCEREQUEST']._serialized_start=915
+  _globals['_BALANCEREQUEST']._serialized_end=931
+  _globals['_BALANCE']._serialized_start=933
+  _globals['_BALANCE']._serialized_end=959
+  _globals['_TRANSACTIONSREQUEST']._serialized_start=961
+  _globals['_TRANSACTIONSREQUEST']._serialized_end=1045
+  _globals['_TRANSACTION']._serialized_start=1048
+  _globals['_TRANSACTION']._serialized_end=1242
+  _globals['_TRANSACTIONPAGE']._serialized_start=1245
+  _globals['_TRANSACTIONPAGE']._serialized_end=1374
+  _globals['_WALLETSERVICE']._serialized_start=1377
+  _globals['_WALLETSERVICE']._serialized_end=1882
 # @@protoc_insertion_point(module_scope)

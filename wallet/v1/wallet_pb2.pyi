@@ -169,6 +169,26 @@ Global___JobRequest: _TypeAlias = JobRequest  # noqa: Y015
 class Job(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     JOB_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     SOURCE_USER_ID_FIELD_NUMBER: _builtins.int
@@ -180,6 +200,10 @@ class Job(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     job_id: _builtins.int
     status: _builtins.str
     """pending, posted, rejected, failed"""
@@ -192,6 +216,12 @@ class Job(_message.Message):
     created_at: _builtins.str
     completed_at: _builtins.str
     next_attempt_at: _builtins.str
+    kind: _builtins.str
+    """deposit, withdrawal, transfer"""
+    description: _builtins.str
+    reference: _builtins.str
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -206,10 +236,14 @@ class Job(_message.Message):
         created_at: _builtins.str = ...,
         completed_at: _builtins.str = ...,
         next_attempt_at: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        description: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "completed_at", b"completed_at", "created_at", b"created_at", "destination_user_id", b"destination_user_id", "job_id", b"job_id", "last_error", b"last_error", "next_attempt_at", b"next_attempt_at", "reason", b"reason", "source_user_id", b"source_user_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "completed_at", b"completed_at", "created_at", b"created_at", "description", b"description", "destination_user_id", b"destination_user_id", "job_id", b"job_id", "kind", b"kind", "last_error", b"last_error", "metadata", b"metadata", "next_attempt_at", b"next_attempt_at", "reason", b"reason", "reference", b"reference", "source_user_id", b"source_user_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +322,8 @@ class Transaction(_message.Message):
     BALANCE_AFTER_FIELD_NUMBER: _builtins.int
     COUNTERPARTY_USER_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    DESC_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     transfer_id: _builtins.int
     type: _builtins.int
@@ -295,6 +331,9 @@ class Transaction(_message.Message):
     balance_after: _builtins.int
     counterparty_user_id: _builtins.int
     created_at: _builtins.str
+    desc: _builtins.str
+    """what was said of it, or what it is"""
+    reference: _builtins.str
     def __init__(
         self,
         *,
@@ -305,10 +344,12 @@ class Transaction(_message.Message):
         balance_after: _builtins.int = ...,
         counterparty_user_id: _builtins.int = ...,
         created_at: _builtins.str = ...,
+        desc: _builtins.str = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counterparty_user_id", b"counterparty_user_id", "created_at", b"created_at", "transaction_id", b"transaction_id", "transfer_id", b"transfer_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counterparty_user_id", b"counterparty_user_id", "created_at", b"created_at", "desc", b"desc", "reference", b"reference", "transaction_id", b"transaction_id", "transfer_id", b"transfer_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,18 @@ def one_by_one(statements: Iterable[str]) -> None:
             op.execute(statement)
 
 
+def add_check(table: str, name: str, rule: str) -> None:
+    """Have new rows keep a rule at once, then look whether those that are there do, beside whatever goes on."""
+    whole = f"{table}_{name}"
+    drop = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {whole}"
+    one_by_one(
+        [
+            f"{drop}, ADD CONSTRAINT {whole} CHECK ({rule}) NOT VALID",
+            f"ALTER TABLE {table} VALIDATE CONSTRAINT {whole}",
+        ]
+    )
+
+
 @contextmanager
 def _concurrently() -> Iterator[None]:
     """Wait for those who use the table for as long as it takes: nobody waits behind us."""

@@ -46,7 +46,7 @@ def test_a_transfer_is_shown_to_people_as_lines_without_what_is_not_known(run: R
     del facts["created_at"]
     assert facts == {
         "job_id": job_id, "status": "pending", "source_user_id": "1", "destination_user_id": "2", "amount": "67",
-        "attempts": "0",
+        "attempts": "0", "kind": "transfer",
     }  # fmt: skip
 
 

@@ -31,15 +31,15 @@ MALFORMED = {
     "a group that does not end": b"\x0b",
     "text that is none": b"\x12\x02\xc3\x28",
 }
-# What there is room for in the contract, and not in the ledger yet.
-TO_COME: dict[str, Any] = {"description": "d", "reference": "r", "metadata": {"a": "b"}}
+# As in REST, of which the tests have more.
+TOO_LONG: dict[str, Any] = {"description": "d" * 141, "reference": "r" * 65, "metadata": {"a": "b" * 501}}
 BAD: dict[str, Ask] = {
     **{
         f"{method}: {name}": asks(
             method, pays(**{name: value}) if method in TRANSFERS else AmountRequest(amount=1, **{name: value})
         )
         for method in MOVES
-        for name, value in TO_COME.items()
+        for name, value in TOO_LONG.items()
     },
     **{f"{method}: not_before": asks(method, pays(not_before="2030-01-01T00:00:00Z")) for method in TRANSFERS},
     **{

@@ -66,6 +66,8 @@ def read_by_grpc(server: GrpcServer, path: str, user: int = 1) -> Json:
             "amount": each.amount,
             "balance_after": each.balance_after,
             "counterparty_user_id": str(each.counterparty_user_id) if each.counterparty_user_id else None,
+            "desc": each.desc,
+            "reference": each.reference or None,
             "created_at": each.created_at,
         }
         for each in page.transactions
@@ -83,7 +85,7 @@ def read_by_rest(client: FlaskClient, path: str, user: int = 1) -> Json:
     if path == BALANCE:
         return found
     for each in found["transactions"]:
-        del each["transaction_type"], each["desc"]
+        del each["transaction_type"]
     return {name: value for name, value in found.items() if name not in {"page", "page_size"}}
 
 

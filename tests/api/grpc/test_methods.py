@@ -57,7 +57,9 @@ def test_a_transfer_is_durable_when_it_is_answered_and_moves_nothing_yet(
 ) -> None:
     accepted = server.ask("EnqueueTransfer", MOVES["EnqueueTransfer"])
     job = accepted.message
-    assert job == Job(job_id=job.job_id, status="pending", source_user_id=1, destination_user_id=2, amount=67)
+    assert job == Job(
+        job_id=job.job_id, status="pending", source_user_id=1, destination_user_id=2, amount=67, kind="transfer"
+    )
     assert accepted.initial["retry-after"] == "1"
     assert server.ask("GetBalance").message.balance == OPENING
     pending = server.ask("GetJob", JobRequest(job_id=job.job_id)).message

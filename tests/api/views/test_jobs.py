@@ -34,11 +34,11 @@ SOON_S = 10.0
 
 
 @pytest.mark.parametrize(
-    ("path", "source", "destination"),
-    [(DEPOSIT, None, "1"), (WITHDRAW, "1", None), (TRANSFER, "1", "2")],
+    ("path", "kind", "source", "destination"),
+    [(DEPOSIT, "deposit", None, "1"), (WITHDRAW, "withdrawal", "1", None), (TRANSFER, "transfer", "1", "2")],
 )
 def test_a_job_of_every_kind_is_served(
-    funded: FlaskClient, path: str, source: str | None, destination: str | None
+    funded: FlaskClient, path: str, kind: str, source: str | None, destination: str | None
 ) -> None:
     job_id = answer(post(funded, path, MOVES[path]))["transfer_id"]
     job = answer(get(funded, f"{JOBS}/{job_id}"))
@@ -54,6 +54,10 @@ def test_a_job_of_every_kind_is_served(
         "next_attempt_at": None,
         "created_at": job["created_at"],
         "completed_at": job["completed_at"],
+        "kind": kind,
+        "description": None,
+        "reference": None,
+        "metadata": None,
     }
     assert is_instant(job["created_at"])
     assert is_instant(job["completed_at"])
@@ -74,6 +78,10 @@ def test_a_pending_job_has_no_end_yet(funded: FlaskClient) -> None:
         "next_attempt_at": None,
         "created_at": job["created_at"],
         "completed_at": None,
+        "kind": "transfer",
+        "description": None,
+        "reference": None,
+        "metadata": None,
     }
 
 

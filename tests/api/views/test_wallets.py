@@ -103,6 +103,7 @@ def test_the_history_has_every_field_of_every_kind_newest_first(client: FlaskCli
             "balance_after",
             "counterparty_user_id",
             "desc",
+            "reference",
             "created_at",
         }
         assert isinstance(row["transaction_id"], str)

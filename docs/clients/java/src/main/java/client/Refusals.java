@@ -49,8 +49,8 @@ final class Refusals {
         var unknown = UnknownFieldSet.newBuilder().addField(99, known).build();
         AmountRequest more = amount(1).toBuilder().setUnknownFields(unknown).build();
         invalid("an unknown field", owner.ask(stub -> stub.deposit(more)));
-        AmountRequest early = amount(1).toBuilder().setReference("invoice 7").build();
-        invalid("a field that is not supported yet", owner.ask(stub -> stub.deposit(early)));
+        AmountRequest tedious = amount(1).toBuilder().setReference("7".repeat(65)).build();
+        invalid("a reference too long", owner.ask(stub -> stub.deposit(tedious)));
         invalid("no payee", owner.ask(stub -> stub.transfer(pay(0, 1))));
         invalid("a page too large", owner.ask(stub -> stub.listTransactions(entries(101).build())));
         invalid("no such type", owner.ask(stub -> stub.listTransactions(entries(1).setType(4).build())));
