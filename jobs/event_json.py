@@ -21,7 +21,8 @@ def resource_of(transfer: Transfer) -> dict[str, Any]:
     fields = (
         transfer.id, transfer.source, transfer.destination, transfer.amount_cents, transfer.status.value,
         transfer.reason, transfer.attempts, transfer.last_error, transfer.next_attempt_at, transfer.created_at,
-        transfer.completed_at, transfer.kind.value, *transfer.details,
+        transfer.completed_at, transfer.kind.value, *transfer.details, transfer.not_before, transfer.reverses,
+        transfer.reversed_cents, transfer.bulk_id,
     )  # fmt: skip
     return _resource(fields, _instant_or_none(transfer.completed_at))
 
@@ -50,7 +51,7 @@ def _resource(fields: Iterable[Any], completed: str | None) -> dict[str, Any]:
     """Show a transfer, given in the order in which :class:`ToldEvent` has it, and when it ended as it is spelled."""
     (
         transfer_id, source, destination, amount_cents, status, reason, attempts, last_error, next_attempt_at,
-        created_at, _, kind, description, reference, metadata,
+        created_at, _, kind, description, reference, metadata, not_before, reverses, reversed_cents, bulk_id,
     ) = fields  # fmt: skip
     return {
         "job_id": str(transfer_id),
@@ -68,6 +69,10 @@ def _resource(fields: Iterable[Any], completed: str | None) -> dict[str, Any]:
         "description": description,
         "reference": reference,
         "metadata": metadata,
+        "not_before": _instant_or_none(not_before),
+        "reverses": _id_or_none(reverses),
+        "reversed_amount": reversed_cents,
+        "bulk_id": _id_or_none(bulk_id),
     }
 
 

@@ -146,6 +146,10 @@ _POSTED = {
     "description": "rent for November",
     "reference": "INV-2026-118",
     "metadata": {"flat": "4b"},
+    "not_before": None,
+    "reverses": None,
+    "reversed_amount": None,
+    "bulk_id": None,
 }
 _DEAD = _POSTED | {"status": "failed", "reason": "attempts_exhausted", "attempts": 4, "last_error": "lock timeout"}
 _PENDING = _POSTED | {"status": "pending", "attempts": 0, "completed_at": None}

@@ -260,6 +260,10 @@ class JobOut(_Answer):
     description: str | None
     reference: str | None
     metadata: dict[str, str] | None
+    not_before: SpelledInstant | None
+    reverses: SpelledId | None
+    reversed_amount: MovedCents | None
+    bulk_id: SpelledId | None
 
     @classmethod
     def of(cls, transfer: Transfer) -> "JobOut":

@@ -27,6 +27,10 @@ def job_of(transfer: Transfer) -> Job:
         next_attempt_at=_instant(transfer.next_attempt_at),
         kind=transfer.kind.value,
         **said_of(transfer.details),
+        not_before=_instant(transfer.not_before),
+        reverses=transfer.reverses or 0,
+        reversed_amount=transfer.reversed_cents or 0,
+        bulk_id=transfer.bulk_id or 0,
     )
 
 

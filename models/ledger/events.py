@@ -62,6 +62,10 @@ class ToldEvent(NamedTuple):
     description: str | None
     reference: str | None
     metadata: dict[str, str] | None
+    not_before: datetime | None
+    reverses: int | None
+    reversed_cents: None  # what it was when it happened
+    bulk_id: int | None
 
 
 class EventPage(NamedTuple):
@@ -131,7 +135,8 @@ WITH head AS MATERIALIZED (
 )
 SELECT head.last_event, head.forgotten, head.start, told.event_id, told.told_at, told.id, told.source,
     told.destination, told.amount, told.status, told.reason, told.attempts, told.last_error, told.next_attempt_at,
-    told.created_at, told.completed_at, told.kind, told.description, told.reference, told.metadata
+    told.created_at, told.completed_at, told.kind, told.description, told.reference, told.metadata,
+    told.not_before, told.reverses, NULL AS reversed_amount, told.bulk_id
 FROM head LEFT JOIN (
     SELECT parts.position + parts.first + each.number - 2 AS event_id, parts.created_at AS told_at, t.*
     FROM parts

@@ -88,7 +88,7 @@ _TRANSFER = Statement(
     ("bigint",),
     """
 SELECT id, kind, source, destination, amount, status, reason, attempts, last_error, next_attempt_at, created_at,
-    completed_at, description, reference, metadata
+    completed_at, description, reference, metadata, not_before, reverses, reversed_amount, bulk_id
 FROM transfers WHERE id = $1
 """,
 )
@@ -121,6 +121,10 @@ class _TransferRow(NamedTuple):
     description: str | None
     reference: str | None
     metadata: dict[str, str] | None
+    not_before: datetime | None
+    reverses: int | None
+    reversed_amount: int | None
+    bulk_id: int | None
 
 
 class History:
@@ -232,4 +236,8 @@ def as_transfer(row: Any) -> Transfer:
         created_at=row.created_at,
         completed_at=row.completed_at,
         details=Details(row.description, row.reference, row.metadata),
+        not_before=row.not_before,
+        reverses=row.reverses,
+        reversed_cents=row.reversed_amount,
+        bulk_id=row.bulk_id,
     )

@@ -27,6 +27,7 @@ class Status(StrEnum):
     POSTED = "posted"  # money moved; final
     REJECTED = "rejected"  # a business no; final
     FAILED = "failed"  # a dead letter: final for whoever waits, pending again when an administrator requeues it
+    CANCELED = "canceled"  # called off before it was tried; final
 
     @property
     def is_final(self) -> bool:
@@ -104,6 +105,10 @@ class Transfer:
     created_at: datetime
     completed_at: datetime | None
     details: Details = NO_DETAILS
+    not_before: datetime | None = None  # planned for then
+    reverses: int | None = None  # the transfer that it gives back, or a part of
+    reversed_cents: int | None = None  # how much of it was given back since
+    bulk_id: int | None = None  # what it was sent with
 
     def is_party(self, user_id: int) -> bool:
         """Whether the user pays or is paid by this transfer."""

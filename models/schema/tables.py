@@ -97,10 +97,14 @@ transfers = Table(
     Column("description", Text),
     Column("reference", Text),  # the caller's own name for it
     Column("metadata", JSONB(none_as_null=True)),
+    Column("not_before", _timestamp),  # planned for then
+    Column("reverses", BigInteger),  # the transfer that it gives back, or a part of
+    Column("reversed_amount", BigInteger),  # cents: how much of it was given back since
+    Column("bulk_id", BigInteger),  # what it was sent with
     CheckConstraint("id > 0", name="id_positive"),
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("kind IN ('deposit', 'withdrawal', 'transfer')", name="kind_known"),
-    CheckConstraint("status IN ('pending', 'posted', 'rejected', 'failed')", name="status_known"),
+    CheckConstraint("status IN ('pending', 'posted', 'rejected', 'failed', 'canceled')", name="status_known"),
     CheckConstraint("(source IS NULL) = (kind = 'deposit')", name="source_fits_kind"),
     CheckConstraint("(destination IS NULL) = (kind = 'withdrawal')", name="destination_fits_kind"),
     CheckConstraint("source <> destination", name="parties_differ"),
@@ -119,6 +123,8 @@ transfers = Table(
     CheckConstraint("char_length(description) BETWEEN 1 AND 140", name="description_length"),
     CheckConstraint("char_length(reference) BETWEEN 1 AND 64", name="reference_length"),
     CheckConstraint("jsonb_typeof(metadata) = 'object'", name="metadata_is_object"),
+    CheckConstraint("reverses <> id", name="reverses_another"),
+    CheckConstraint("reversed_amount BETWEEN 1 AND amount", name="reversed_within_amount"),
     comment="A movement of money: the job's record, the outbox and the idempotency store in a row.",
     # Each v2 leaves a dead row. Vacuum reads all of the table's indexes for these, so it is to come when they are worth
     # it, and no look depends on its coming (models/ledger/frontier.py). The update that posts changes an index, so room

@@ -47,6 +47,10 @@ def test_ids_are_strings_amounts_are_numbers_and_instants_are_in_utc() -> None:
             "description": "d",
             "reference": None,
             "metadata": {"k": "v"},
+            "not_before": None,
+            "reverses": None,
+            "reversed_amount": None,
+            "bulk_id": None,
         },
     }
 

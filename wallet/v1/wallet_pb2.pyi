@@ -204,9 +204,13 @@ class Job(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    REVERSES_FIELD_NUMBER: _builtins.int
+    REVERSED_AMOUNT_FIELD_NUMBER: _builtins.int
+    BULK_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.int
     status: _builtins.str
-    """pending, posted, rejected, failed"""
+    """pending, posted, rejected, failed, canceled"""
     source_user_id: _builtins.int
     destination_user_id: _builtins.int
     amount: _builtins.int
@@ -220,6 +224,12 @@ class Job(_message.Message):
     """deposit, withdrawal, transfer"""
     description: _builtins.str
     reference: _builtins.str
+    not_before: _builtins.str
+    reverses: _builtins.int
+    """the transfer that it gives back, or a part of"""
+    reversed_amount: _builtins.int
+    """how much of it was given back since"""
+    bulk_id: _builtins.int
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -240,10 +250,14 @@ class Job(_message.Message):
         description: _builtins.str = ...,
         reference: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        not_before: _builtins.str = ...,
+        reverses: _builtins.int = ...,
+        reversed_amount: _builtins.int = ...,
+        bulk_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "completed_at", b"completed_at", "created_at", b"created_at", "description", b"description", "destination_user_id", b"destination_user_id", "job_id", b"job_id", "kind", b"kind", "last_error", b"last_error", "metadata", b"metadata", "next_attempt_at", b"next_attempt_at", "reason", b"reason", "reference", b"reference", "source_user_id", b"source_user_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "bulk_id", b"bulk_id", "completed_at", b"completed_at", "created_at", b"created_at", "description", b"description", "destination_user_id", b"destination_user_id", "job_id", b"job_id", "kind", b"kind", "last_error", b"last_error", "metadata", b"metadata", "next_attempt_at", b"next_attempt_at", "not_before", b"not_before", "reason", b"reason", "reference", b"reference", "reversed_amount", b"reversed_amount", "reverses", b"reverses", "source_user_id", b"source_user_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

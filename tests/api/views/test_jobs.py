@@ -58,6 +58,10 @@ def test_a_job_of_every_kind_is_served(
         "description": None,
         "reference": None,
         "metadata": None,
+        "not_before": None,
+        "reverses": None,
+        "reversed_amount": None,
+        "bulk_id": None,
     }
     assert is_instant(job["created_at"])
     assert is_instant(job["completed_at"])
@@ -82,6 +86,10 @@ def test_a_pending_job_has_no_end_yet(funded: FlaskClient) -> None:
         "description": None,
         "reference": None,
         "metadata": None,
+        "not_before": None,
+        "reverses": None,
+        "reversed_amount": None,
+        "bulk_id": None,
     }
 
 
