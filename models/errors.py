@@ -52,6 +52,24 @@ class SelfTransferInvalid(Refused):
     code = "self_transfer_invalid"
 
 
+class NotReversible(Refused):
+    """Only a transfer that was posted, and is no reversal itself, can be given back."""
+
+    code = "not_reversible"
+
+
+class ReversalExceeds(Refused):
+    """No more can be given back of a transfer than is left of it."""
+
+    code = "reversal_exceeds"
+
+    def __init__(self, left_cents: int | None = None) -> None:
+        """``left_cents``: what is left, where that is known."""
+        super().__init__()
+        if left_cents is not None:
+            self.left = left_cents
+
+
 class IdempotencyKeyReused(Refused):
     """The idempotency key was used before, for another request."""
 
@@ -107,5 +125,13 @@ class OutcomeUnknown(Fault):
 
 REFUSALS: dict[str, type[Refused]] = {
     kind.code: kind
-    for kind in (WalletNotFound, BalanceInsufficient, BalanceOverflow, SelfTransferInvalid, IdempotencyKeyReused)
+    for kind in (
+        WalletNotFound,
+        BalanceInsufficient,
+        BalanceOverflow,
+        SelfTransferInvalid,
+        IdempotencyKeyReused,
+        NotReversible,
+        ReversalExceeds,
+    )
 }

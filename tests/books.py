@@ -135,6 +135,19 @@ CHECKS = {
             FROM event_batches WHERE position IS NOT NULL
         ) counted WHERE coalesce(events, 0) <> last_event - forgotten OR first <> forgotten + 1 OR last <> last_event
     """,
+    "what was given back of a transfer is what its reversals have moved, and no more than it": """
+        SELECT t.id, t.amount, t.reversed_amount, r.given_back FROM transfers t
+        LEFT JOIN (SELECT reverses, sum(amount) AS given_back FROM transfers
+            WHERE status = 'posted' AND reverses IS NOT NULL GROUP BY reverses) r ON r.reverses = t.id
+        WHERE t.reversed_amount > t.amount OR (t.reversed_amount IS NOT NULL AND t.status <> 'posted')
+            OR (coalesce(t.reversed_amount, 0) <> coalesce(r.given_back, 0) AND NOT EXISTS (SELECT FROM archives))
+    """,
+    "a reversal moves money back where it came from, and is given back by none": """
+        SELECT r.* FROM transfers r LEFT JOIN transfers t ON t.id = r.reverses WHERE r.reverses IS NOT NULL AND (
+            r.reversed_amount IS NOT NULL OR t.reverses IS NOT NULL
+            OR (r.source, r.destination) IS DISTINCT FROM (t.destination, t.source)
+        ) AND (t.id IS NOT NULL OR NOT EXISTS (SELECT FROM archives))
+    """,
     "no amount ordered is below 1": "SELECT id, amount FROM transfers WHERE amount < 1",
 }
 

@@ -44,6 +44,8 @@ PROBLEMS = {
         Problem("balance_insufficient", 422, "The balance is insufficient"),
         Problem("self_transfer_invalid", 422, "Cannot transfer to oneself"),
         Problem("balance_overflow", 422, "The balance would become too large"),
+        Problem("not_reversible", 422, "The transfer cannot be given back"),
+        Problem("reversal_exceeds", 422, "Less is left of the transfer"),
         Problem("idempotency_key_reused", 422, "The idempotency key was used before"),
         Problem("rate_limited", 429, "Too many requests"),
         Problem("unavailable", 503, "Temporarily unavailable"),

@@ -35,6 +35,7 @@ from api.contract.schemas import (
     ReadinessOut,
     RequeuedAllOut,
     RequeuedOut,
+    ReversalBody,
     TransactionsOut,
     TransactionsQuery,
     TransferBody,
@@ -103,6 +104,7 @@ class Operation:
     query: type[BaseModel] = NoQuery
     body: type[BaseModel] | None = None
     body_example: Any = None
+    is_body_required: bool = True
     # It takes an Idempotency-Key, and its outcome can be unknown.
     moves_money: bool = False
     # Codes of its own, beside those that follow from the rest.
@@ -239,6 +241,31 @@ OPERATIONS: dict[str, Operation] = {
                 example={"success": True, "job_id": _ID, "status": "pending", "status_url": f"/api/jobs/v1/{_ID}"},
                 headers=("Location", "Retry-After", *_REPLAYED),
                 links=("job",),
+            )
+        },
+    ),
+    "transfers.reverse": Operation(
+        tag="Money",
+        who=Who.USER_OR_ADMIN,
+        body=ReversalBody,
+        body_example={"amount": 500, "description": "half of it back"},
+        is_body_required=False,
+        moves_money=True,
+        problems=(
+            "forbidden",
+            "job_not_found",
+            "wallet_not_found",
+            "balance_insufficient",
+            "balance_overflow",
+            "not_reversible",
+            "reversal_exceeds",
+        ),
+        answers={
+            200: Answer(
+                TransferOut,
+                example={"balance": 503, "transfer_id": _ID, "success": True},
+                headers=_REPLAYED,
+                links=("transfer",),
             )
         },
     ),

@@ -20,7 +20,7 @@ from models.ledger.events import REQUEUED, Event
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
 from models.ledger.statements import WalletView
-from models.ledger.transfer import MAX_CENTS, MAX_ID, NO_DETAILS, Details, Kind, Status, Transfer
+from models.ledger.transfer import MAX_CENTS, MAX_ID, NO_DETAILS, REST_CENTS, Details, Kind, Status, Transfer
 
 MAX_PAGE_SIZE = 100
 MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE, MAX_METADATA_BYTES = 20, 40, 500, 4_096
@@ -86,11 +86,12 @@ _MOVED = _BALANCE | {"minimum": 1}
 _SIGNED = _BALANCE | {"minimum": -MAX_CENTS}
 _INSTANT = {"type": "string", "format": "date-time", "pattern": "Z$"}
 
+_NO_NUL = r"^[^\u0000]*$"
 _METADATA = {
     "type": "object",
     "maxProperties": MAX_METADATA_PAIRS,
-    "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_KEY},
-    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE},
+    "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_KEY, "pattern": _NO_NUL},
+    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE, "pattern": _NO_NUL},
     "description": "Pairs of words that are kept with it: 4 KiB in all, as JSON, and no U+0000.",
 }
 
@@ -160,10 +161,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
-class AmountBody(_Body):
-    """How much to deposit or withdraw, in cents, and what there is to say of it."""
-
-    amount: AmountCents
+class _Said(_Body):
     description: Description | None = None
     reference: Reference | None = None
     metadata: Metadata | None = None
@@ -174,6 +172,19 @@ class AmountBody(_Body):
         if self.description is None and self.reference is None and not self.metadata:
             return NO_DETAILS
         return Details(self.description, self.reference, self.metadata or None)
+
+
+class AmountBody(_Said):
+    """How much to deposit or withdraw, in cents, and what there is to say of it."""
+
+    amount: AmountCents
+
+
+class ReversalBody(_Said):
+    """How much to give back, in cents, and what there is to say of it. Without an amount all that is left."""
+
+    # By a factory: what stands for all that is left is no amount, and not to be told as one.
+    amount: AmountCents = Field(default_factory=lambda: REST_CENTS)
 
 
 class TransferBody(AmountBody):

@@ -3,16 +3,19 @@
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
+from api.access.administrators import require_user_or_admin
 from api.actions import orders
-from api.actions.orders import Terms
+from api.actions.orders import ReversalTerms, Terms
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.schemas import AcceptedOut, NoQuery, TransferBody, TransferOut
-from api.contract.validation import read_body, read_idempotency_key, read_query
+from api.contract.schemas import AcceptedOut, NoQuery, ReversalBody, TransferBody, TransferOut
+from api.contract.validation import answers, read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
 from api.edge.edge import call_of
+from api.running import services
 from api.services import Services
+from api.views.jobs import read_job_id
 
 blueprint = Blueprint("transfers", __name__)
 
@@ -35,6 +38,27 @@ def transfer_later(services: Services, environ: dict[str, Any]) -> Answer:
     call.tell("Location", url)
     call.tell("Retry-After", str(RETRY_AFTER_S))
     return Answer.of(AcceptedOut(job_id=acceptance.transfer_id, status_url=url), HTTPStatus.ACCEPTED)
+
+
+@blueprint.post("/api/transfers/v1/<job_id>/reverse")
+@answers
+def reverse(job_id: str) -> TransferOut:
+    """Give back what a transfer has paid: all that is left of it, or a part.
+
+    Who was paid may, and an administrator, who may reverse deposits and withdrawals, too. The balance is that of the
+    wallet that gives, or that gets a withdrawal back.
+    """
+    environ = request.environ
+    caller = require_user_or_admin()
+    read_query(environ, NoQuery)
+    body = read_body(environ, ReversalBody, most_bytes=services().max_body_bytes) if _has_body() else ReversalBody()
+    terms = ReversalTerms(read_job_id(job_id), body.amount, read_idempotency_key(environ), body.details)
+    receipt = orders.reverse(services(), call_of(environ), terms, caller=caller)
+    return TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
+
+
+def _has_body() -> bool:
+    return bool(request.content_length) or "HTTP_TRANSFER_ENCODING" in request.environ
 
 
 def _read(services: Services, environ: dict[str, Any]) -> tuple[Terms, int]:

@@ -183,6 +183,23 @@ WITH page AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT * FROM entries WHERE wallet_id = page.destination AND seq = page.destination_seq LIMIT 1
     ) given ON true
+), originals AS (
+    -- reversals have entries after the original's on the same wallets: they may have left where these have
+    SELECT page.id, page.amount, page.status, page.reverses, page.reversed_amount, back.given_back,
+        coalesce(page.source_seq <= (SELECT seq FROM openings WHERE wallet_id = page.source), false)
+            OR coalesce(page.destination_seq <= (SELECT seq FROM openings WHERE wallet_id = page.destination), false)
+            AS may_have_left
+    FROM page CROSS JOIN LATERAL (
+        SELECT coalesce(sum(amount), 0) AS given_back FROM transfers WHERE reverses = page.id AND status = 'posted'
+    ) back WHERE page.reversed_amount IS NOT NULL
+), reversals AS (
+    SELECT page.id, page.reverses, original.id AS original_id, original.status AS original_status,
+        original.amount AS original_amount, original.reversed_amount AS given_back,
+        CASE WHEN original.id IS NULL THEN EXISTS (SELECT FROM archives)
+            ELSE original.reversed_amount >= page.amount AND original.source IS NOT DISTINCT FROM page.destination
+                AND original.destination IS NOT DISTINCT FROM page.source END AS is_counted
+    FROM page LEFT JOIN LATERAL (SELECT * FROM transfers WHERE transfers.id = page.reverses LIMIT 1) original ON true
+    WHERE page.reverses IS NOT NULL AND page.status = 'posted'
 ), broken AS (
     SELECT 'posted_has_entries' AS invariant, CAST(id AS text) AS id,
         format('%s %s of %s from wallet %s to wallet %s: no such entry on the %s', kind, id, amount,
@@ -193,6 +210,17 @@ WITH page AS MATERIALIZED (
     SELECT 'unposted_has_no_entries', CAST(id AS text),
         format('transfer %s is %s, and points to entries', id, status)
     FROM linked WHERE status <> 'posted' AND (source_seq IS NOT NULL OR destination_seq IS NOT NULL)
+    UNION ALL
+    SELECT 'reversals_within_original', CAST(id AS text),
+        format('transfer %s of %s: %s was given back, by reversals of %s together', id, amount, reversed_amount,
+            given_back)
+    FROM originals WHERE reversed_amount > amount OR status <> 'posted' OR reverses IS NOT NULL
+        OR given_back > reversed_amount OR (given_back < reversed_amount AND NOT may_have_left)
+    UNION ALL
+    SELECT 'reversals_within_original', CAST(id AS text),
+        format('reversal %s of transfer %s: that is %s', id, reverses, CASE WHEN original_id IS NULL THEN 'not there'
+            ELSE format('%s, of %s, %s given back', original_status, original_amount, coalesce(given_back, 0)) END)
+    FROM reversals WHERE is_counted IS NOT TRUE
     UNION ALL
     SELECT 'amount_is_positive', CAST(id AS text), format('transfer %s: amount %s', id, amount)
     FROM linked WHERE amount < 1

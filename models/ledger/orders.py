@@ -37,7 +37,7 @@ from models.errors import (
 )
 from models.ledger.groups import Groups, NotTakenError
 from models.ledger.placement import Fate, Placement, Poster, record_together
-from models.ledger.transfer import Acceptance, Order, Receipt
+from models.ledger.transfer import REST_CENTS, Acceptance, Order, Receipt
 from models.schema.tables import entries, receipts, transfers, wallets
 
 # A conflict (a deadlock, an id drawn twice, a rival that rolled back) is gone at the next try. A server that died
@@ -247,7 +247,8 @@ def _find_recorded(connection: Connection, current: Placement) -> Row[Any]:
             transfers.c.id == current.transfer_id,
             transfers.c.source.is_not_distinct_from(order.source),
             transfers.c.destination.is_not_distinct_from(order.destination),
-            transfers.c.amount == order.amount_cents,
+            transfers.c.amount == (order.amount_cents if order.amount_cents != REST_CENTS else transfers.c.amount),
+            transfers.c.reverses.is_not_distinct_from(order.reverses),
         )
         if (row := connection.execute(own).first()) is not None:
             return row

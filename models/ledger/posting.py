@@ -8,12 +8,13 @@ other, and never in a circle.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from models.cache.kept_evictions import keeping
 from models.cache.wallet_cache import Evict, Eviction, nobody_caches
 from models.database.session import Session, Statement
-from models.ledger.settlement import Decision, Pending, Settlement, Wallet, settle
+from models.ledger.settlement import Decision, Original, Pending, Settlement, Wallet, settle
 from models.ledger.transfer import NO_DETAILS, Details, Kind, Status
 
 COMMIT = "COMMIT"
@@ -87,20 +88,31 @@ WHERE t.id = ANY (ARRAY[new.id])
 )
 # What nobody has waited for as pending is recorded as posted at once. A key that somebody else has used meanwhile
 # fails the statement, and the commit with it.
-_WRITE_NEW = Statement(
-    "write_new",
-    (*_WRITE_TYPES, *ROW_TYPES, *["bigint[]"] * 2),
-    _WRITE
-    + """
+_NEW = """{also}
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace,
-    description, reference, metadata, source_seq, destination_seq, status, attempts, completed_at)
+    description, reference, metadata, source_seq, destination_seq, status, attempts, completed_at{column})
 SELECT id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
     description, reference, CAST(metadata AS jsonb), source_seq, destination_seq, 'posted', 1, statement_timestamp()
-FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+    {column}
+FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23{parameter})
     AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata,
-        source_seq, destination_seq)
+        source_seq, destination_seq{column})
 ORDER BY coalesce(source, destination), key
-""",
+"""
+_NEW_TYPES = (*_WRITE_TYPES, *ROW_TYPES, *["bigint[]"] * 2)
+_WRITE_NEW = Statement("write_new", _NEW_TYPES, _WRITE + _NEW.format(also="", column="", parameter=""))
+_WRITE_REVERSALS = Statement(
+    "write_reversals",
+    (*_NEW_TYPES, *["bigint[]"] * 3),
+    _WRITE
+    + _NEW.format(
+        also=""", given_back AS (
+    UPDATE transfers AS t SET reversed_amount = original.cents
+    FROM unnest($25, $26) AS original (id, cents) WHERE t.id = ANY (ARRAY[original.id])
+)""",
+        column=", reverses",
+        parameter=", $24",
+    ),
 )
 
 
@@ -116,6 +128,7 @@ class NewTransfer(NamedTuple):
     request_hash: bytes | None = None
     trace: str | None = None
     details: Details = NO_DETAILS
+    reverses: int | None = None
 
     @property
     def pending(self) -> Pending:
@@ -128,6 +141,16 @@ class NewTransfer(NamedTuple):
         digest = None if self.request_hash is None else self.request_hash.hex()
         order = (self.id, self.kind.value, *self.pending[1:], self.idempotency_key, digest, self.trace)
         return (*order, *(_NO_ROW if self.details is NO_DETAILS else self.details.row))
+
+
+class Locked(NamedTuple):
+    """What a transaction has locked for new transfers.
+
+    ``wallets``: those of their parties that exist. ``originals``: by the reversals among them, what each gives back.
+    """
+
+    wallets: Mapping[int, Wallet]
+    originals: Mapping[int, Original] = MappingProxyType({})
 
 
 class Outcome(NamedTuple):
@@ -216,7 +239,7 @@ def post_within(
 def post_new(
     session: Session,
     news: Sequence[NewTransfer],
-    wallets: Mapping[int, Wallet],
+    locked: Locked,
     *,
     evict: Evict = nobody_caches,
     then: str = COMMIT,
@@ -224,9 +247,9 @@ def post_new(
     """Record and post what the books allow, in the order given. What they do not allow is not recorded.
 
     Args:
-        session: in a transaction that has locked the wallets.
+        session: in a transaction that has locked the originals, and after them the wallets.
         news: what to post.
-        wallets: those of its parties that exist.
+        locked: these.
         evict: as in :func:`post`.
         then: what follows in the same round trip; nothing does if nothing was written.
 
@@ -234,18 +257,35 @@ def post_new(
         psycopg2.errors.UniqueViolation: an id or a key is somebody else's by now.
         psycopg2.Error: any other technical fault.
     """
-    settlement = settle([each.pending for each in news], wallets)
+    settlement = settle([each.pending for each in news], locked.wallets, locked.originals)
     posted = [
-        (*new.row, decision.source_seq, decision.destination_seq)
-        for new, decision in zip(news, settlement.decisions, strict=True)
-        if decision.reason is None
+        (new, decision) for new, decision in zip(news, settlement.decisions, strict=True) if decision.reason is None
     ]
     if not posted:
         return _posting(settlement)
-    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, f"{ROW}nn"), then), evict)
+    if settlement.given_back:
+        writing = _Writing(_WRITE_REVERSALS, _reversal_columns(posted, settlement, locked.originals), then)
+    else:
+        rows = [(*new.row, decision.source_seq, decision.destination_seq) for new, decision in posted]
+        writing = _Writing(_WRITE_NEW, columns(rows, f"{ROW}nn"), then)
+    posting = _write(session, settlement, writing, evict)
     # A transfer's first entry is the giver's.
     posting.balances = {entry.transfer_id: entry.balance_after_cents for entry in reversed(settlement.entries)}
     return posting
+
+
+def _reversal_columns(
+    posted: Sequence[tuple[NewTransfer, Decision]], settlement: Settlement, originals: Mapping[int, Original]
+) -> list[str]:
+    """Return the columns of what is posted, reversals among it, and those of the originals."""
+    given_back = settlement.given_back
+    rows = [
+        # One that was to give back the rest has turned out to move something.
+        (*new._replace(amount_cents=given_back.get(new.id, new.amount_cents)).row, *decision[2:], new.reverses)
+        for new, decision in posted
+    ]
+    touched = {originals[each].id: originals[each].reversed_cents for each in given_back}
+    return [*columns(rows, f"{ROW}nnn"), *columns(sorted(touched.items()), "nn")]
 
 
 def _write(session: Session, settlement: Settlement, writing: "_Writing", evict: Evict) -> Posting:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 MAX_CENTS = 2**63 - 1  # int64, the widest integer of PostgreSQL and of every client that matters
 MAX_ID = 2**63 - 1
+# An amount that is none: all of a transfer that has not been given back yet, whatever that is by then.
+REST_CENTS = 0
 
 
 class Kind(StrEnum):
@@ -60,6 +62,7 @@ class Order:
     """What somebody asks for, before it has an id.
 
     ``call`` names the API call (``transfer/v2``): an idempotency key is bound to it as well as to the rest.
+    ``reverses``: the id of a transfer that it gives back, or ``amount_cents`` of it (:data:`REST_CENTS`: the rest).
     """
 
     call: str
@@ -70,6 +73,7 @@ class Order:
     idempotency_key: str | None = None
     trace: str | None = None
     details: Details = NO_DETAILS
+    reverses: int | None = None
 
     @property
     def user_id(self) -> int:
@@ -83,6 +87,8 @@ class Order:
     def request_hash(self) -> bytes:
         """Digest of what an idempotency key is bound to beside the user: the call and the parsed body."""
         facts = f"{self.call}|{self.source}|{self.destination}|{self.amount_cents}"
+        if self.reverses is not None:
+            facts += f"|reverses {self.reverses}"
         if self.details != NO_DETAILS:
             facts += f"|{json.dumps(self.details.row)}"
         return hashlib.sha256(facts.encode()).digest()

@@ -147,6 +147,8 @@ Index(
     transfers.c.id,
     postgresql_where=transfers.c.status == text("'pending'"),
 )
+# models/audit/books.py: what has given back a transfer.
+Index("transfers_reverses", transfers.c.reverses, postgresql_where=transfers.c.reverses.is_not(None))
 # jobs/dead_letters.py: what failed, newest first, a page at a time.
 Index("transfers_failed", transfers.c.id, postgresql_where=transfers.c.status == text("'failed'"))
 
@@ -353,6 +355,8 @@ event_head = Table(
 GUARDS: Mapping[str, str] = {
     # What is posted, rejected or canceled stays so; what failed is pending again only in its next generation.
     "transfers_final": "transfers",
+    # What was given back only grows, of what was posted and is no reversal.
+    "transfers_given_back": "transfers",
     # A version only grows, and a balance changes only with it.
     "wallets_versioned": "wallets",
     # What an audit came to stays as it is.

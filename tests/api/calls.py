@@ -46,6 +46,8 @@ STATUS_OF = {
     "balance_insufficient": 422,
     "self_transfer_invalid": 422,
     "balance_overflow": 422,
+    "not_reversible": 422,
+    "reversal_exceeds": 422,
     "idempotency_key_reused": 422,
     "rate_limited": 429,
     "unavailable": 503,

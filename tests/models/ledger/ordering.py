@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from models.database.engine import create_bounded_engine
 from models.database.session import Session, Statement
 from models.ledger.posting import COMMIT, Posting, post
-from models.ledger.transfer import Kind, Order
+from models.ledger.transfer import REST_CENTS, Kind, Order
 
 PATIENCE_S = 30.0
 
@@ -55,6 +55,27 @@ def transfer(
 def later(source: int, destination: int, amount_cents: int, *, key: str | None = None) -> Order:
     """A transfer as v2 orders it: to be accepted, and posted by a job."""
     return transfer(source, destination, amount_cents, key=key, call="transfer/v2")
+
+
+def reversal(
+    source: int | None,
+    destination: int | None,
+    original: int,
+    amount_cents: int = REST_CENTS,
+    *,
+    key: str | None = None,
+) -> Order:
+    """What gives an original back to ``destination``, all that is left of it or a part."""
+    kind = Kind.DEPOSIT if source is None else Kind.WITHDRAWAL if destination is None else Kind.TRANSFER
+    return Order(
+        call="transfers/reverse/v1",
+        kind=kind,
+        source=source,
+        destination=destination,
+        amount_cents=amount_cents,
+        idempotency_key=key,
+        reverses=original,
+    )
 
 
 def balances(engine: Engine) -> dict[int, int]:

@@ -18,7 +18,7 @@ from models.errors import Refused
 from models.ledger.orders import Orders
 from models.ledger.posting import Outcome, Posting, open_wallets
 from models.ledger.settlement import Wallet
-from models.ledger.transfer import Order, Status
+from models.ledger.transfer import REST_CENTS, Order, Status
 from models.schema.tables import entries, transfers, wallets
 from models.snowflake.ids import Snowflake
 from tests import nursery
@@ -30,6 +30,7 @@ from tests.models.ledger.ordering import (
     deposit,
     later,
     post_now,
+    reversal,
     transfer,
     uncommitted,
     withdrawal,
@@ -53,6 +54,8 @@ class Model:
     pages: dict[int, list[tuple[int, int | None, int, int]]] = field(default_factory=dict)
     orders: dict[int, tuple[int | None, int | None, int]] = field(default_factory=dict)
     fates: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+    reversals: set[int] = field(default_factory=set)
+    given_back: dict[int, int] = field(default_factory=dict)
 
     def record(self, number: int, payer: int | None, payee: int | None, amount: int) -> None:
         self.orders[number] = (payer, payee, amount)
@@ -93,6 +96,17 @@ class Model:
             else:
                 self.fates[number] = ("rejected", objection)
         return {number: self.fates[number] for number in known}
+
+    def reverse(self, number: int, amount: int | None) -> tuple[str | None, int]:
+        """Return the objection to a reversal, and how much it would give back."""
+        payer, payee, whole = self.orders[number]
+        left = whole - self.given_back.get(number, 0)
+        back = left if amount is None else amount
+        if self.fates[number][0] != "posted" or number in self.reversals:
+            return "not_reversible", 0
+        if back > left or back < 1:
+            return "reversal_exceeds", 0
+        return self.objection(payee, payer, back), back
 
     def execute(self, payer: int | None, payee: int | None, amount: int) -> str | None:
         """Return the objection; without one the caller says under which number it was posted."""
@@ -136,6 +150,25 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(payer=users, payee=users, amount=amounts)
     def transfer(self, payer: int, payee: int, amount: int) -> None:
         self.execute(transfer(payer, payee, amount))
+
+    @rule(choice=st.integers(0, 30), amount=st.none() | amounts)
+    def reverse(self, choice: int, amount: int | None) -> None:
+        """Of anything that is recorded, whatever became of it."""
+        (number,) = self.pick([choice])
+        if number not in self.model.orders:
+            return
+        payer, payee, _ = self.model.orders[number]
+        objection, back = self.model.reverse(number, amount)
+        order = reversal(payee, payer, number, REST_CENTS if amount is None else amount)
+        if objection is not None:
+            assert refusal(lambda: self.orders.execute(order)) == objection
+            return
+        receipt = self.orders.execute(order)
+        self.model.record(receipt.transfer_id, payee, payer, back)
+        self.model.move(receipt.transfer_id)
+        self.model.reversals.add(receipt.transfer_id)
+        self.model.given_back[number] = self.model.given_back.get(number, 0) + back
+        assert receipt.balance_cents == self.model.purses[order.user_id]
 
     @rule(payer=users, payee=users, amount=amounts)
     def accept(self, payer: int, payee: int, amount: int) -> None:
@@ -187,7 +220,12 @@ class LedgerMachine(RuleBasedStateMachine):
             pages: dict[int, list[tuple[int, int | None, int, int]]] = {who: [] for who in purses}
             for row in connection.execute(text("SELECT * FROM entries ORDER BY wallet_id, seq")):
                 pages[row.wallet_id].append((row.transfer_id, row.counterparty, row.amount, row.balance_after))
+            given_back = {
+                row.id: row.reversed_amount
+                for row in connection.execute(text("SELECT * FROM transfers WHERE reversed_amount IS NOT NULL"))
+            }
         assert (purses, fates, pages) == (self.model.purses, self.model.fates, self.model.pages)
+        assert given_back == self.model.given_back
 
     def teardown(self) -> None:
         check_books(self.engine)

@@ -19,7 +19,7 @@ from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from tests.books import check_books
 from tests.models.audit.auditing import begun
-from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, transfer
+from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, reversal, transfer
 
 FOUND = Finding(invariant="running_balance", count=1, ids=["1-2"], detail="why")
 AGAIN = "status = 'pending', reason = NULL, source_seq = NULL, destination_seq = NULL, completed_at = NULL"
@@ -36,6 +36,12 @@ REFUSED = [
     ("UPDATE transfers SET destination_seq = 7 WHERE status = 'posted'", "transfers_final"),
     ("UPDATE transfers SET completed_at = completed_at - interval '1 day' WHERE status = 'posted'", "transfers_final"),
     ("UPDATE transfers SET attempts = 0 WHERE status = 'posted'", "transfers_final"),
+    # Given back: what was counted could be given back once more.
+    ("UPDATE transfers SET reversed_amount = NULL WHERE reversed_amount > 0", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = reversed_amount - 1 WHERE reversed_amount > 0", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = 1 WHERE reverses IS NOT NULL", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = 1 WHERE status = 'pending'", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = reversed_amount + 1 WHERE reversed_amount > 0", None),
     # Rejected, and failed.
     ("UPDATE transfers SET AGAIN WHERE status = 'rejected'", "transfers_final"),
     ("UPDATE transfers SET reason = 'wallet_not_found' WHERE status = 'rejected'", "transfers_final"),
@@ -74,9 +80,10 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         orders = Orders(service, snowflake)
         orders.execute(deposit(1, 100))
         orders.execute(deposit(2, 1))
-        orders.execute(transfer(1, 2, 10))
+        paid = orders.execute(transfer(1, 2, 10)).transfer_id
         rejected, failed, pending = (orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70))
-        orders.execute(transfer(1, 2, 1))
+        orders.execute(transfer(1, 2, 3))
+        orders.execute(reversal(2, 1, paid, 2))
         # Some are numbered, and somebody else has forgotten some.
         for _ in range(3):
             events.number(service, most=1)
