@@ -95,6 +95,16 @@ class EntriesLeft(WalletServiceError):
             self.last_day = last_day
 
 
+class NoIndexServes(WalletServiceError):
+    """No index serves such a list."""
+
+    def __init__(self, asked: str, needed: str) -> None:
+        """``asked``: for which filter there is none; ``needed``: what has to be said besides."""
+        super().__init__()
+        self.asked = asked
+        self.needed = needed
+
+
 class NotArchived(WalletServiceError):
     """Nothing more leaves for an archive."""
 

@@ -151,6 +151,43 @@ Index(
 Index("transfers_reverses", transfers.c.reverses, postgresql_where=transfers.c.reverses.is_not(None))
 # jobs/dead_letters.py: what failed, newest first, a page at a time.
 Index("transfers_failed", transfers.c.id, postgresql_where=transfers.c.status == text("'failed'"))
+# models/ledger/listing.py: each by what a caller knows of it, newest first. Conditions that hold of every id and every
+# reference have to be said by whoever wants the index: so no other plan takes it for its own.
+_NEWEST = (transfers.c.created_at, transfers.c.id)
+Index("transfers_by_source", transfers.c.source, *_NEWEST, postgresql_where=transfers.c.source > text("0"))
+Index(
+    "transfers_by_destination", transfers.c.destination, *_NEWEST, postgresql_where=transfers.c.destination > text("0")
+)
+Index(
+    "transfers_by_parties",
+    transfers.c.source,
+    transfers.c.destination,
+    *_NEWEST,
+    postgresql_where=transfers.c.source.is_not(None) & transfers.c.destination.is_not(None),
+)
+_HAS_REFERENCE = transfers.c.reference.is_not(None)
+Index(
+    "transfers_by_source_reference",
+    transfers.c.source,
+    transfers.c.reference,
+    *_NEWEST,
+    postgresql_where=_HAS_REFERENCE,
+)
+Index(
+    "transfers_by_destination_reference",
+    transfers.c.destination,
+    transfers.c.reference,
+    *_NEWEST,
+    postgresql_where=_HAS_REFERENCE,
+)
+Index("transfers_by_reference", transfers.c.reference, *_NEWEST, postgresql_where=transfers.c.reference > text("''"))
+Index(
+    "transfers_by_status",
+    transfers.c.status,
+    *_NEWEST,
+    postgresql_where=(transfers.c.status != text("'posted'")) & (transfers.c.id > text("0")),
+)
+Index("transfers_by_bulk", transfers.c.bulk_id, *_NEWEST, postgresql_where=transfers.c.bulk_id.is_not(None))
 
 entries = Table(
     "entries",
