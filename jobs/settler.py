@@ -28,7 +28,7 @@ from models.database.session import Session
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen, Spent
-from models.ledger.posting import Outcome, Posting, post
+from models.ledger.posting import Outcome, Posting, post, post_bulk
 from models.ledger.rehearsal import Fault, judge
 from models.ledger.transfer import Kind, Status
 from models.snowflake.layout import instant_ms_of
@@ -67,7 +67,8 @@ class Settled:
 
     ``outcomes``: final now. ``spent``: an attempt failed. ``undone``: handed back, through no fault of their own;
     ``fault`` says why. ``dead``: the generations of those found to have failed before. ``set_apart``: those of the
-    undone of which nothing can be written down. ``unknown``: no transfers.
+    undone of which nothing can be written down. ``unknown``: no transfers. ``bulks``: those that are of an atomic bulk,
+    by that.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Settled:
     fault: str | None = None
     set_apart: set[int] = field(default_factory=set)
     unknown: list[int] = field(default_factory=list)
+    bulks: dict[int, list[int]] = field(default_factory=dict)
 
 
 class _DatabaseAwayError(Exception):
@@ -120,8 +122,14 @@ class Settler:
                 self._settle(others, settled, seen=None)
             for each in sorted(suspects, key=self._crashes.__getitem__):
                 self._settle_suspect(each, settled)
+            for bulk_id, ids in settled.bulks.items():
+                self._settle_bulk(bulk_id, ids, settled)
         except _DatabaseAwayError as away:
             settled.fault = str(away)
+        if settled.bulks:
+            # Of the others of these whoever has them in hand is told the same.
+            settled.outcomes = {each: settled.outcomes[each] for each in transfer_ids if each in settled.outcomes}
+            settled.spent = {each: settled.spent[each] for each in transfer_ids if each in settled.spent}
         settled.undone = [each for each in transfer_ids if each not in settled.outcomes and each not in settled.spent]
         if settled.fault is None:
             self._look_again(settled)
@@ -181,7 +189,9 @@ class Settler:
         """Post what can be locked at once, and return what cannot."""
         if self._try(ids, settled, wait_for_locks=False) is not None:
             self._settle_each(ids, settled, seen, wait_for_locks=False)
-        return [each for each in ids if each in seen and each not in settled.outcomes and each not in settled.spent]
+        apart = {each for members in settled.bulks.values() for each in members}
+        done = settled.outcomes.keys() | settled.spent.keys() | apart
+        return [each for each in ids if each in seen and each not in done]
 
     def _settle_each(
         self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], *, wait_for_locks: bool = True
@@ -190,6 +200,22 @@ class Settler:
             self.renew()
             if (fault := self._try([transfer_id], settled, wait_for_locks=wait_for_locks)) is not None:
                 self._blame(transfer_id, settled, seen, fault, wait_for_locks=wait_for_locks)
+
+    def _settle_bulk(self, bulk_id: int, ids: Sequence[int], settled: Settled) -> None:
+        """Settle an atomic bulk as a whole; what it fails through is the fault of all of it."""
+        tries = 0
+        while True:
+            self.renew()
+            seen = self._seen_of(lambda: attempts.find_seen_of_bulk(self._engine, bulk_id)) or {}
+            fault = self._run(ids, settled, lambda session: post_bulk(session, bulk_id, evict=self._cache.evict))
+            if fault is None:
+                return
+            tries += 1
+            most = PASSING_TRIES if is_passing(fault.error) and fault.code != LOCK_NOT_AVAILABLE else 2
+            if tries >= most:
+                break
+        words = _WALLET_LOCKED if fault.code == LOCK_NOT_AVAILABLE else _words_for(fault)
+        self._spend(list(seen), settled, seen, words, fault)
 
     def _settle_suspect(self, transfer_id: int, settled: Settled) -> None:
         """Settle one that may be what takes the server down: alone, once the server is seen to be up."""
@@ -211,14 +237,18 @@ class Settler:
                 if (again := self._try([transfer_id], settled, wait_for_locks=wait_for_locks)) is None:
                     return
                 fault = again
-        words = _WORDS.get(fault.code or "", f"the database refused it (SQLSTATE {fault.code})")
         if transfer_id in seen:
-            self._spend([transfer_id], settled, seen, words, fault)
+            self._spend([transfer_id], settled, seen, _words_for(fault), fault)
         else:
             self._set_apart(transfer_id, settled, fault.error)
 
     def _try(self, ids: Sequence[int], settled: Settled, *, wait_for_locks: bool = True) -> Fault | None:
-        """Post in one transaction; return what is wrong with one of the transfers.
+        """Post in one transaction; return what is wrong with one of the transfers. Raises as :meth:`_run`."""
+        evict = self._cache.evict
+        return self._run(ids, settled, lambda session: post(session, ids, wait_for_locks=wait_for_locks, evict=evict))
+
+    def _run(self, ids: Sequence[int], settled: Settled, work: Callable[[Session], Posting]) -> Fault | None:
+        """Post, and take over what it came to.
 
         Raises:
             _DatabaseAwayError: something is wrong, and with none of them.
@@ -227,7 +257,7 @@ class Settler:
         try:
             with Session(self._engine) as session:
                 is_under_way = True
-                posting = post(session, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
+                posting = work(session)
         except PoolTimeoutError as error:
             raise _DatabaseAwayError(first_line(error)) from error
         except DBAPIError as error:
@@ -244,6 +274,8 @@ class Settler:
         final = {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
         settled.outcomes |= final
         settled.traces |= posting.traces
+        for bulk_id, ids in posting.apart.items():
+            settled.bulks[bulk_id] = [*dict.fromkeys([*settled.bulks.get(bulk_id, ()), *ids])]
         for each in self._crashes.keys() & final:
             del self._crashes[each]
         _count_decided(posting)
@@ -304,11 +336,16 @@ class Settler:
 
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
         """Return the counters of those that are pending, without one that cannot be read."""
+        if (seen := self._seen_of(lambda: attempts.find_seen(self._engine, ids))) is not None:
+            return seen
+        return {} if len(ids) == 1 else {key: value for each in ids for key, value in self._seen([each]).items()}
+
+    def _seen_of(self, look: Callable[[], dict[int, Seen]]) -> dict[int, Seen] | None:
         try:
-            return attempts.find_seen(self._engine, ids)
+            return look()
         except Unavailable as error:
             self._raise_if_away(error.__cause__ or error)
-        return {} if len(ids) == 1 else {key: value for each in ids for key, value in self._seen([each]).items()}
+        return None
 
     def _raise_if_away(self, failure: BaseException) -> None:
         if not isinstance(failure, DBAPIError) or judge(self._engine, failure, took_s=0.0) is None:
@@ -330,6 +367,10 @@ class Settler:
                 settled.dead = attempts.find_dead_generations(self._engine, failed)
         except Unavailable as error:
             settled.fault = str(error)
+
+
+def _words_for(fault: Fault) -> str:
+    return _WORDS.get(fault.code or "", f"the database refused it (SQLSTATE {fault.code})")
 
 
 def _count_decided(posting: Posting) -> None:

@@ -49,6 +49,9 @@ class WayOn(Protocol):
     def put_on(self, due: Due) -> None:
         """Have a recorded transfer carried, within moments. What is lost here the relay finds."""
 
+    def put_all_on(self, dues: Sequence[Due]) -> None:
+        """Have many recorded transfers carried, while the caller waits, and nobody else who puts something on does."""
+
     def put_back(self, dues: Sequence[Due]) -> bool:
         """Have transfers carried that were carried before, and are pending again; return whether they will be."""
 

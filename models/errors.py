@@ -75,6 +75,25 @@ class IdempotencyKeyReused(Refused):
 
     code = "idempotency_key_reused"
 
+    def __init__(self, transfer_id: int | None = None) -> None:
+        """``transfer_id``: what the key is bound to."""
+        super().__init__()
+        self.transfer_id = transfer_id
+
+
+class BulkRejected(Refused):
+    """Another transfer of an atomic bulk was refused."""
+
+    code = "bulk_rejected"
+
+
+class BulkNotFound(WalletServiceError):
+    """There is no such bulk, or it is not the asker's to see."""
+
+    def __init__(self, bulk_id: int) -> None:
+        super().__init__()
+        self.bulk_id = bulk_id
+
 
 class TransferNotFound(WalletServiceError):
     """There is no such transfer, or it is not the asker's to see."""
@@ -143,5 +162,6 @@ REFUSALS: dict[str, type[Refused]] = {
         IdempotencyKeyReused,
         NotReversible,
         ReversalExceeds,
+        BulkRejected,
     )
 }

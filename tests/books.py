@@ -148,6 +148,23 @@ CHECKS = {
             OR (r.source, r.destination) IS DISTINCT FROM (t.destination, t.source)
         ) AND (t.id IS NOT NULL OR NOT EXISTS (SELECT FROM archives))
     """,
+    "a bulk counts its transfers, all of them, by how they have ended": """
+        SELECT b.*, t.* FROM bulks b LEFT JOIN LATERAL (
+            SELECT count(*) AS n, sum(amount) AS cents, min(source) AS payer, max(source) AS other_payer,
+                count(*) FILTER (WHERE status = 'posted') AS posted,
+                count(*) FILTER (WHERE status = 'failed') AS failed,
+                count(*) FILTER (WHERE status = 'rejected') AS rejected,
+                count(*) FILTER (WHERE status = 'canceled') AS canceled
+            FROM transfers WHERE bulk_id = b.id
+        ) t ON true
+        WHERE NOT EXISTS (SELECT FROM archives) AND (
+            (b.count, b.amount, b.user_id, b.user_id, b.posted, b.rejected, b.failed, b.canceled)
+            IS DISTINCT FROM (t.n, t.cents, t.payer, t.other_payer, t.posted, t.rejected, t.failed, t.canceled))
+    """,
+    "of an atomic bulk all is posted, or nothing": """
+        SELECT * FROM bulks WHERE atomic AND (
+            posted NOT IN (0, count) OR rejected NOT IN (0, count) OR failed NOT IN (0, count) OR canceled > 0)
+    """,
     "no amount ordered is below 1": "SELECT id, amount FROM transfers WHERE amount < 1",
 }
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.calls.call import Call
 from models.database.faults import first_line
-from models.errors import Fault, OutcomeUnknown, Refused, TransferNotFound
+from models.errors import BulkNotFound, Fault, IdempotencyKeyReused, OutcomeUnknown, Refused, TransferNotFound
 
 _log = structlog.get_logger("api")
 
@@ -38,6 +38,7 @@ PROBLEMS = {
         Problem("not_found", 404, "Nothing is here"),
         Problem("wallet_not_found", 404, "No such wallet"),
         Problem("job_not_found", 404, "No such job"),
+        Problem("bulk_not_found", 404, "No such bulk"),
         Problem("method_not_allowed", 405, "Method not allowed"),
         Problem("payload_too_large", 413, "The body is too large"),
         Problem("unsupported_media_type", 415, "The body must be application/json"),
@@ -83,9 +84,10 @@ def explain(error: Exception, call: Call) -> Explained:
         case ApiError():
             return Explained(error.code, error.detail, error.headers)
         case Refused():
-            return Explained(error.code, str(error))
-        case TransferNotFound():
-            return Explained("job_not_found", "There is no such job, or it is not yours.")
+            return _refused(error)
+        case TransferNotFound() | BulkNotFound():
+            what = "bulk" if isinstance(error, BulkNotFound) else "job"
+            return Explained(f"{what}_not_found", f"There is no such {what}, or it is not yours.")
         case OutcomeUnknown():
             _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
             return _unknown(error.transfer_id)
@@ -93,6 +95,13 @@ def explain(error: Exception, call: Call) -> Explained:
             _log.error("unavailable", cause=first_line(error))
             return _failed(call, "The service cannot reach its database, or is too busy.")
     return explain_unexpected(error, call)
+
+
+def _refused(error: Refused) -> Explained:
+    """Say why the books do not allow it; a key that was used names what it is bound to."""
+    if isinstance(error, IdempotencyKeyReused):
+        return Explained(error.code, str(error), facts={"transfer_id": str(error.transfer_id)})
+    return Explained(error.code, str(error))
 
 
 def explain_unexpected(error: Exception, call: Call) -> Explained:

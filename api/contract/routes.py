@@ -23,6 +23,9 @@ from api.contract.schemas import (
     AmountBody,
     AuditOut,
     BalanceOut,
+    BulkAcceptedOut,
+    BulkBody,
+    BulkOut,
     DeadLettersOut,
     DeadLettersQuery,
     EventsOut,
@@ -116,11 +119,17 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The `job_id` or `transfer_id` of an earlier answer.",
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
         "example": "118361825078153216",
-    }
+    },
+    "bulk_id": {
+        "description": "The `bulk_id` of an earlier answer.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "example": "118361825078153216",
+    },
 }
 
 LINKS = {
     "job": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/job_id"),
+    "bulk": Link(endpoint="bulks.bulk", parameter="bulk_id", value="$response.body#/bulk_id"),
     "transfer": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/transfer_id"),
     "next_transactions": Link(endpoint="wallets.transactions", parameter="cursor", value="$response.body#/next_cursor"),
     "next_dead_letters": Link(
@@ -266,6 +275,44 @@ OPERATIONS: dict[str, Operation] = {
                 example={"balance": 503, "transfer_id": _ID, "success": True},
                 headers=_REPLAYED,
                 links=("transfer",),
+            )
+        },
+    ),
+    "bulks.send": Operation(
+        tag="Money",
+        body=BulkBody,
+        body_example={"transfers": [_PAY, {"destination_user_id": 3, "amount": 500}], "atomic": False},
+        moves_money=True,
+        problems=("wallet_not_found", "self_transfer_invalid", "balance_overflow", "invalid_amount"),
+        answers={
+            202: Answer(
+                BulkAcceptedOut,
+                example={"bulk_id": _ID, "count": 2, "status_url": f"/api/bulks/v1/{_ID}"},
+                headers=("Location", "Retry-After", *_REPLAYED),
+                links=("bulk",),
+            )
+        },
+    ),
+    "bulks.bulk": Operation(
+        tag="Jobs",
+        who=Who.USER_OR_ADMIN,
+        problems=("bulk_not_found",),
+        answers={
+            200: Answer(
+                BulkOut,
+                example={
+                    "bulk_id": _ID,
+                    "count": 2,
+                    "amount": 1503,
+                    "atomic": False,
+                    "pending": 1,
+                    "posted": 1,
+                    "rejected": 0,
+                    "failed": 0,
+                    "canceled": 0,
+                    "created_at": _AT,
+                    "completed_at": None,
+                },
             )
         },
     ),

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from api.waiting import MAX_WAIT_S
 from jobs.event_json import as_json, resource_of, rfc3339
 from models.audit.record import AuditResult
+from models.ledger.bulks import MAX_ATOMIC_ITEMS, MAX_ITEMS, Bulk
 from models.ledger.events import REQUEUED, Event
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
@@ -193,6 +194,13 @@ class TransferBody(AmountBody):
     destination_user_id: IdIn
 
 
+class BulkBody(_Body):
+    """Transfers to send at once, and whether all of them are posted or none is."""
+
+    transfers: list[TransferBody] = Field(min_length=1, max_length=MAX_ITEMS)
+    atomic: bool = Field(default=False, strict=True, description=f"With it, {MAX_ATOMIC_ITEMS} transfers at most.")
+
+
 class NoQuery(_Body):
     """No query parameters."""
 
@@ -251,6 +259,47 @@ class AcceptedOut(_Answer):
     job_id: IdOut
     status: Literal["pending"] = "pending"
     status_url: str
+
+
+class BulkAcceptedOut(_Answer):
+    """Transfers that are durable, all of them, and will be posted or rejected by jobs."""
+
+    bulk_id: IdOut
+    count: Count
+    status_url: str
+
+
+class BulkOut(_Answer):
+    """How a bulk stands: how many of its transfers are pending, and how many have ended how."""
+
+    bulk_id: IdOut
+    count: Count
+    amount: MovedCents
+    atomic: bool
+    pending: Count
+    posted: Count
+    rejected: Count
+    failed: Count
+    canceled: Count
+    created_at: Instant
+    completed_at: Instant | None
+
+    @classmethod
+    def of(cls, bulk: Bulk) -> "BulkOut":
+        """Show a bulk."""
+        return cls(
+            bulk_id=bulk.id,
+            count=bulk.count,
+            amount=bulk.amount_cents,
+            atomic=bulk.is_atomic,
+            pending=bulk.pending,
+            posted=bulk.posted,
+            rejected=bulk.rejected,
+            failed=bulk.failed,
+            canceled=bulk.canceled,
+            created_at=bulk.created_at,
+            completed_at=bulk.completed_at,
+        )
 
 
 class JobOut(_Answer):

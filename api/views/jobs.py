@@ -13,7 +13,7 @@ from models.ledger.transfer import MAX_ID
 
 blueprint = Blueprint("jobs", __name__)
 
-_JOB_ID = re.compile(r"[0-9]{1,19}")
+_ID = re.compile(r"[0-9]{1,19}")
 
 
 @blueprint.get("/api/jobs/v1/<job_id>")
@@ -33,9 +33,13 @@ def read_job_id(job_id: str) -> int:
     Raises:
         TransferNotFound: no job can have it.
     """
-    transfer_id = int(job_id) if _JOB_ID.fullmatch(job_id) else 0
-    if transfer_id > MAX_ID:
-        transfer_id = 0
-    if not transfer_id:
-        raise TransferNotFound(transfer_id)
+    transfer_id = read_id(job_id)
+    if transfer_id is None:
+        raise TransferNotFound(0)
     return transfer_id
+
+
+def read_id(given: str) -> int | None:
+    """Read an id from a path, None if it can be nothing's."""
+    found = int(given) if _ID.fullmatch(given) else 0
+    return found if 0 < found <= MAX_ID else None

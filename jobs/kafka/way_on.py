@@ -32,6 +32,11 @@ class KafkaWayOn:
         """Have a recorded transfer carried."""
         self._sender.send(REQUESTED, key_of(due.source), encode(due))
 
+    def put_all_on(self, dues: Sequence[Due]) -> None:
+        """Have recorded transfers carried."""
+        for due in dues:
+            self.put_on(due)
+
     def put_back(self, dues: Sequence[Due]) -> bool:
         """Leave it to the relay, which finds what is due again within a fraction of a second."""
         del dues

@@ -26,6 +26,8 @@ from observe import background
 MOST_ACCEPTED = 10_000
 # Put on the queue in one call.
 MOST_AT_ONCE = 200
+# Put on in one call, of those that were accepted together.
+MOST_OF_BULK = 1_000
 # Between two calls: a lone transfer goes at once, and those that follow one another closely go together.
 PACE_S = 0.003
 # What an ending process waits for its last ones.
@@ -60,6 +62,13 @@ class RqWayOn:
             self._start_feeder()
         if self._accepted.qsize() < MOST_ACCEPTED:
             self._accepted.put(NewJob(due.id, due.trace))
+
+    def put_all_on(self, dues: Sequence[Due]) -> None:
+        """Put recorded transfers on the queue, a bounded number at a time. What finds no room the relay feeds in."""
+        jobs = [NewJob(each.id, each.trace) for each in dues]
+        for first in range(0, len(jobs), MOST_OF_BULK):
+            if not self._push(jobs[first : first + MOST_OF_BULK], lost=False):
+                return
 
     def put_back(self, dues: Sequence[Due]) -> bool:
         """Put transfers on the queue that were on it before, those that nobody has; return whether they are there."""

@@ -80,15 +80,27 @@ class Page(NamedTuple):
 
 # What changes some transfers, and leaves one row that tells of it (events.py): with theirs as they are now, since they
 # may be otherwise later, but for what is nobody's except the caller's. Its id is drawn when all of them are locked.
-# What is pending after an attempt is merely tried again.
+# What is pending after an attempt is merely tried again. Their bulks count them, as in posting.py.
 _TELL = """
 WITH changed AS ({change}), told AS (
     INSERT INTO event_batches (transfers, snapshots, created_at)
     SELECT array_agg(id ORDER BY id),
         jsonb_agg(to_jsonb(changed) - ARRAY['idempotency_key', 'request_hash'] ORDER BY id), statement_timestamp()
     FROM changed WHERE status <> 'pending' OR attempts = 0 HAVING count(*) > 0
+), counts AS (
+    SELECT bulk_id, count(*) FILTER (WHERE status = 'failed') - count(*) FILTER (WHERE status = 'pending') AS failed,
+        count(*) FILTER (WHERE status = 'canceled') AS canceled
+    FROM changed WHERE bulk_id IS NOT NULL AND (status <> 'pending' OR attempts = 0) GROUP BY bulk_id
+), kept AS (
+    SELECT id FROM bulks WHERE id = ANY (ARRAY(SELECT bulk_id FROM counts)) ORDER BY id FOR NO KEY UPDATE
+), counted AS (
+    UPDATE bulks AS b SET failed = b.failed + counts.failed, canceled = b.canceled + counts.canceled,
+        completed_at = CASE
+            WHEN b.posted + b.rejected + b.failed + counts.failed + b.canceled + counts.canceled = b.count
+            THEN statement_timestamp() END
+    FROM counts JOIN kept ON kept.id = counts.bulk_id WHERE b.id = counts.bulk_id
 )
-SELECT id, source, destination, amount, generation, attempts, next_attempt_at, trace, lost_leases FROM changed
+SELECT id, source, destination, amount, generation, attempts, next_attempt_at, trace, lost_leases, bulk_id FROM changed
 """
 _SPEND = text(
     _TELL.format(
@@ -134,6 +146,32 @@ RETURNING *
 """
     )
 )
+# Those of an atomic bulk end together: they have failed, too.
+_FAIL_COMPANIONS = text(
+    _TELL.format(
+        change="""
+UPDATE transfers AS t SET status = 'failed', reason = dead.reason, completed_at = statement_timestamp(),
+    last_error = dead.last_error, next_attempt_at = NULL
+FROM (
+    SELECT DISTINCT ON (d.bulk_id) d.bulk_id, d.reason, d.last_error FROM transfers AS d
+    JOIN bulks AS b ON b.id = d.bulk_id AND b.atomic
+    WHERE d.id = ANY (CAST(:ids AS bigint[])) AND d.status = 'failed' ORDER BY d.bulk_id, d.id
+) AS dead
+JOIN LATERAL (
+    SELECT id FROM transfers WHERE bulk_id = dead.bulk_id ORDER BY id FOR NO KEY UPDATE
+) AS locked ON true
+WHERE t.id = locked.id AND t.status = 'pending'
+RETURNING t.*
+"""
+    )
+)
+# What is brought back brings its companions with it.
+_FIND_COMPANIONS = text("""
+SELECT t.id, t.generation FROM transfers AS t WHERE t.status = 'failed' AND t.bulk_id IN (
+    SELECT d.bulk_id FROM transfers AS d JOIN bulks AS b ON b.id = d.bulk_id AND b.atomic
+    WHERE d.id = ANY (CAST(:ids AS bigint[])) AND d.status = 'failed'
+)
+""")
 # A generation that somebody saw as dead is reopened once, however often he asks. It is due as of now: what becomes
 # pending never does so in the past, where nobody would look for it.
 _REOPEN = text(
@@ -174,6 +212,14 @@ def find_seen(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Seen]:
     return {row.id: Seen(row.attempts, row.generation) for row in fetch_all(engine, query)}
 
 
+def find_seen_of_bulk(engine: Engine, bulk_id: int) -> dict[int, Seen]:
+    """Return the counters of what is pending of a bulk."""
+    query = select(transfers.c.id, transfers.c.attempts, transfers.c.generation).where(
+        transfers.c.bulk_id == bulk_id, transfers.c.status == "pending"
+    )
+    return {row.id: Seen(row.attempts, row.generation) for row in fetch_all(engine, query)}
+
+
 def spend(
     connection: Connection, seen: Mapping[int, Seen], delays_s: Mapping[int, float | None], *, error: str
 ) -> dict[int, Spent]:
@@ -194,8 +240,15 @@ def spend(
         "error": error,
         "reason": ATTEMPTS_EXHAUSTED,
     }
-    rows = connection.execute(_SPEND, parameters)
+    rows = connection.execute(_SPEND, parameters).all()
+    _fail_companions(connection, [row.id for row in rows if row.bulk_id is not None and row.next_attempt_at is None])
     return {row.id: Spent(row.generation, row.attempts, row.next_attempt_at, row.trace) for row in rows}
+
+
+def _fail_companions(connection: Connection, dead: Sequence[int]) -> None:
+    """Have those fail, too, that are in an atomic bulk with a dead letter."""
+    if dead:
+        connection.execute(_FAIL_COMPANIONS, {"ids": list(dead)})
 
 
 def count_lost(connection: Connection, leases: Mapping[int, int]) -> dict[int, int]:
@@ -220,17 +273,22 @@ def fail_lost(connection: Connection, transfer_ids: Iterable[int], *, most: int)
         transfer_ids: which; those are spared that have not lost ``most`` leases in their present generation.
         most: leases.
     """
-    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST, "most": most})
+    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST, "most": most}).all()
+    _fail_companions(connection, [row.id for row in rows if row.bulk_id is not None])
     return {row.id: Spent(row.generation, row.attempts, None, row.trace) for row in rows}
 
 
 def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:
     """Bring dead letters back as pending, in a new generation and with all their attempts.
 
+    Of an atomic bulk all come back, whichever is asked for.
+
     Args:
         connection: in a transaction.
         generations: the generation in which each was seen dead; one that was reopened since is left alone.
     """
+    companions = {row.id: row.generation for row in connection.execute(_FIND_COMPANIONS, {"ids": list(generations)})}
+    generations = companions | dict(generations)
     rows = connection.execute(_REOPEN, {"ids": list(generations), "generations": list(generations.values())})
     return [
         Due(row.id, row.source, row.destination, row.amount, row.trace, row.attempts, row.lost_leases) for row in rows

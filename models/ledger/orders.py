@@ -272,7 +272,7 @@ def _find_by_key(connection: Connection, order: Order) -> Row[Any] | None:
         )
     ).first()
     if row is not None and bytes(row.request_hash) != order.request_hash:
-        raise IdempotencyKeyReused
+        raise IdempotencyKeyReused(row.id)
     return row
 
 

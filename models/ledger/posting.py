@@ -6,6 +6,7 @@ of idempotency last, with the insert that is followed by the commit. Two batches
 other, and never in a circle.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from models.cache.kept_evictions import keeping
 from models.cache.wallet_cache import Evict, Eviction, nobody_caches
 from models.database.session import Session, Statement
-from models.ledger.settlement import Decision, Original, Pending, Settlement, Wallet, settle
+from models.ledger.settlement import Decision, Original, Pending, Settlement, Wallet, settle, settle_whole
 from models.ledger.transfer import NO_DETAILS, Details, Kind, Status
 
 COMMIT = "COMMIT"
@@ -29,20 +30,30 @@ _NO_ROW = NO_DETAILS.row
 # What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending.
 _LOCK = """
 WITH locked AS (
-    SELECT id, source, destination, amount, trace, status FROM transfers
-    WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE{locking}
+    SELECT id, source, destination, amount, trace, status, bulk_id FROM transfers
+    WHERE {which} ORDER BY id FOR NO KEY UPDATE{locking}
 ), batch AS (
-    SELECT id, source, destination, amount, trace FROM locked WHERE status = 'pending'
+    SELECT id, source, destination, amount, trace, bulk_id FROM locked WHERE status = 'pending'{only_if}
 ), held AS (
     SELECT id, balance, version FROM wallets
     WHERE id IN (SELECT source FROM batch UNION SELECT destination FROM batch)
     ORDER BY id FOR NO KEY UPDATE{locking}
 )
-SELECT id, source, destination, amount, trace, NULL AS balance, NULL AS version FROM batch
-UNION ALL SELECT id, NULL, NULL, NULL, NULL, balance, version FROM held
+SELECT id, source, destination, amount, trace, bulk_id, NULL AS balance, NULL AS version FROM batch
+UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, balance, version FROM held
 """
-_LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(locking=""))
-_LOCK_FREE = Statement("lock_free_of_batch", ("bigint[]",), _LOCK.format(locking=" SKIP LOCKED"))
+_OF_BATCH = {"which": "id = ANY ($1)", "only_if": ""}
+_LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(**_OF_BATCH, locking=""))
+_LOCK_FREE = Statement("lock_free_of_batch", ("bigint[]",), _LOCK.format(**_OF_BATCH, locking=" SKIP LOCKED"))
+# All of it is pending, or it is left alone.
+_LOCK_BULK = Statement(
+    "lock_bulk",
+    ("bigint",),
+    _LOCK.format(
+        which="bulk_id = $1", only_if=" AND NOT EXISTS (SELECT FROM locked WHERE status <> 'pending')", locking=""
+    ),
+)
+_FIND_ATOMIC = Statement("find_atomic", ("bigint[]",), "SELECT id FROM bulks WHERE id = ANY ($1) AND atomic")
 _LOCK_WALLETS = Statement(
     "lock_wallets",
     ("bigint[]",),
@@ -73,18 +84,32 @@ WITH moved AS (
     INSERT INTO event_batches (transfers, created_at) VALUES ($11, statement_timestamp())
 )
 """
-_WRITE_RECORDED = Statement(
-    "write_recorded",
-    (*_WRITE_TYPES, "bigint[]", "text[]", "bigint[]", "bigint[]"),
-    _WRITE
-    + """
+_RECORDED = """{also}
 UPDATE transfers AS t
 SET status = CASE WHEN new.reason IS NULL THEN 'posted' ELSE 'rejected' END,
     reason = new.reason, source_seq = new.source_seq, destination_seq = new.destination_seq,
     attempts = attempts + 1, next_attempt_at = NULL, completed_at = statement_timestamp()
 FROM unnest($11, $12, $13, $14) AS new (id, reason, source_seq, destination_seq)
 WHERE t.id = ANY (ARRAY[new.id])
-""",
+"""
+_RECORDED_TYPES = (*_WRITE_TYPES, "bigint[]", "text[]", "bigint[]", "bigint[]")
+_WRITE_RECORDED = Statement("write_recorded", _RECORDED_TYPES, _WRITE + _RECORDED.format(also=""))
+# A bulk counts what becomes of its transfers in the transaction in which it does. Whoever locks several bulks locks
+# them in the order of their ids, after everything else.
+_WRITE_OF_BULKS = Statement(
+    "write_of_bulks",
+    (*_RECORDED_TYPES, *["bigint[]"] * 3),
+    _WRITE
+    + _RECORDED.format(
+        also=""", kept AS (
+    SELECT id FROM bulks WHERE id = ANY ($15) ORDER BY id FOR NO KEY UPDATE
+), counted AS (
+    UPDATE bulks AS b SET posted = b.posted + new.posted, rejected = b.rejected + new.rejected,
+        completed_at = CASE WHEN b.posted + new.posted + b.rejected + new.rejected + b.failed + b.canceled = b.count
+            THEN statement_timestamp() END
+    FROM unnest($15, $16, $17) AS new (id, posted, rejected) JOIN kept USING (id) WHERE b.id = ANY (ARRAY[new.id])
+)"""
+    ),
 )
 # What nobody has waited for as pending is recorded as posted at once. A key that somebody else has used meanwhile
 # fails the statement, and the commit with it.
@@ -166,7 +191,8 @@ class Posting:
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
     ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``eviction`` is
-    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each.
+    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each. ``apart``: the
+    transfers that were left pending, since they are of an atomic bulk, by that (:func:`post_bulk`).
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -175,6 +201,7 @@ class Posting:
     decided: list[int] = field(default_factory=list)
     eviction: Eviction = field(default_factory=lambda: Eviction({}))
     balances: dict[int, int] = field(default_factory=dict)
+    apart: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[int, int]:
@@ -220,20 +247,76 @@ def post_within(
 ) -> Posting:
     """Do what :func:`post` does, in a transaction that has begun: it ends as ``then`` says, if anything was decided."""
     rows = session.rows(_LOCK_ALL if wait_for_locks else _LOCK_FREE, array(transfer_ids))
-    batch = [Pending._make(row[:4]) for row in rows if row[5] is None]
-    wallets = {row[0]: Wallet(row[5], row[6]) for row in rows if row[5] is not None}
+    batch = [Pending._make(row[:4]) for row in rows if row[6] is None]
+    wallets = {row[0]: Wallet(row[6], row[7]) for row in rows if row[6] is not None}
+    bulks = {row[0]: row[5] for row in rows if row[5] is not None}
+    apart = _of_atomic(session, bulks) if bulks else {}
+    if apart:
+        batch = [transfer for transfer in batch if bulks.get(transfer.id) not in apart]
     wallets |= _opened(session, batch, wallets)
     if not wait_for_locks:
         blocked = find_blocked(session, batch, wallets)
         batch = [transfer for transfer in batch if not blocked & {transfer.source, transfer.destination}]
     if not batch:
+        return Posting(apart=apart)
+    posting = _write_recorded(session, settle(batch, wallets), bulks, evict, then)
+    posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
+    posting.apart = apart
+    return posting
+
+
+def post_bulk(session: Session, bulk_id: int, *, evict: Evict = nobody_caches) -> Posting:
+    """Post an atomic bulk in a transaction of its own: all of it, or reject all of it. It is true when this returns.
+
+    One that is not pending as a whole is left alone.
+
+    Raises:
+        psycopg2.Error: as :func:`post`.
+    """
+    session.begin()
+    rows = session.rows(_LOCK_BULK, bulk_id)
+    batch = [Pending._make(row[:4]) for row in rows if row[6] is None]
+    if not batch:
+        session.rollback()
         return Posting()
-    settlement = settle(batch, wallets)
-    writing = _Writing(_WRITE_RECORDED, columns(settlement.decisions, "ntnn"), then)
+    settlement = settle_whole(batch, {row[0]: Wallet(row[6], row[7]) for row in rows if row[6] is not None})
+    posting = _write_recorded(session, settlement, {each.id: bulk_id for each in batch}, evict, COMMIT)
+    posting.traces = {row[0]: row[4] for row in rows if row[4]}
+    return posting
+
+
+def _of_atomic(session: Session, bulks: Mapping[int, int]) -> dict[int, list[int]]:
+    """Return the transfers that are of an atomic bulk, by that."""
+    atomic = {row[0] for row in session.rows(_FIND_ATOMIC, array(sorted(set(bulks.values()))))}
+    apart: dict[int, list[int]] = {}
+    for transfer_id, bulk_id in bulks.items():
+        if bulk_id in atomic:
+            apart.setdefault(bulk_id, []).append(transfer_id)
+    return apart
+
+
+def _write_recorded(
+    session: Session, settlement: Settlement, bulks: Mapping[int, int], evict: Evict, then: str
+) -> Posting:
+    """Write what recorded transfers come to, of which some may be of bulks."""
+    decided = columns(settlement.decisions, "ntnn")
+    if bulks and (counted := _count_by_bulk(settlement, bulks)):
+        writing = _Writing(_WRITE_OF_BULKS, [*decided, *columns(counted, "nnn")], then)
+    else:
+        writing = _Writing(_WRITE_RECORDED, decided, then)
     posting = _write(session, settlement, writing, evict)
     posting.decided = list(posting.outcomes)
-    posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
     return posting
+
+
+def _count_by_bulk(settlement: Settlement, bulks: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """Return bulks, each with how many of its transfers are posted and how many rejected."""
+    posted: Counter[int] = Counter()
+    rejected: Counter[int] = Counter()
+    for decision in settlement.decisions:
+        if (bulk_id := bulks.get(decision.transfer_id)) is not None:
+            (posted if decision.reason is None else rejected)[bulk_id] += 1
+    return [(bulk_id, posted[bulk_id], rejected[bulk_id]) for bulk_id in sorted({*posted, *rejected})]
 
 
 def post_new(

@@ -3,12 +3,19 @@
 This is where money is computed, and the only place. Everything around it is about locks and delivery.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from models.errors import BalanceInsufficient, BalanceOverflow, NotReversible, ReversalExceeds, WalletNotFound
+from models.errors import (
+    BalanceInsufficient,
+    BalanceOverflow,
+    BulkRejected,
+    NotReversible,
+    ReversalExceeds,
+    WalletNotFound,
+)
 from models.ledger.transfer import MAX_CENTS, REST_CENTS
 
 
@@ -113,6 +120,16 @@ def settle(
         else:
             settlement.decisions.append(Decision(transfer.id, reason))
     return settlement
+
+
+def settle_whole(batch: Sequence[Pending], wallets: Mapping[int, Wallet]) -> Settlement:
+    """Decide an atomic bulk, in the order given: all of it is posted, or nothing. The first to be refused says why."""
+    settlement = settle(batch, wallets)
+    blamed = next((each for each in settlement.decisions if each.reason is not None), None)
+    if blamed is None:
+        return settlement
+    others = {each.id: Decision(each.id, BulkRejected.code) for each in batch if each.id != blamed.transfer_id}
+    return Settlement([others.get(each.id, blamed) for each in batch])
 
 
 def _give_back(transfer: Pending, original: Original, wallets: dict[int, Wallet], settlement: Settlement) -> Decision:

@@ -20,6 +20,7 @@ PRIVILEGES: Mapping[str, str] = {
         " last_error, next_attempt_at, completed_at, reversed_amount)"
     ),
     "entries": "SELECT, INSERT",
+    "bulks": "SELECT, INSERT, UPDATE (posted, rejected, failed, canceled, completed_at)",
     # What leaves, and what is kept of it, is the owner's alone to say (models/ledger/archives.py).
     "archives": "SELECT",
     "openings": "SELECT",

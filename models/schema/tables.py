@@ -215,6 +215,36 @@ entries = Table(
 # models/ledger/history.py with a type: a filtered page is a range of this one.
 Index("entries_by_type", entries.c.wallet_id, entries.c.type, entries.c.seq)
 
+bulks = Table(
+    "bulks",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # a Snowflake
+    Column("user_id", BigInteger, nullable=False),  # the payer of all of it
+    Column("count", Integer, nullable=False),
+    Column("amount", BigInteger, nullable=False),  # cents: the sum
+    Column("atomic", Boolean, nullable=False),  # posted in one transaction, or not at all
+    # How many of its transfers have ended so; the others are pending.
+    Column("posted", Integer, nullable=False, server_default=text("0")),
+    Column("rejected", Integer, nullable=False, server_default=text("0")),
+    Column("failed", Integer, nullable=False, server_default=text("0")),
+    Column("canceled", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("completed_at", _timestamp),
+    CheckConstraint("id > 0", name="id_positive"),
+    CheckConstraint("count > 0 AND amount > 0", name="sums_positive"),
+    CheckConstraint(
+        "posted >= 0 AND rejected >= 0 AND failed >= 0 AND canceled >= 0"
+        " AND posted + rejected + failed + canceled <= count",
+        name="counts_within",
+    ),
+    CheckConstraint(
+        "(posted + rejected + failed + canceled = count) = (completed_at IS NOT NULL)", name="completed_when_counted"
+    ),
+    comment="Transfers that were sent together: how many, and how many of them have ended how.",
+    # Counted in place, batch by batch.
+    postgresql_with={"fillfactor": "50", **_SMALL},
+)
+
 archives = Table(
     "archives",
     metadata,

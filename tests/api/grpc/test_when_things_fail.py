@@ -29,7 +29,11 @@ from tests.proxy import TcpProxy
 from wallet.v1.wallet_pb2 import AmountRequest, JobRequest
 
 # What REST has and gRPC has not: a URL, an HTTP method, a media type.
-NOT_OURS = {"not_found", "method_not_allowed", "unsupported_media_type"} | {"not_reversible", "reversal_exceeds"}
+NOT_OURS = {"not_found", "method_not_allowed", "unsupported_media_type"} | {
+    "not_reversible",
+    "reversal_exceeds",
+    "bulk_not_found",
+}
 # What makes the transfer durable: one statement, or the commit of a transaction.
 COMMITS = {method: b"INSERT INTO transfers" if method == "EnqueueTransfer" else b"COMMIT" for method in MOVES}
 

@@ -28,6 +28,7 @@ INVARIANTS = {
     "amount_is_positive",
     "balance_equals_entries",
     "balance_not_negative",
+    "bulk_counts_transfers",
     "entry_has_posted_transfer",
     "entry_has_wallet",
     "money_is_conserved",
@@ -175,6 +176,18 @@ CRIMES: list[tuple[str, dict[str, list[str]]]] = [
         UPDATE transfers SET reversed_amount = 20 WHERE amount = 20
         """,
         {"reversals_within_original": [POSTED, WITHDRAWN]},
+    ),
+    # A bulk that has more than it says, and one that has fewer.
+    (
+        """
+        INSERT INTO bulks (id, user_id, count, amount, atomic) VALUES (7, 1, 2, 9, false);
+        UPDATE transfers SET bulk_id = 7 WHERE kind = 'transfer'
+        """,
+        {"bulk_counts_transfers": ["7"]},
+    ),
+    (
+        "INSERT INTO bulks (id, user_id, count, amount, atomic) VALUES (7, 1, 2, 9, false)",
+        {"bulk_counts_transfers": ["7"]},
     ),
     ("UPDATE transfers SET reverses = 5 WHERE kind = 'withdrawal'", {"reversals_within_original": [WITHDRAWN]}),
 ]

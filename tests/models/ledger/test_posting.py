@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from sqlalchemy import Connection, Engine, insert, select, text
 
 from models.database.session import Session
 from models.errors import Refused
+from models.ledger.bulks import BulkItem, BulkOrder, Bulks
 from models.ledger.orders import Orders
-from models.ledger.posting import Outcome, Posting, open_wallets
+from models.ledger.posting import Outcome, Posting, open_wallets, post_bulk
 from models.ledger.settlement import Wallet
 from models.ledger.transfer import REST_CENTS, Order, Status
 from models.schema.tables import entries, transfers, wallets
@@ -56,6 +58,7 @@ class Model:
     fates: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     reversals: set[int] = field(default_factory=set)
     given_back: dict[int, int] = field(default_factory=dict)
+    atomic: dict[int, list[int]] = field(default_factory=dict)
 
     def record(self, number: int, payer: int | None, payee: int | None, amount: int) -> None:
         self.orders[number] = (payer, payee, amount)
@@ -84,7 +87,8 @@ class Model:
 
     def post(self, numbers: list[int]) -> dict[int, tuple[str, str | None]]:
         known = sorted({number for number in numbers if number in self.orders})
-        waiting = [number for number in known if self.fates[number][0] == "pending"]
+        apart = {number for members in self.atomic.values() for number in members}
+        waiting = [number for number in known if self.fates[number][0] == "pending" and number not in apart]
         for number in waiting:
             payer, payee, _ = self.orders[number]
             if payer is None and payee is not None:
@@ -96,6 +100,20 @@ class Model:
             else:
                 self.fates[number] = ("rejected", objection)
         return {number: self.fates[number] for number in known}
+
+    def post_bulk(self, bulk: int) -> None:
+        """All of it or nothing: what is refused first undoes what was before it."""
+        members = self.atomic[bulk]
+        if self.fates[members[0]][0] != "pending":
+            return
+        before = deepcopy((self.purses, self.pages))
+        for number in members:
+            objection = self.objection(*self.orders[number])
+            if objection is not None:
+                self.purses, self.pages = before
+                self.fates |= dict.fromkeys(members, ("rejected", "bulk_rejected")) | {number: ("rejected", objection)}
+                return
+            self.move(number)
 
     def reverse(self, number: int, amount: int | None) -> tuple[str | None, int]:
         """Return the objection to a reversal, and how much it would give back."""
@@ -132,12 +150,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.engine = engine
         self.ids = ids
         self.orders = Orders(engine, ids)
+        self.bulks = Bulks(engine, ids)
         self.model = Model()
 
     @initialize()
     def begin_with_empty_books(self) -> None:
         with self.engine.begin() as connection:
-            connection.execute(text("TRUNCATE entries, transfers, wallets"))
+            connection.execute(text("TRUNCATE entries, transfers, wallets, bulks"))
 
     @rule(user=users, amount=amounts)
     def deposit(self, user: int, amount: int) -> None:
@@ -204,7 +223,33 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(posting.wallets[who].balance_cents == self.model.purses[who] for who in posting.wallets)
 
         again = post_now(self.engine, numbers)
-        assert again == Posting(posting.outcomes, {})
+        assert again == Posting(posting.outcomes, {}, apart=posting.apart)
+
+    @rule(
+        payer=users, items=st.lists(st.tuples(users, st.integers(1, 40)), min_size=1, max_size=4), atomic=st.booleans()
+    )
+    def send_a_bulk(self, payer: int, items: list[tuple[int, int]], atomic: bool) -> None:
+        order = BulkOrder(
+            user_id=payer, items=[BulkItem(*item) for item in items if item[0] != payer], is_atomic=atomic
+        )
+        if not order.items:
+            return
+        if payer not in self.model.purses:
+            assert refusal(lambda: self.bulks.accept(order)) == "wallet_not_found"
+            return
+        acceptance = self.bulks.accept(order)
+        for number, item in zip(acceptance.transfer_ids, order.items, strict=True):
+            self.model.record(number, payer, item.destination, item.amount_cents)
+        if atomic:
+            self.model.atomic[acceptance.bulk_id] = list(acceptance.transfer_ids)
+
+    @rule(choice=st.integers(0, 5))
+    def post_an_atomic_bulk(self, choice: int) -> None:
+        bulks = list(self.model.atomic)
+        if choice < len(bulks):
+            with Session(self.engine) as session:
+                post_bulk(session, bulks[choice])
+            self.model.post_bulk(bulks[choice])
 
     @rule(choice=choices)
     def post_a_batch_and_roll_back(self, choice: list[int]) -> None:

@@ -2,8 +2,8 @@
 
 from models.schema.migrations import online
 
-revision = "0017"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
