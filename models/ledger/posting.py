@@ -9,6 +9,7 @@ other, and never in a circle.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from models.cache.kept_evictions import keeping
@@ -26,20 +27,22 @@ _NO_ROW = NO_DETAILS.row
 
 # FOR NO KEY UPDATE, not FOR UPDATE: an insert elsewhere that merely refers to a row takes KEY SHARE on it, and the two
 # dead-locked 228 of 240 concurrent transfers in a trial; with NO KEY UPDATE none.
-# What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending.
+# What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending. What is
+# planned for later is left alone, whoever has brought it here.
 _LOCK = """
 WITH locked AS (
-    SELECT id, source, destination, amount, trace, status FROM transfers
+    SELECT id, source, destination, amount, trace, not_before, status FROM transfers
     WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE{locking}
 ), batch AS (
-    SELECT id, source, destination, amount, trace FROM locked WHERE status = 'pending'
+    SELECT id, source, destination, amount, trace, not_before FROM locked
+    WHERE status = 'pending' AND (not_before IS NULL OR not_before <= statement_timestamp())
 ), held AS (
     SELECT id, balance, version FROM wallets
     WHERE id IN (SELECT source FROM batch UNION SELECT destination FROM batch)
     ORDER BY id FOR NO KEY UPDATE{locking}
 )
-SELECT id, source, destination, amount, trace, NULL AS balance, NULL AS version FROM batch
-UNION ALL SELECT id, NULL, NULL, NULL, NULL, balance, version FROM held
+SELECT id, source, destination, amount, trace, NULL AS balance, NULL AS version, not_before FROM batch
+UNION ALL SELECT id, NULL, NULL, NULL, NULL, balance, version, NULL FROM held
 """
 _LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(locking=""))
 _LOCK_FREE = Statement("lock_free_of_batch", ("bigint[]",), _LOCK.format(locking=" SKIP LOCKED"))
@@ -166,7 +169,8 @@ class Posting:
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
     ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``eviction`` is
-    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each.
+    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each. ``planned``:
+    for when those were planned that were decided now, of those that were.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -175,6 +179,7 @@ class Posting:
     decided: list[int] = field(default_factory=list)
     eviction: Eviction = field(default_factory=lambda: Eviction({}))
     balances: dict[int, int] = field(default_factory=dict)
+    planned: dict[int, datetime] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[int, int]:
@@ -188,7 +193,7 @@ def post(
     """Post a batch of recorded transfers in a transaction of its own: it is true when this returns.
 
     A transfer that is final already is left alone and its stored outcome returned, which is what makes it safe
-    to run a job twice.
+    to run a job twice. So is one that is planned for later, as pending.
 
     Args:
         session: in no transaction.
@@ -233,6 +238,7 @@ def post_within(
     posting = _write(session, settlement, writing, evict)
     posting.decided = list(posting.outcomes)
     posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
+    posting.planned = {row[0]: row[7] for row in rows if row[7] and row[0] in posting.outcomes}
     return posting
 
 
