@@ -8,8 +8,8 @@ other, and never in a circle.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from models.cache.kept_evictions import keeping
