@@ -12,8 +12,9 @@ again within the moment after it that a rehearsal takes; and once more some trie
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 from sqlalchemy import Engine
@@ -63,12 +64,12 @@ class TransferFailedError(Exception):
 
 @dataclass(slots=True)
 class Settled:
-    """What became of a batch: every id is in one of the first three, or was never a transfer.
+    """What became of a batch: every id is in one of the first three, planned for later, or was never a transfer.
 
     ``outcomes``: final now. ``spent``: an attempt failed. ``undone``: handed back, through no fault of their own;
     ``fault`` says why. ``dead``: the generations of those found to have failed before. ``set_apart``: those of the
-    undone of which nothing can be written down. ``unknown``: no transfers. ``bulks``: those that are of an atomic bulk,
-    by that.
+    undone of which nothing can be written down. ``unknown``: no transfers. ``early``: planned for later, and for when;
+    to be let go of, for the relay brings them then. ``bulks``: those that are of an atomic bulk, by that.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -80,6 +81,7 @@ class Settled:
     set_apart: set[int] = field(default_factory=set)
     unknown: list[int] = field(default_factory=list)
     bulks: dict[int, list[int]] = field(default_factory=dict)
+    early: dict[int, datetime] = field(default_factory=dict)
 
 
 class _DatabaseAwayError(Exception):
@@ -352,7 +354,7 @@ class Settler:
             raise _DatabaseAwayError(first_line(failure)) from failure
 
     def _look_again(self, settled: Settled) -> None:
-        """Tell the undone from those that somebody else has settled and from those that nobody knows.
+        """Tell the undone from those that somebody else has settled, that are planned for later, and that nobody knows.
 
         Of those that are dead letters, learn in which generation they failed.
         """
@@ -361,7 +363,9 @@ class Settler:
                 known = attempts.find_outcomes(self._engine, settled.undone)
                 settled.unknown = [each for each in settled.undone if each not in known]
                 settled.outcomes |= {each: outcome for each, outcome in known.items() if outcome.status.is_final}
-                settled.undone = [each for each in known if each not in settled.outcomes]
+                left = [each for each in known if each not in settled.outcomes]
+                settled.early = attempts.find_early(self._engine, left) if left else {}
+                settled.undone = [each for each in left if each not in settled.early]
             failed = [each for each, outcome in settled.outcomes.items() if outcome.status is Status.FAILED]
             if failed:
                 settled.dead = attempts.find_dead_generations(self._engine, failed)
@@ -375,14 +379,19 @@ def _words_for(fault: Fault) -> str:
 
 def _count_decided(posting: Posting) -> None:
     """Count what a commit has just made true, and not what was true before. Only transfers are jobs."""
-    now_ms = time.time() * 1000
+    now_s = time.time()
     posted = [each for each in posting.decided if posting.outcomes[each].status is Status.POSTED]
     metrics.transfers[Kind.TRANSFER, Status.POSTED].inc(len(posted))
     metrics.transfers[Kind.TRANSFER, Status.REJECTED].inc(len(posting.decided) - len(posted))
-    # An id tells when its transfer was accepted. By a clock that may be another machine's, and ahead.
+    # By a clock that may be another machine's, and ahead.
     metrics.observe_all(
-        metrics.transfer_settle_seconds, [max(0, now_ms - instant_ms_of(each)) / 1000 for each in posted]
+        metrics.transfer_settle_seconds, [max(0.0, now_s - _began_at_s(each, posting.planned)) for each in posted]
     )
+
+
+def _began_at_s(transfer_id: int, planned: Mapping[int, datetime]) -> float:
+    """Return since when a transfer is to be settled: as planned, or since it was accepted, which its id tells."""
+    return max(instant_ms_of(transfer_id) / 1000, planned[transfer_id].timestamp() if transfer_id in planned else 0.0)
 
 
 def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) -> Status:
@@ -396,7 +405,7 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
         status = Status.PENDING if spent.next_attempt_at else Status.FAILED
     elif (outcome := settled.outcomes.get(transfer_id)) is not None:
         status = outcome.status
-    elif transfer_id in settled.undone:
+    elif transfer_id in settled.undone or transfer_id in settled.early:
         status = Status.PENDING
     else:
         raise TransferNotFound(transfer_id)

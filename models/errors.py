@@ -95,6 +95,22 @@ class BulkNotFound(WalletServiceError):
         self.bulk_id = bulk_id
 
 
+class NotCancelable(Refused):
+    """The transfer cannot be canceled."""
+
+    code = "not_cancelable"
+
+    def __init__(self, status: str, why: str) -> None:
+        """``status``: how it stands. ``why``: half a sentence for whoever wanted to cancel it."""
+        super().__init__()
+        self.status = status
+        self.why = why
+
+    def __str__(self) -> str:
+        """Return why, and how it stands."""
+        return f"The transfer cannot be canceled: {self.why} (it is {self.status})."
+
+
 class TransferNotFound(WalletServiceError):
     """There is no such transfer, or it is not the asker's to see."""
 

@@ -1,5 +1,7 @@
 """Moving money: a call becomes an order, and its answer says whether it was one before."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from api.calls.call import Call
@@ -59,20 +61,27 @@ def transfer_now(services: Services, call: Call, terms: Terms, destination: int)
     return _execute(services, call, order)
 
 
-def transfer_later(services: Services, call: Call, terms: Terms, destination: int) -> Acceptance:
-    """Record a transfer, and have its job put on the queue.
+def transfer_later(
+    services: Services, call: Call, terms: Terms, destination: int, not_before: datetime | None = None
+) -> Acceptance:
+    """Record a transfer, and have its job put on the queue; or, if it is planned for later, shown until then.
 
     Raises:
         models.errors.WalletServiceError: as :meth:`models.ledger.orders.Orders.accept`.
     """
     order = _order("transfer/v2", Kind.TRANSFER, terms, call, (terms.user_id, destination))
+    if not_before is not None:
+        order = replace(order, not_before=not_before)
     acceptance = services.orders.accept(order)
     _note(call, acceptance)
     logs.bind(job_id=str(acceptance.transfer_id))
     if not acceptance.replayed:
         # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
         due = Due(acceptance.transfer_id, order.source, order.destination, order.amount_cents, order.trace)
-        services.way_on.put_on(due)
+        if not_before is not None and not_before > datetime.now(UTC):
+            services.way_on.show_planned(due, not_before)
+        else:
+            services.way_on.put_on(due)
     return acceptance
 
 

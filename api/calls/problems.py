@@ -48,6 +48,7 @@ PROBLEMS = {
         Problem("not_reversible", 422, "The transfer cannot be given back"),
         Problem("reversal_exceeds", 422, "Less is left of the transfer"),
         Problem("idempotency_key_reused", 422, "The idempotency key was used before"),
+        Problem("not_cancelable", 422, "It can be canceled no more"),
         Problem("rate_limited", 429, "Too many requests"),
         Problem("unavailable", 503, "Temporarily unavailable"),
         Problem("outcome_unknown", 503, "The outcome is not known"),

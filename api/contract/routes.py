@@ -33,6 +33,7 @@ from api.contract.schemas import (
     HealthOut,
     JobOut,
     JobQuery,
+    LaterTransferBody,
     MoneyOut,
     NoQuery,
     ReadinessOut,
@@ -130,6 +131,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 LINKS = {
     "job": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/job_id"),
     "bulk": Link(endpoint="bulks.bulk", parameter="bulk_id", value="$response.body#/bulk_id"),
+    "cancel": Link(endpoint="jobs.cancel", parameter="job_id", value="$response.body#/job_id"),
     "transfer": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/transfer_id"),
     "next_transactions": Link(endpoint="wallets.transactions", parameter="cursor", value="$response.body#/next_cursor"),
     "next_dead_letters": Link(
@@ -164,6 +166,8 @@ _POSTED = {
 }
 _DEAD = _POSTED | {"status": "failed", "reason": "attempts_exhausted", "attempts": 4, "last_error": "lock timeout"}
 _PENDING = _POSTED | {"status": "pending", "attempts": 0, "completed_at": None}
+_PLANNED = _PENDING | {"next_attempt_at": "2026-12-01T08:00:00.000000Z", "not_before": "2026-12-01T08:00:00.000000Z"}
+_CANCELED = _PLANNED | {"status": "canceled", "next_attempt_at": None, "completed_at": _POSTED["completed_at"]}
 _AUDIT = {
     "ok": False,
     "started_at": "2026-11-23T14:47:38.155688Z",
@@ -240,7 +244,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "transfers.transfer_later": Operation(
         tag="Money",
-        body=TransferBody,
+        body=LaterTransferBody,
         body_example=_PAY,
         moves_money=True,
         problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid"),
@@ -249,7 +253,7 @@ OPERATIONS: dict[str, Operation] = {
                 AcceptedOut,
                 example={"success": True, "job_id": _ID, "status": "pending", "status_url": f"/api/jobs/v1/{_ID}"},
                 headers=("Location", "Retry-After", *_REPLAYED),
-                links=("job",),
+                links=("job", "cancel"),
             )
         },
     ),
@@ -322,6 +326,13 @@ OPERATIONS: dict[str, Operation] = {
         query=JobQuery,
         problems=("job_not_found",),
         answers={200: Answer(JobOut, example=_POSTED)},
+    ),
+    "jobs.cancel": Operation(
+        tag="Jobs",
+        who=Who.USER_OR_ADMIN,
+        # Forbidden: to the payee.
+        problems=("forbidden", "job_not_found", "not_cancelable"),
+        answers={200: Answer(JobOut, example=_CANCELED)},
     ),
     "wallets.balance": Operation(
         tag="Reads", problems=("wallet_not_found",), answers={200: Answer(BalanceOut, example={"balance": 10000})}

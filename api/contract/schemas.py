@@ -6,13 +6,14 @@ by ``WithJsonSchema``, which costs a request nothing.
 
 import re
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeAlias
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from api.contract.instants import InstantIn
 from api.waiting import MAX_WAIT_S
 from jobs.event_json import as_json, resource_of, rfc3339
 from models.audit.record import AuditResult
@@ -24,6 +25,8 @@ from models.ledger.statements import WalletView
 from models.ledger.transfer import MAX_CENTS, MAX_ID, NO_DETAILS, REST_CENTS, Details, Kind, Status, Transfer
 
 MAX_PAGE_SIZE = 100
+# How far ahead a transfer may be planned: a leap year.
+MAX_DAYS_AHEAD = 366
 MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE, MAX_METADATA_BYTES = 20, 40, 500, 4_096
 
 _TYPE_NAMES: dict[int, str] = {
@@ -60,6 +63,12 @@ def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
     if b"\\u0000" in spelled and any("\0" in word for pair in pairs.items() for word in pair):
         raise PydanticCustomError("bad_character", "Metadata should be without the character U+0000")
     return pairs
+
+
+def _check_plan(instant: datetime) -> datetime:
+    if instant - datetime.now(UTC) > timedelta(days=MAX_DAYS_AHEAD):
+        raise PydanticCustomError("too_late", f"Input should be at most {MAX_DAYS_AHEAD} days ahead")
+    return instant
 
 
 def _decimals_up_to(limit: int) -> str:
@@ -117,6 +126,14 @@ Metadata: TypeAlias = Annotated[
     Field(max_length=MAX_METADATA_PAIRS),
     AfterValidator(_check_metadata),
     WithJsonSchema(_METADATA),
+]
+PlannedFor: TypeAlias = Annotated[
+    InstantIn,
+    AfterValidator(_check_plan),
+    Field(
+        description=f"When to try it: RFC 3339, at most {MAX_DAYS_AHEAD} days ahead. Funds are looked at then. What has"
+        " passed is at once."
+    ),
 ]
 IdIn: TypeAlias = Annotated[
     int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID), WithJsonSchema(_ID_IN)
@@ -192,6 +209,12 @@ class TransferBody(AmountBody):
     """Whom to pay, how much, in cents, and what there is to say of it."""
 
     destination_user_id: IdIn
+
+
+class LaterTransferBody(TransferBody):
+    """Whom to pay, how much, in cents, what there is to say of it, and before when not to."""
+
+    not_before: PlannedFor | None = None
 
 
 class BulkBody(_Body):

@@ -1,10 +1,12 @@
-"""Following a transfer of any kind by its job id."""
+"""Following a transfer of any kind by its job id, and calling it off."""
 
 import re
 
 from flask import Blueprint, request
 
-from api.contract.schemas import JobOut, JobQuery
+from api.access.administrators import require_user_or_admin
+from api.actions import canceling
+from api.contract.schemas import JobOut, JobQuery, NoQuery
 from api.contract.validation import answers, read_query
 from api.edge.edge import call_of
 from api.running import services
@@ -25,6 +27,15 @@ def job(job_id: str) -> JobOut:
     transfer_id = read_job_id(job_id)
     look = services().history.get_transfer
     return JobOut.of(services().waiting.wait_until_final(lambda: look(transfer_id, seen_by=caller), query.wait))
+
+
+@blueprint.post("/api/jobs/v1/<job_id>/cancel")
+@answers
+def cancel(job_id: str) -> JobOut:
+    """Call off a pending transfer that is not being tried; one that was called off before stays so."""
+    caller = require_user_or_admin()
+    read_query(request.environ, NoQuery)
+    return JobOut.of(canceling.cancel(services(), read_job_id(job_id), by=caller))
 
 
 def read_job_id(job_id: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, func, or_, select, text
+from sqlalchemy import Connection, Engine, Row, func, not_, or_, select, text
 
 from models.database.engine import fetch_all
 from models.ledger.posting import Outcome
@@ -52,6 +52,14 @@ class Due(NamedTuple):
     lost_leases: int = 0
 
 
+class Coming(NamedTuple):
+    """A pending transfer that is not due yet, and when it is."""
+
+    id: int
+    trace: str | None
+    due: datetime
+
+
 class Place(NamedTuple):
     """Where something stands among what is pending: by when it became due (PostgreSQL's clock), then by its id."""
 
@@ -81,7 +89,7 @@ class Page(NamedTuple):
 # What changes some transfers, and leaves one row that tells of it (events.py): with theirs as they are now, since they
 # may be otherwise later, but for what is nobody's except the caller's. Its id is drawn when all of them are locked.
 # What is pending after an attempt is merely tried again. Their bulks count them, as in posting.py.
-_TELL = """
+TELL = """
 WITH changed AS ({change}), told AS (
     INSERT INTO event_batches (transfers, snapshots, created_at)
     SELECT array_agg(id ORDER BY id),
@@ -103,7 +111,7 @@ WITH changed AS ({change}), told AS (
 SELECT id, source, destination, amount, generation, attempts, next_attempt_at, trace, lost_leases, bulk_id FROM changed
 """
 _SPEND = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers AS t SET
     attempts = t.attempts + 1,
@@ -137,7 +145,7 @@ RETURNING t.id, t.lost_leases
 """)
 # What was counted before is locked, and stays in its generation.
 _FAIL_LOST = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
     last_error = 'the worker died each time it was tried', next_attempt_at = NULL
@@ -148,7 +156,7 @@ RETURNING *
 )
 # Those of an atomic bulk end together: they have failed, too.
 _FAIL_COMPANIONS = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers AS t SET status = 'failed', reason = dead.reason, completed_at = statement_timestamp(),
     last_error = dead.last_error, next_attempt_at = NULL
@@ -175,7 +183,7 @@ SELECT t.id, t.generation FROM transfers AS t WHERE t.status = 'failed' AND t.bu
 # A generation that somebody saw as dead is reopened once, however often he asks. It is due as of now: what becomes
 # pending never does so in the past, where nobody would look for it.
 _REOPEN = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers AS t SET status = 'pending', reason = NULL, attempts = 0, generation = t.generation + 1,
     lost_leases = 0, next_attempt_at = now(), completed_at = NULL
@@ -202,12 +210,18 @@ FROM (
     ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :limit
 ) AS found ON true ORDER BY found.due, found.id
 """)
+_FIND_COMING = text("""
+SELECT id, trace, coalesce(next_attempt_at, created_at) FROM transfers
+WHERE status = 'pending' AND coalesce(next_attempt_at, created_at) > now()
+ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :limit
+""")
 
 
 def find_seen(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Seen]:
-    """Return the counters of those that are pending."""
+    """Return the counters of those that are pending, and not planned for later: nobody tries those."""
+    is_planned = func.coalesce(transfers.c.not_before > func.now(), False)
     query = select(transfers.c.id, transfers.c.attempts, transfers.c.generation).where(
-        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending"
+        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", not_(is_planned)
     )
     return {row.id: Seen(row.attempts, row.generation) for row in fetch_all(engine, query)}
 
@@ -340,6 +354,23 @@ def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
         .order_by(transfers.c.id)
     )
     return [Due._make(row) for row in fetch_all(engine, query)]
+
+
+def find_coming(engine: Engine, *, limit: int) -> list[Coming]:
+    """Return the next transfers that are pending and not due yet, planned or tried before, the soonest first.
+
+    Raises:
+        Unavailable: the database is away, or that took longer than a statement may.
+    """
+    return [Coming._make(row) for row in fetch_all(engine, _FIND_COMING.bindparams(limit=limit))]
+
+
+def find_early(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, datetime]:
+    """Return for when those of the transfers are planned that are pending and not to be tried before."""
+    query = select(transfers.c.id, transfers.c.not_before).where(
+        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", transfers.c.not_before > func.now()
+    )
+    return {row.id: row.not_before for row in fetch_all(engine, query)}
 
 
 def find_outcomes(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Outcome]:

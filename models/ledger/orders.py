@@ -105,7 +105,8 @@ class Orders:
         """Record a transfer for later: it is durable when this returns.
 
         Raises:
-            Refused: what can be seen at once: a transfer to oneself, no such wallet, a balance below the amount.
+            Refused: what can be seen at once: a transfer to oneself, no such wallet, a balance below the amount (which
+                is not looked at if the transfer is planned).
             Unavailable: nothing was recorded.
             OutcomeUnknown: as for :meth:`execute`.
         """
@@ -302,7 +303,7 @@ def _check_covered(connection: Connection, order: Order) -> None:
 
     Raises:
         WalletNotFound: one of the two has no wallet; the payer's is named first.
-        BalanceInsufficient: the posted balance is below the amount.
+        BalanceInsufficient: the posted balance is below the amount, and the transfer is not planned.
     """
     parties = [order.source, order.destination]
     rows = connection.execute(select(wallets.c.id, wallets.c.balance).where(wallets.c.id.in_(parties)))
@@ -310,5 +311,5 @@ def _check_covered(connection: Connection, order: Order) -> None:
     for wallet_id in parties:
         if wallet_id not in balances:
             raise WalletNotFound(wallet_id)
-    if balances[order.source] < order.amount_cents:
+    if order.not_before is None and balances[order.source] < order.amount_cents:
         raise BalanceInsufficient

@@ -62,19 +62,21 @@ _LOOK_TYPES = ("bigint[]", "bigint[]", "bigint[]", "text[]")
 _LOCK_ALL = Statement("look_and_lock", _LOOK_TYPES, _LOOK.format(locking=""))
 _LOCK_FREE = Statement("look_and_lock_free", _LOOK_TYPES, _LOOK.format(locking=" SKIP LOCKED"))
 # What can be refused at once is refused in the round trip that records the rest. In doubt, the insert must meet the
-# earlier one, whatever the balance is by now: the job will judge.
+# earlier one, whatever the balance is by now: the job will judge, as it does of what is planned. That becomes due as
+# planned or, if that has passed, now: nothing becomes due in the past (frontier.py).
 _RECORD = Statement(
     "record_orders",
-    (*ROW_TYPES, "boolean[]"),
+    (*ROW_TYPES, "boolean[]", "timestamptz[]"),
     """
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace,
-    description, reference, metadata)
+    description, reference, metadata, not_before, next_attempt_at)
 SELECT new.id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
-    description, reference, CAST(new.metadata AS jsonb)
-FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-    AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata, in_doubt)
+    description, reference, CAST(new.metadata AS jsonb), not_before,
+    CASE WHEN not_before > statement_timestamp() THEN not_before END
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS new (
+    id, kind, source, destination, amount, key, hash, trace, description, reference, metadata, in_doubt, not_before)
 LEFT JOIN wallets AS payer ON payer.id = source LEFT JOIN wallets AS payee ON payee.id = destination
-WHERE in_doubt OR (payer.balance >= amount AND payee.id IS NOT NULL)
+WHERE in_doubt OR (payer.balance >= CASE WHEN not_before IS NULL THEN amount ELSE 0 END AND payee.id IS NOT NULL)
 ORDER BY source, key, new.id
 ON CONFLICT DO NOTHING RETURNING id
 """,
@@ -254,12 +256,18 @@ def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: 
             rows = columns([each.new.row for each in group], ROW)
             for each in group:
                 each.sent = True
-            recorded = {row[0] for row in session.rows(_RECORD, *rows, doubts)}
+            recorded = {row[0] for row in session.rows(_RECORD, *rows, doubts, _plans(group))}
     except (DBAPIError, PoolTimeoutError) as error:
         _tell(group, error, is_impatient=patience_ms is not None)
         return
     for each in group:
         each.end(Fate.DONE if each.transfer_id in recorded else Fate.TAKEN)
+
+
+def _plans(group: Sequence[Placement]) -> str:
+    """Spell when each is planned for; unnest() takes an array that is too short for one that ends in nulls."""
+    plans = [each.order.not_before for each in group]
+    return texts([None if each is None else each.isoformat() for each in plans]) if any(plans) else "{}"
 
 
 def _wait(session: Session, members: Sequence[Placement]) -> None:

@@ -9,6 +9,7 @@ other, and never in a circle.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,20 +28,22 @@ _NO_ROW = NO_DETAILS.row
 
 # FOR NO KEY UPDATE, not FOR UPDATE: an insert elsewhere that merely refers to a row takes KEY SHARE on it, and the two
 # dead-locked 228 of 240 concurrent transfers in a trial; with NO KEY UPDATE none.
-# What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending.
+# What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending. What is
+# planned for later is left alone, whoever has brought it here.
 _LOCK = """
 WITH locked AS (
-    SELECT id, source, destination, amount, trace, status, bulk_id FROM transfers
+    SELECT id, source, destination, amount, trace, bulk_id, not_before, status FROM transfers
     WHERE {which} ORDER BY id FOR NO KEY UPDATE{locking}
 ), batch AS (
-    SELECT id, source, destination, amount, trace, bulk_id FROM locked WHERE status = 'pending'{only_if}
+    SELECT id, source, destination, amount, trace, bulk_id, not_before FROM locked
+    WHERE status = 'pending' AND (not_before IS NULL OR not_before <= statement_timestamp()){only_if}
 ), held AS (
     SELECT id, balance, version FROM wallets
     WHERE id IN (SELECT source FROM batch UNION SELECT destination FROM batch)
     ORDER BY id FOR NO KEY UPDATE{locking}
 )
-SELECT id, source, destination, amount, trace, bulk_id, NULL AS balance, NULL AS version FROM batch
-UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, balance, version FROM held
+SELECT id, source, destination, amount, trace, bulk_id, NULL AS balance, NULL AS version, not_before FROM batch
+UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, balance, version, NULL FROM held
 """
 _OF_BATCH = {"which": "id = ANY ($1)", "only_if": ""}
 _LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(**_OF_BATCH, locking=""))
@@ -191,8 +194,9 @@ class Posting:
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
     ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``eviction`` is
-    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each. ``apart``: the
-    transfers that were left pending, since they are of an atomic bulk, by that (:func:`post_bulk`).
+    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each. ``planned``:
+    for when those were planned that were decided now, of those that were. ``apart``: the transfers that were left
+    pending, since they are of an atomic bulk, by that (:func:`post_bulk`).
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -202,6 +206,7 @@ class Posting:
     eviction: Eviction = field(default_factory=lambda: Eviction({}))
     balances: dict[int, int] = field(default_factory=dict)
     apart: dict[int, list[int]] = field(default_factory=dict)
+    planned: dict[int, datetime] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[int, int]:
@@ -215,7 +220,7 @@ def post(
     """Post a batch of recorded transfers in a transaction of its own: it is true when this returns.
 
     A transfer that is final already is left alone and its stored outcome returned, which is what makes it safe
-    to run a job twice.
+    to run a job twice. So is one that is planned for later, as pending.
 
     Args:
         session: in no transaction.
@@ -261,6 +266,7 @@ def post_within(
         return Posting(apart=apart)
     posting = _write_recorded(session, settle(batch, wallets), bulks, evict, then)
     posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
+    posting.planned = {row[0]: row[8] for row in rows if row[8] and row[0] in posting.outcomes}
     posting.apart = apart
     return posting
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -63,6 +63,8 @@ class Order:
 
     ``call`` names the API call (``transfer/v2``): an idempotency key is bound to it as well as to the rest.
     ``reverses``: the id of a transfer that it gives back, or ``amount_cents`` of it (:data:`REST_CENTS`: the rest).
+    ``not_before``: it is not to be tried before that instant, and its funds are looked at when it is; for orders that
+    are accepted only.
     """
 
     call: str
@@ -74,6 +76,7 @@ class Order:
     trace: str | None = None
     details: Details = NO_DETAILS
     reverses: int | None = None
+    not_before: datetime | None = None
 
     @property
     def user_id(self) -> int:
@@ -91,6 +94,8 @@ class Order:
             facts += f"|reverses {self.reverses}"
         if self.details != NO_DETAILS:
             facts += f"|{json.dumps(self.details.row)}"
+        if self.not_before is not None:
+            facts += f"|not before {self.not_before.astimezone(UTC).isoformat()}"
         return hashlib.sha256(facts.encode()).digest()
 
 
@@ -115,6 +120,11 @@ class Transfer:
     reverses: int | None = None  # the transfer that it gives back, or a part of
     reversed_cents: int | None = None  # how much of it was given back since
     bulk_id: int | None = None  # what it was sent with
+
+    @property
+    def giver(self) -> int | None:
+        """Return who gave its order: the payer, or the depositor of a deposit."""
+        return self.destination if self.source is None else self.source
 
     def is_party(self, user_id: int) -> bool:
         """Whether the user pays or is paid by this transfer."""

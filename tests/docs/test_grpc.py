@@ -26,6 +26,7 @@ OF_REST_ONLY = {
     "not_reversible",
     "reversal_exceeds",
     "bulk_not_found",
+    "not_cancelable",
 }
 
 

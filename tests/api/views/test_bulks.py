@@ -145,6 +145,20 @@ def test_an_atomic_one_says_so_and_its_items_are_bulk_rejected(client: FlaskClie
         assert connection.execute(text("SELECT count(*) FROM transfers WHERE bulk_id > 0")).scalar_one() == 2
 
 
+def test_one_of_it_is_canceled_by_itself_but_none_of_an_atomic_one(client: FlaskClient, engine: Engine) -> None:
+    for atomic in (False, True):
+        url = send(client, to(2), to(2), atomic=atomic)["status_url"]
+        query = text("SELECT max(id) FROM transfers WHERE bulk_id = :id")
+        with engine.connect() as connection:
+            job_id = connection.execute(query, {"id": int(url.rpartition("/")[2])}).scalar_one()
+        canceled = ask(client, "POST", f"{JOBS}/{job_id}/cancel")
+        if atomic:
+            assert "atomic bulk" in problem(canceled, "not_cancelable")["detail"]
+        else:
+            assert answer(canceled)["status"] == "canceled"
+        assert answer(get(client, url))["canceled"] == int(not atomic)
+
+
 def test_who_has_no_wallet_sends_nothing(client: FlaskClient) -> None:
     problem(post(client, BULK, {"transfers": [to(2)]}, user=77), "wallet_not_found")
     problem(ask(client, "POST", BULK, user=None, body={"transfers": [to(2)]}), "unauthorized")

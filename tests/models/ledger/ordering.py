@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from threading import Event
 from typing import Any
 
@@ -52,9 +54,21 @@ def transfer(
     )
 
 
-def later(source: int, destination: int, amount_cents: int, *, key: str | None = None) -> Order:
-    """A transfer as v2 orders it: to be accepted, and posted by a job."""
-    return transfer(source, destination, amount_cents, key=key, call="transfer/v2")
+def later(
+    source: int, destination: int, amount_cents: int, *, key: str | None = None, not_before: datetime | None = None
+) -> Order:
+    """A transfer as v2 orders it: to be accepted, and posted by a job, not before an instant if there is one."""
+    return replace(transfer(source, destination, amount_cents, key=key, call="transfer/v2"), not_before=not_before)
+
+
+def come(engine: Engine, *transfer_ids: int, seconds: float = 0.0) -> None:
+    """Let the instant come that transfers are planned for; or be some seconds away."""
+    moved = (
+        "UPDATE transfers SET not_before = now() + :s * interval '1 s', next_attempt_at = now() + :s * interval '1 s'"
+        " WHERE id = ANY (:ids)"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(moved), {"ids": list(transfer_ids), "s": seconds})
 
 
 def reversal(

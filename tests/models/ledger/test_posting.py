@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, Engine, insert, select, text
 
 from models.database.session import Session
 from models.errors import Refused
+from models.ledger import cancellation
 from models.ledger.bulks import BulkItem, BulkOrder, Bulks
 from models.ledger.orders import Orders
 from models.ledger.posting import Outcome, Posting, open_wallets, post_bulk
@@ -28,6 +30,7 @@ from tests.books import check_books
 from tests.models.ledger.ordering import (
     PATIENCE_S,
     balances,
+    come,
     count_transfers,
     deposit,
     later,
@@ -59,6 +62,7 @@ class Model:
     reversals: set[int] = field(default_factory=set)
     given_back: dict[int, int] = field(default_factory=dict)
     atomic: dict[int, list[int]] = field(default_factory=dict)
+    planned: set[int] = field(default_factory=set)
 
     def record(self, number: int, payer: int | None, payee: int | None, amount: int) -> None:
         self.orders[number] = (payer, payee, amount)
@@ -87,7 +91,7 @@ class Model:
 
     def post(self, numbers: list[int]) -> dict[int, tuple[str, str | None]]:
         known = sorted({number for number in numbers if number in self.orders})
-        apart = {number for members in self.atomic.values() for number in members}
+        apart = {number for members in self.atomic.values() for number in members} | self.planned
         waiting = [number for number in known if self.fates[number][0] == "pending" and number not in apart]
         for number in waiting:
             payer, payee, _ = self.orders[number]
@@ -125,6 +129,13 @@ class Model:
         if back > left or back < 1:
             return "reversal_exceeds", 0
         return self.objection(payee, payer, back), back
+
+    def cancel(self, number: int) -> bool:
+        is_apart = any(number in members for members in self.atomic.values())
+        if self.fates[number][0] != "pending" or is_apart:
+            return False
+        self.fates[number] = ("canceled", None)
+        return True
 
     def execute(self, payer: int | None, payee: int | None, amount: int) -> str | None:
         """Return the objection; without one the caller says under which number it was posted."""
@@ -198,6 +209,29 @@ class LedgerMachine(RuleBasedStateMachine):
         acceptance = self.orders.accept(later(payer, payee, amount))
         assert not acceptance.replayed
         self.model.record(acceptance.transfer_id, payer, payee, amount)
+
+    @rule(payer=users, payee=users, amount=amounts)
+    def plan(self, payer: int, payee: int, amount: int) -> None:
+        order = later(payer, payee, amount, not_before=datetime.now(UTC) + timedelta(hours=1))
+        objection = self.model.accept(payer, payee, amount)
+        if objection not in {None, "balance_insufficient"}:
+            assert refusal(lambda: self.orders.accept(order)) == objection
+            return
+        number = self.orders.accept(order).transfer_id
+        self.model.record(number, payer, payee, amount)
+        self.model.planned.add(number)
+
+    @rule(choice=choices)
+    def let_instants_come(self, choice: list[int]) -> None:
+        numbers = {each for each in self.pick(choice) if each in self.model.planned}
+        come(self.engine, *(each for each in numbers if self.model.fates[each][0] == "pending"))
+        self.model.planned -= numbers
+
+    @rule(choice=choices)
+    def cancel(self, choice: list[int]) -> None:
+        for number in self.pick(choice):
+            expected = number in self.model.orders and self.model.cancel(number)
+            assert cancellation.cancel(self.engine, number) == expected
 
     @rule(
         parties=st.one_of(

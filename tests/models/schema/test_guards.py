@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from models.audit import record
 from models.audit.audit import Finding, Progress
-from models.ledger import attempts, events
+from models.ledger import attempts, cancellation, events
 from models.ledger.attempts import Seen
 from models.ledger.orders import Orders
 from models.ledger.transfer import Status
@@ -52,6 +52,13 @@ REFUSED = [
            WHERE status = 'failed'""",
         "transfers_final",
     ),
+    # Canceled.
+    ("UPDATE transfers SET AGAIN WHERE status = 'canceled'", "transfers_final"),
+    ("UPDATE transfers SET AGAIN, generation = generation + 1 WHERE status = 'canceled'", "transfers_final"),
+    (
+        "UPDATE transfers SET status = 'posted', source_seq = 9, destination_seq = 9 WHERE status = 'canceled'",
+        "transfers_final",
+    ),
     # Another life that nobody gave it: a worker that comes late could fail it.
     ("UPDATE transfers SET generation = generation + 1 WHERE status = 'pending'", "transfers_final"),
     ("UPDATE transfers SET generation = 1, status = 'failed' WHERE status = 'failed'", None),  # changes nothing
@@ -81,7 +88,9 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         orders.execute(deposit(1, 100))
         orders.execute(deposit(2, 1))
         paid = orders.execute(transfer(1, 2, 10)).transfer_id
-        rejected, failed, pending = (orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70))
+        rejected, failed, pending, canceled = (
+            orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70, 60)
+        )
         orders.execute(transfer(1, 2, 3))
         orders.execute(reversal(2, 1, paid, 2))
         # Some are numbered, and somebody else has forgotten some.
@@ -93,15 +102,17 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
             connection.execute(text("UPDATE event_head SET mark = newest_batch, settled = newest_batch"))
         assert events.forget(service, older_than_days=1, limit=1) == 1
         post_now(service, [rejected])
+        assert cancellation.cancel(service, canceled)
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
             connection.execute(text("INSERT INTO kept_evictions VALUES (1, 3)"))
         record.record(service, begun(findings={"running_balance": FOUND}))
-        outcomes = attempts.find_outcomes(service, [rejected, failed, pending])
-        assert [outcomes[each].status for each in (rejected, failed, pending)] == [
+        outcomes = attempts.find_outcomes(service, [rejected, failed, pending, canceled])
+        assert [outcomes[each].status for each in (rejected, failed, pending, canceled)] == [
             Status.REJECTED,
             Status.FAILED,
             Status.PENDING,
+            Status.CANCELED,
         ]
         yield service
         snowflake.release()
