@@ -20,12 +20,17 @@ from jobs.transport import WayOn, make_way_on
 from models.cache.wallet_cache import READ, WalletCache
 from models.ledger import events
 from models.ledger.history import History
+from models.ledger.listing import Listing
 from models.ledger.orders import Orders
+from models.ledger.statements import Statements
 from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from observe import metrics
+
+# A process sends so many statements at once.
+MOST_STATEMENTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class Services:
     snowflake: Snowflake
     orders: Orders
     history: History
+    listing: Listing
+    statements: Statements
     way_on: WayOn
     dead_letters: DeadLetters
     cache: WalletCache
@@ -49,6 +56,10 @@ class Services:
     # For events that follow one; by its id.
     waiting_for_events: Room[int]
     readings: Readings
+    # Of statements that are being sent, each with a slice of entries in hand.
+    statement_seats: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(MOST_STATEMENTS)
+    )
     # Set once the process has been told to stop, with nobody to take its place.
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -107,6 +118,8 @@ def make_services(
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),
         history=history,
+        listing=Listing(engine),
+        statements=Statements(engine),
         way_on=way_on,
         dead_letters=DeadLetters(engine, way_on),
         cache=cache,

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.calls.call import Call
 from models.database.faults import first_line
-from models.errors import Fault, OutcomeUnknown, Refused, TransferNotFound
+from models.errors import EntriesLeft, Fault, NoIndexServes, OutcomeUnknown, Refused, TransferNotFound
 
 _log = structlog.get_logger("api")
 
@@ -47,6 +47,7 @@ PROBLEMS = {
         Problem("not_reversible", 422, "The transfer cannot be given back"),
         Problem("reversal_exceeds", 422, "Less is left of the transfer"),
         Problem("idempotency_key_reused", 422, "The idempotency key was used before"),
+        Problem("entries_left", 422, "Entries of this time have left"),
         Problem("rate_limited", 429, "Too many requests"),
         Problem("unavailable", 503, "Temporarily unavailable"),
         Problem("outcome_unknown", 503, "The outcome is not known"),
@@ -84,8 +85,8 @@ def explain(error: Exception, call: Call) -> Explained:
             return Explained(error.code, error.detail, error.headers)
         case Refused():
             return Explained(error.code, str(error))
-        case TransferNotFound():
-            return Explained("job_not_found", "There is no such job, or it is not yours.")
+        case TransferNotFound() | NoIndexServes() | EntriesLeft():
+            return _unfound(error)
         case OutcomeUnknown():
             _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
             return _unknown(error.transfer_id)
@@ -99,6 +100,18 @@ def explain_unexpected(error: Exception, call: Call) -> Explained:
     """Say that a defect of ours has shown. In the placing of an order it is an OutcomeUnknown, if anything was sent."""
     _log.critical("unexpected error", exc_info=error)
     return _failed(call, "The service met an unexpected error, which has been logged.")
+
+
+def _unfound(error: TransferNotFound | NoIndexServes | EntriesLeft) -> Explained:
+    """Say what there is none of, and what there may be instead."""
+    match error:
+        case TransferNotFound():
+            return Explained("job_not_found", "There is no such job, or it is not yours.")
+        case NoIndexServes():
+            return Explained("bad_input", f"query: {error.asked}: needs {error.needed}")
+    last_day = vars(error).get("last_day")  # where they leave just now, nobody knows yet
+    upto = "" if last_day is None else f" up to {last_day}"
+    return Explained("entries_left", f"Entries{upto} have left the database for an archive: ask for what is later.")
 
 
 def _failed(call: Call, why: str) -> Explained:

@@ -49,6 +49,7 @@ STATUS_OF = {
     "not_reversible": 422,
     "reversal_exceeds": 422,
     "idempotency_key_reused": 422,
+    "entries_left": 422,
     "rate_limited": 429,
     "unavailable": 503,
     "outcome_unknown": 503,

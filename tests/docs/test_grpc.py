@@ -25,6 +25,7 @@ OF_REST_ONLY = {
     "unsupported_media_type",
     "not_reversible",
     "reversal_exceeds",
+    "entries_left",
 }
 
 
