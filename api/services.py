@@ -21,7 +21,9 @@ from models.cache.wallet_cache import READ, WalletCache
 from models.ledger import events
 from models.ledger.bulks import Bulks
 from models.ledger.history import History
+from models.ledger.listing import Listing
 from models.ledger.orders import Orders
+from models.ledger.statements import Statements
 from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine
 from models.snowflake.ids import Snowflake
@@ -31,6 +33,8 @@ from observe import metrics
 BULK_PATH = "/api/transfers/bulk/v1"
 # Bulks that a process takes at a time.
 MOST_BULKS = 2
+# A process sends so many statements at once.
+MOST_STATEMENTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class Services:
     orders: Orders
     bulks: Bulks
     history: History
+    listing: Listing
+    statements: Statements
     way_on: WayOn
     dead_letters: DeadLetters
     cache: WalletCache
@@ -58,6 +64,10 @@ class Services:
     readings: Readings
     # Those who send a bulk: what one of them holds in memory is many times what any other does.
     bulk_seats: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MOST_BULKS))
+    # Of statements that are being sent, each with a slice of entries in hand.
+    statement_seats: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(MOST_STATEMENTS)
+    )
     # Set once the process has been told to stop, with nobody to take its place.
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -122,6 +132,8 @@ def make_services(
         orders=CountedOrders(engine, snowflake, cache),
         bulks=Bulks(engine, snowflake),
         history=history,
+        listing=Listing(engine),
+        statements=Statements(engine),
         way_on=way_on,
         dead_letters=DeadLetters(engine, way_on),
         cache=cache,

@@ -12,7 +12,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.calls.call import Call
 from models.database.faults import first_line
-from models.errors import BulkNotFound, Fault, IdempotencyKeyReused, OutcomeUnknown, Refused, TransferNotFound
+from models.errors import (
+    BulkNotFound,
+    EntriesLeft,
+    Fault,
+    IdempotencyKeyReused,
+    NoIndexServes,
+    OutcomeUnknown,
+    Refused,
+    TransferNotFound,
+)
 
 _log = structlog.get_logger("api")
 
@@ -49,6 +58,7 @@ PROBLEMS = {
         Problem("reversal_exceeds", 422, "Less is left of the transfer"),
         Problem("idempotency_key_reused", 422, "The idempotency key was used before"),
         Problem("not_cancelable", 422, "It can be canceled no more"),
+        Problem("entries_left", 422, "Entries of this time have left"),
         Problem("rate_limited", 429, "Too many requests"),
         Problem("unavailable", 503, "Temporarily unavailable"),
         Problem("outcome_unknown", 503, "The outcome is not known"),
@@ -86,9 +96,8 @@ def explain(error: Exception, call: Call) -> Explained:
             return Explained(error.code, error.detail, error.headers)
         case Refused():
             return _refused(error)
-        case TransferNotFound() | BulkNotFound():
-            what = "bulk" if isinstance(error, BulkNotFound) else "job"
-            return Explained(f"{what}_not_found", f"There is no such {what}, or it is not yours.")
+        case TransferNotFound() | BulkNotFound() | NoIndexServes() | EntriesLeft():
+            return _unfound(error)
         case OutcomeUnknown():
             _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
             return _unknown(error.transfer_id)
@@ -109,6 +118,20 @@ def explain_unexpected(error: Exception, call: Call) -> Explained:
     """Say that a defect of ours has shown. In the placing of an order it is an OutcomeUnknown, if anything was sent."""
     _log.critical("unexpected error", exc_info=error)
     return _failed(call, "The service met an unexpected error, which has been logged.")
+
+
+def _unfound(error: TransferNotFound | BulkNotFound | NoIndexServes | EntriesLeft) -> Explained:
+    """Say what there is none of, and what there may be instead."""
+    match error:
+        case TransferNotFound():
+            return Explained("job_not_found", "There is no such job, or it is not yours.")
+        case BulkNotFound():
+            return Explained("bulk_not_found", "There is no such bulk, or it is not yours.")
+        case NoIndexServes():
+            return Explained("bad_input", f"query: {error.asked}: needs {error.needed}")
+    last_day = vars(error).get("last_day")  # where they leave just now, nobody knows yet
+    upto = "" if last_day is None else f" up to {last_day}"
+    return Explained("entries_left", f"Entries{upto} have left the database for an archive: ask for what is later.")
 
 
 def _failed(call: Call, why: str) -> Explained:

@@ -242,7 +242,8 @@ def _success(row: Operation, status: int, answer: Answer) -> Json:
             answer.media_type: {
                 "schema": _ref(model) if model else answer.schema,
                 "example": answer.example,
-            }
+            },
+            **{kind: {"schema": {"type": "string"}, "example": example} for kind, example in answer.also.items()},
         },
     }
     if answer.links:

@@ -23,6 +23,7 @@ from api.contract.schemas import (
     AmountBody,
     AuditOut,
     BalanceOut,
+    BalanceQuery,
     BulkAcceptedOut,
     BulkBody,
     BulkOut,
@@ -40,10 +41,13 @@ from api.contract.schemas import (
     RequeuedAllOut,
     RequeuedOut,
     ReversalBody,
+    StatementQuery,
     TransactionsOut,
     TransactionsQuery,
     TransferBody,
     TransferOut,
+    TransfersOut,
+    TransfersQuery,
 )
 
 # Pages for people, which are no part of the contract.
@@ -94,6 +98,8 @@ class Answer:
     example: Any = field(kw_only=True)
     description: str = field(kw_only=True, default="")
     media_type: str = field(kw_only=True, default="application/json")
+    # Texts that it may be instead, by their media types: an example of each.
+    also: Mapping[str, str] = field(kw_only=True, default_factory=dict)
     headers: tuple[str, ...] = field(kw_only=True, default=())
     links: tuple[str, ...] = field(kw_only=True, default=())
 
@@ -134,6 +140,7 @@ LINKS = {
     "cancel": Link(endpoint="jobs.cancel", parameter="job_id", value="$response.body#/job_id"),
     "transfer": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/transfer_id"),
     "next_transactions": Link(endpoint="wallets.transactions", parameter="cursor", value="$response.body#/next_cursor"),
+    "next_transfers": Link(endpoint="finding.transfers", parameter="cursor", value="$response.body#/next_cursor"),
     "next_dead_letters": Link(
         endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
     ),
@@ -334,8 +341,57 @@ OPERATIONS: dict[str, Operation] = {
         problems=("forbidden", "job_not_found", "not_cancelable"),
         answers={200: Answer(JobOut, example=_CANCELED)},
     ),
+    "finding.transfers": Operation(
+        tag="Reads",
+        who=Who.USER_OR_ADMIN,
+        query=TransfersQuery,
+        problems=("wallet_not_found",),
+        answers={
+            200: Answer(
+                TransfersOut,
+                example={
+                    "transfers": [_POSTED],
+                    "page_size": 1,
+                    "has_more": True,
+                    "next_cursor": f"1795445258155688-{_ID}",
+                },
+                links=("next_transfers",),
+            )
+        },
+    ),
+    "finding.transfer": Operation(
+        tag="Reads",
+        who=Who.USER_OR_ADMIN,
+        problems=("job_not_found",),
+        answers={200: Answer(JobOut, example=_POSTED)},
+    ),
+    "statements.statement": Operation(
+        tag="Reads",
+        who=Who.USER_OR_ADMIN,
+        query=StatementQuery,
+        problems=("wallet_not_found", "entries_left"),
+        answers={
+            200: Answer(
+                {"type": "object", "required": ["opening_balance", "closing_balance", "transactions"]},
+                example={
+                    "user_id": "1",
+                    "from": "2026-11-01",
+                    "to": "2026-11-30",
+                    "opening_balance": 10000,
+                    "closing_balance": 8997,
+                    "transactions": [_ENTRY],
+                },
+                description="A file; as CSV if that is asked for. One without its end was broken off.",
+                headers=("Content-Disposition",),
+                also={"text/csv": "transaction_id,transfer_id,type,transaction_type,amount,balance_after\n"},
+            )
+        },
+    ),
     "wallets.balance": Operation(
-        tag="Reads", problems=("wallet_not_found",), answers={200: Answer(BalanceOut, example={"balance": 10000})}
+        tag="Reads",
+        query=BalanceQuery,
+        problems=("wallet_not_found", "entries_left"),
+        answers={200: Answer(BalanceOut, example={"balance": 10000})},
     ),
     "wallets.transactions": Operation(
         tag="Reads",

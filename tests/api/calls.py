@@ -51,6 +51,7 @@ STATUS_OF = {
     "reversal_exceeds": 422,
     "idempotency_key_reused": 422,
     "not_cancelable": 422,
+    "entries_left": 422,
     "rate_limited": 429,
     "unavailable": 503,
     "outcome_unknown": 503,

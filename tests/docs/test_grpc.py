@@ -27,6 +27,7 @@ OF_REST_ONLY = {
     "reversal_exceeds",
     "bulk_not_found",
     "not_cancelable",
+    "entries_left",
 }
 
 
