@@ -13,7 +13,7 @@ from api.edge.application import make_flask
 from api.edge.edge import Edge
 from api.edge.proxies import Proxies
 from api.services import make_services
-from api.views import audit, bulks, dead_letters, events, health, jobs, metrics, transfers, wallets
+from api.views import actions, audit, bulks, dead_letters, events, health, jobs, metrics, transfers, wallets
 from config import Settings
 
 
@@ -22,10 +22,10 @@ def create_app(settings: Settings) -> Flask:
     app = make_flask("wallet", settings)
     made = make_services(settings, partial(limiter.install, app), application_name="wallet-api")
     running.install(app, made)
-    administrators.install(app, settings, made.identity)
+    administrators.install(app, settings, made.identity, made.engine)
     cors.install(app, settings)
     entry.install(app)
-    for room in (wallets, transfers, bulks, jobs, dead_letters, events, audit, health, docs, metrics):
+    for room in (wallets, transfers, bulks, jobs, dead_letters, events, audit, actions, health, docs, metrics):
         app.register_blueprint(room.blueprint)
     openapi.install(app)
     direct.install(app)

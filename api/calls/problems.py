@@ -79,6 +79,18 @@ class Explained:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+def code_of(error: Exception) -> str:
+    """Return the code of what :func:`explain` makes of an error, for a call that has placed nothing."""
+    match error:
+        case ApiError() | Refused():
+            return error.code
+        case TransferNotFound():
+            return "job_not_found"
+        case OutcomeUnknown():
+            return "outcome_unknown"
+    return "unavailable"
+
+
 def explain(error: Exception, call: Call) -> Explained:
     """Say what an error comes to for whoever has called. What is ours alone to know goes into the log."""
     match error:

@@ -4,6 +4,7 @@ import click
 import orjson
 from flask.cli import AppGroup
 
+from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of, show_facts, show_table
 from api.commands.parameters import CENTS, ID, Key
@@ -45,7 +46,9 @@ def open_command(user_id: int, amount: int, idempotency_key: str) -> None:
     A user who has a wallet is refused, and nothing moves. To repeat the command is safe: it moves nothing twice.
     """
     imports = Imports(services().engine, services().snowflake)
-    opened = imports.run([Opening(user_id, amount)], key=idempotency_key)
+    with acting("wallet.open", on=str(user_id)) as act:
+        opened = imports.run([Opening(user_id, amount)], key=idempotency_key)
+        act.note(changed=not opened.replayed)
     click.echo(
         f"user {user_id}: {'opened before, nothing moved' if opened.replayed else f'opened with {amount} cents'}"
     )

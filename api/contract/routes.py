@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 from api.contract.schemas import (
     AcceptedOut,
+    ActionsOut,
+    ActionsQuery,
     AmountBody,
     AuditOut,
     BalanceOut,
@@ -138,6 +140,7 @@ LINKS = {
         endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
     ),
     "next_events": Link(endpoint="events.events", parameter="after", value="$response.body#/next_after"),
+    "next_actions": Link(endpoint="actions.actions", parameter="cursor", value="$response.body#/next_cursor"),
     "requeue": Link(endpoint="dead_letters.requeue", parameter="job_id", value="$response.body#/dead_letters/0/job_id"),
 }
 
@@ -404,6 +407,32 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "audit.audit": Operation(
         tag="Administration", who=Who.ADMIN, answers={200: Answer(AuditOut, example=_AUDIT | {"under_way": None})}
+    ),
+    "actions.actions": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        query=ActionsQuery,
+        answers={
+            200: Answer(
+                ActionsOut,
+                example={
+                    "actions": [
+                        {
+                            "at": _AT,
+                            "who": "admin",
+                            "what": "dead_letter.requeue",
+                            "on": _ID,
+                            "from": "203.0.113.7",
+                            "outcome": "done",
+                        }
+                    ],
+                    "page_size": 30,
+                    "has_more": False,
+                    "next_cursor": None,
+                },
+                links=("next_actions",),
+            )
+        },
     ),
     "health.healthz": Operation(
         tag="Service", who=Who.ANYONE, answers={200: Answer(HealthOut, example={"status": "ok"})}

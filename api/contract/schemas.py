@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from api.contract.instants import InstantIn
 from api.waiting import MAX_WAIT_S
 from jobs.event_json import as_json, resource_of, rfc3339
+from models.actions.record import Action
 from models.audit.record import AuditResult
 from models.ledger.bulks import MAX_ATOMIC_ITEMS, MAX_ITEMS, Bulk
 from models.ledger.events import REQUEUED, Event
@@ -413,6 +414,49 @@ class RequeuedAllOut(_Answer):
     """How many dead letters were put back."""
 
     requeued: Count
+
+
+class ActionsQuery(_Body):
+    """Which acts of administrators: how many, and before which (the ``next_cursor`` of an earlier page)."""
+
+    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
+
+
+class ActionOut(_Answer):
+    """What an administrator did: when, who, what, on what, from which address, and what came of it."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    at: Instant
+    who: str
+    what: str
+    on: str
+    origin: str = Field(serialization_alias="from")
+    outcome: str = Field(
+        description="`done`, `unchanged`, `begun` (no end of it is known), or the code of the problem."
+    )
+
+    @classmethod
+    def of(cls, action: Action) -> "ActionOut":
+        """Show an act."""
+        return cls(
+            at=action.at,
+            who=action.who,
+            what=action.what,
+            on=action.subject,
+            origin=action.origin,
+            outcome=action.outcome,
+        )
+
+
+class ActionsOut(_Answer):
+    """A page of what administrators did, newest first."""
+
+    actions: list[ActionOut]
+    page_size: int
+    has_more: bool
+    next_cursor: CursorOut | None
 
 
 class FindingOut(_Answer):

@@ -368,6 +368,33 @@ audits = Table(
 # models/audit/record.py: there is one audit under way at most.
 Index("audits_under_way", text("(true)"), unique=True, _table=audits, postgresql_where=audits.c.finished_at.is_(None))
 
+# models/actions/record.py: pages of it are ranges of this key, and what is oldest has the lowest.
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", _timestamp, nullable=False, server_default=func.now()),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # what it was done to
+    Column("origin", Text, nullable=False),  # the address that it came from
+    CheckConstraint(
+        "char_length(who) BETWEEN 1 AND 200 AND char_length(what) BETWEEN 1 AND 200"
+        " AND char_length(subject) BETWEEN 1 AND 200 AND char_length(origin) BETWEEN 1 AND 200",
+        name="texts_length",
+    ),
+    comment="Append-only. What administrators did, written before it was begun.",
+)
+
+action_outcomes = Table(
+    "action_outcomes",
+    metadata,
+    Column("action_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("outcome", Text, nullable=False),  # done, unchanged, or the code of a problem
+    CheckConstraint("char_length(outcome) BETWEEN 1 AND 200", name="outcome_length"),
+    comment="Append-only. What came of it; an action without one was begun, and no more is known.",
+)
+
 event_batches = Table(
     "event_batches",
     metadata,
@@ -428,6 +455,9 @@ GUARDS: Mapping[str, str] = {
     "wallets_versioned": "wallets",
     # What an audit came to stays as it is.
     "audits_finished": "audits",
+    # What administrators did stays as it is written.
+    "actions_stay": "actions",
+    "action_outcomes_stay": "action_outcomes",
     # An instant is given back only together with its node.
     "snowflake_nodes_reserved": "snowflake_nodes",
     # The version of an eviction only grows.
