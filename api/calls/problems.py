@@ -42,6 +42,7 @@ PROBLEMS = {
         Problem("method_not_allowed", 405, "Method not allowed"),
         Problem("payload_too_large", 413, "The body is too large"),
         Problem("unsupported_media_type", 415, "The body must be application/json"),
+        Problem("wallet_frozen", 422, "The wallet is frozen"),
         Problem("balance_insufficient", 422, "The balance is insufficient"),
         Problem("self_transfer_invalid", 422, "Cannot transfer to oneself"),
         Problem("balance_overflow", 422, "The balance would become too large"),

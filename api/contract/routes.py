@@ -213,7 +213,7 @@ OPERATIONS: dict[str, Operation] = {
         body_example={"amount": 67},
         moves_money=True,
         # Forbidden: by a token without the scope that deposits need.
-        problems=("forbidden", "balance_overflow"),
+        problems=("forbidden", "wallet_frozen", "balance_overflow"),
         answers={
             200: Answer(
                 MoneyOut, example={"balance": 10067, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",)
@@ -225,7 +225,7 @@ OPERATIONS: dict[str, Operation] = {
         body=AmountBody,
         body_example={"amount": 67},
         moves_money=True,
-        problems=("wallet_not_found", "balance_insufficient"),
+        problems=("wallet_not_found", "wallet_frozen", "balance_insufficient"),
         answers={
             200: Answer(MoneyOut, example={"balance": 9933, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",))
         },
@@ -235,7 +235,13 @@ OPERATIONS: dict[str, Operation] = {
         body=TransferBody,
         body_example=_PAY,
         moves_money=True,
-        problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid", "balance_overflow"),
+        problems=(
+            "wallet_not_found",
+            "wallet_frozen",
+            "balance_insufficient",
+            "self_transfer_invalid",
+            "balance_overflow",
+        ),
         answers={
             200: Answer(
                 TransferOut,
@@ -250,7 +256,7 @@ OPERATIONS: dict[str, Operation] = {
         body=LaterTransferBody,
         body_example=_PAY,
         moves_money=True,
-        problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid"),
+        problems=("wallet_not_found", "wallet_frozen", "balance_insufficient", "self_transfer_invalid"),
         answers={
             202: Answer(
                 AcceptedOut,

@@ -14,7 +14,9 @@ from models.schema.migrations.exclusive import alone
 
 # By table; a table that this database does not have is passed over.
 PRIVILEGES: Mapping[str, str] = {
-    "wallets": "SELECT, INSERT, UPDATE (balance, version)",
+    "wallets": "SELECT, INSERT, UPDATE (balance, version, debits_frozen, credits_frozen)",
+    # When it was is the database's word.
+    "freezes": "SELECT, INSERT (wallet_id, debits, credits, reason, by)",
     "transfers": (
         "SELECT, INSERT, UPDATE (status, reason, attempts, generation, lost_leases, source_seq, destination_seq,"
         " last_error, next_attempt_at, completed_at, reversed_amount)"

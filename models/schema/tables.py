@@ -58,6 +58,9 @@ wallets = Table(
     Column("balance", BigInteger, nullable=False, server_default=text("0")),  # cents
     Column("version", BigInteger, nullable=False, server_default=text("0")),  # how many entries it has
     Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    # What an administrator has forbidden: money that leaves, money that comes.
+    Column("debits_frozen", Boolean, nullable=False, server_default=text("false")),
+    Column("credits_frozen", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("id > 0", name="id_positive"),
     CheckConstraint("balance >= 0", name="balance_not_negative"),
     CheckConstraint("version >= 0", name="version_not_negative"),
@@ -70,6 +73,27 @@ wallets = Table(
         **_ANALYZE,
     },
 )
+
+# models/vitals.py: how many are frozen.
+Index("wallets_frozen", wallets.c.id, postgresql_where=wallets.c.debits_frozen | wallets.c.credits_frozen)
+
+# models/ledger/freezes.py: the newest of a wallet says why it is as it is.
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("wallet_id", BigInteger, nullable=False),
+    Column("debits", Boolean, nullable=False),  # frozen from then on
+    Column("credits", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("by", Text, nullable=False),
+    Column("at", _timestamp, nullable=False, server_default=func.statement_timestamp()),
+    CheckConstraint("char_length(reason) BETWEEN 1 AND 500", name="reason_length"),
+    CheckConstraint("reason IS NOT NULL OR NOT (debits OR credits)", name="frozen_has_reason"),
+    CheckConstraint('char_length("by") BETWEEN 1 AND 200', name="by_length"),
+    comment="Append-only. Which sides of a wallet were frozen or not from then on, why, and by whom.",
+)
+Index("freezes_of_wallet", freezes.c.wallet_id, freezes.c.id)
 
 transfers = Table(
     "transfers",
@@ -455,7 +479,8 @@ GUARDS: Mapping[str, str] = {
     "wallets_versioned": "wallets",
     # What an audit came to stays as it is.
     "audits_finished": "audits",
-    # What administrators did stays as it is written.
+    # What was frozen, and what administrators did, stays as it is written.
+    "freezes_stay": "freezes",
     "actions_stay": "actions",
     "action_outcomes_stay": "action_outcomes",
     # An instant is given back only together with its node.

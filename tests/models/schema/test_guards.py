@@ -29,7 +29,7 @@ AGAIN = "status = 'pending', reason = NULL, source_seq = NULL, destination_seq =
 # Triggers that guard nothing: they delete what is old.
 FORGETTING = {"audits_forgotten": "audits", "actions_forgotten": "actions"}
 # What the service may not change in any way, and could not if it had the privilege.
-FOR_GOOD = ("actions", "action_outcomes")
+FOR_GOOD = ("actions", "action_outcomes", "freezes")
 
 REFUSED = [
     # Posted: the relay would find it, and move the money once more.
@@ -84,6 +84,8 @@ REFUSED = [
     ("DELETE FROM actions", "actions_stay"),
     ("UPDATE action_outcomes SET outcome = 'unchanged'", "action_outcomes_stay"),
     ("DELETE FROM action_outcomes", "action_outcomes_stay"),
+    ("UPDATE freezes SET reason = 'another'", "freezes_stay"),
+    ("DELETE FROM freezes", "freezes_stay"),
     ("UPDATE event_head SET last_event = last_event - 1", "event_head_forward"),
     ("UPDATE event_head SET forgotten = forgotten - 1", "event_head_forward"),
     ("UPDATE event_head SET settled = settled - 1, last_event = last_event + 1", "event_head_forward"),
@@ -117,6 +119,8 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
             connection.execute(text("INSERT INTO kept_evictions VALUES (1, 3)"))
+            frozen = "INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (1, true, false, 'why', 'me')"
+            connection.execute(text(frozen))
         act(service)
         record.record(service, begun(findings={"running_balance": FOUND}))
         outcomes = attempts.find_outcomes(service, [rejected, failed, pending, canceled])
