@@ -13,7 +13,7 @@ from api.edge.application import make_flask
 from api.edge.edge import Edge
 from api.edge.proxies import Proxies
 from api.services import make_services
-from api.views import actions, audit, bulks, dead_letters, events, health, jobs, metrics, transfers, wallets
+from api.views import actions, audit, bulks, dead_letters, events, freezes, health, jobs, metrics, transfers, wallets
 from config import Settings
 
 
@@ -25,7 +25,9 @@ def create_app(settings: Settings) -> Flask:
     administrators.install(app, settings, made.identity, made.engine)
     cors.install(app, settings)
     entry.install(app)
-    for room in (wallets, transfers, bulks, jobs, dead_letters, events, audit, actions, health, docs, metrics):
+    for room in (
+        wallets, transfers, bulks, jobs, dead_letters, events, audit, actions, freezes, health, docs, metrics
+    ):
         app.register_blueprint(room.blueprint)
     openapi.install(app)
     direct.install(app)

@@ -304,6 +304,7 @@ oldest_event_behind = ScrapedGauge(
     "wallet_oldest_event_behind_seconds", "Age of the oldest event that cannot be read yet, 0 without one."
 )
 dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")
+frozen_wallets = ScrapedGauge("wallet_frozen_wallets", "Wallets with a side that is frozen, counted up to 100000.")
 db_pool_connections = ScrapedGauge(
     "wallet_db_pool_connections", "Connections that processes have to PostgreSQL.", ("service", "state")
 )

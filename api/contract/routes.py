@@ -32,6 +32,7 @@ from api.contract.schemas import (
     DeadLettersQuery,
     EventsOut,
     EventsQuery,
+    FreezeBody,
     HealthOut,
     JobOut,
     JobQuery,
@@ -46,6 +47,8 @@ from api.contract.schemas import (
     TransactionsQuery,
     TransferBody,
     TransferOut,
+    UnfreezeBody,
+    WalletStateOut,
 )
 
 # Pages for people, which are no part of the contract.
@@ -128,6 +131,11 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
         "example": "118361825078153216",
     },
+    "user_id": {
+        "description": "Whose wallet.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "example": "1",
+    },
 }
 
 LINKS = {
@@ -204,6 +212,13 @@ _PAY = {
     "reference": "INV-2026-118",
     "metadata": {"flat": "4b"},
 }
+_WALLET = {
+    "user_id": "1",
+    "balance": 10000,
+    "version": 1,
+    "opened_at": _AT,
+    "frozen": {"debits": True, "credits": False, "reason": "court order 17/2026", "at": _AT, "by": "admin"},
+}
 _REPLAYED = ("Idempotency-Replayed",)
 
 OPERATIONS: dict[str, Operation] = {
@@ -277,6 +292,7 @@ OPERATIONS: dict[str, Operation] = {
             "forbidden",
             "job_not_found",
             "wallet_not_found",
+            "wallet_frozen",
             "balance_insufficient",
             "balance_overflow",
             "not_reversible",
@@ -413,6 +429,29 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "audit.audit": Operation(
         tag="Administration", who=Who.ADMIN, answers={200: Answer(AuditOut, example=_AUDIT | {"under_way": None})}
+    ),
+    "freezes.wallet": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        problems=("wallet_not_found",),
+        answers={200: Answer(WalletStateOut, example=_WALLET)},
+    ),
+    "freezes.freeze": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        body=FreezeBody,
+        body_example={"debits": True, "credits": False, "reason": "court order 17/2026"},
+        problems=("wallet_not_found",),
+        answers={200: Answer(WalletStateOut, example=_WALLET)},
+    ),
+    "freezes.unfreeze": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        body=UnfreezeBody,
+        body_example={"reason": "lifted"},
+        is_body_required=False,
+        problems=("wallet_not_found",),
+        answers={200: Answer(WalletStateOut, example=_WALLET | {"frozen": None})},
     ),
     "actions.actions": Operation(
         tag="Administration",

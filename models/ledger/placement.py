@@ -168,7 +168,7 @@ class Placement:
         digest = None if key is None else order.request_hash
         return NewTransfer(
             self.transfer_id, order.kind, order.source, order.destination, order.amount_cents,
-            key, digest, order.trace, order.details, order.reverses,
+            key, digest, order.trace, order.details, order.reverses, order.passes_freezes,
         )  # fmt: skip
 
 

@@ -161,11 +161,12 @@ class NewTransfer(NamedTuple):
     trace: str | None = None
     details: Details = NO_DETAILS
     reverses: int | None = None
+    passes_freezes: bool = False
 
     @property
     def pending(self) -> Pending:
         """What there is to decide."""
-        return Pending(self.id, self.source, self.destination, self.amount_cents)
+        return Pending(self.id, self.source, self.destination, self.amount_cents, self.passes_freezes)
 
     @property
     def row(self) -> tuple[int | str | None, ...]:

@@ -37,6 +37,8 @@ def test_each_command_that_changes_something_leaves_a_line(
     run("dead-letters", "requeue", "1")
     run("dead-letters", "requeue", "--all")
     run("audit")
+    run("wallets", "freeze", 7, "--debits", "--reason", "why")
+    run("wallets", "unfreeze", 9)
     who = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
     assert shown(run) == [
         (who, "wallet.open", "7", "command line", "done"),
@@ -47,6 +49,8 @@ def test_each_command_that_changes_something_leaves_a_line(
         (who, "dead_letter.requeue", "1", "command line", "job_not_found"),
         (who, "dead_letter.requeue_all", "all", "command line", "unchanged"),
         (who, "audit.run", "all", "command line", "done"),
+        (who, "wallet.freeze", "7", "command line", "done"),
+        (who, "wallet.unfreeze", "9", "command line", "wallet_not_found"),
     ]
 
 
