@@ -119,7 +119,7 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
             connection.execute(text("INSERT INTO kept_evictions VALUES (1, 3)"))
-            frozen = "INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (1, true, false, 'why', 'me')"
+            frozen = "INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (1, false, false, 'a', 'b')"
             connection.execute(text(frozen))
         act(service)
         record.record(service, begun(findings={"running_balance": FOUND}))
