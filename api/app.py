@@ -14,11 +14,13 @@ from api.edge.edge import Edge
 from api.edge.proxies import Proxies
 from api.services import make_services
 from api.views import (
+    actions,
     audit,
     bulks,
     dead_letters,
     events,
     finding,
+    freezes,
     health,
     jobs,
     metrics,
@@ -34,11 +36,12 @@ def create_app(settings: Settings) -> Flask:
     app = make_flask("wallet", settings)
     made = make_services(settings, partial(limiter.install, app), application_name="wallet-api")
     running.install(app, made)
-    administrators.install(app, settings, made.identity)
+    administrators.install(app, settings, made.identity, made.engine)
     cors.install(app, settings)
     entry.install(app)
     for room in (
-        wallets, transfers, bulks, finding, statements, jobs, dead_letters, events, audit, health, docs, metrics,
+        wallets, transfers, bulks, finding, statements, jobs, dead_letters, events, audit, actions, freezes, health,
+        docs, metrics,
     ):  # fmt: skip
         app.register_blueprint(room.blueprint)
     openapi.install(app)

@@ -131,7 +131,7 @@ def read_postgres(engine: Engine, frontier: Frontier) -> Reading:
     """
     try:
         reading = _read_sessions(engine)
-        for read in (partial(_read_backlog, frontier), _read_events, _read_leases, _read_audit):
+        for read in (partial(_read_backlog, frontier), _read_events, _read_frozen, _read_leases, _read_audit):
             reading += _read_if_possible(read, engine)
     except Unavailable as error:
         raise Unreadable from error
@@ -202,6 +202,10 @@ def _read_backlog(frontier: Frontier, engine: Engine) -> Reading:
 def _read_events(engine: Engine) -> Reading:
     backlog = vitals.find_event_backlog(engine)
     return [metrics.events_behind.of(backlog.events), metrics.oldest_event_behind.of(backlog.oldest_s)]
+
+
+def _read_frozen(engine: Engine) -> Reading:
+    return [metrics.frozen_wallets.of(vitals.find_frozen(engine))]
 
 
 def _read_leases(engine: Engine) -> Reading:

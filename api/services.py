@@ -20,6 +20,7 @@ from jobs.transport import WayOn, make_way_on
 from models.cache.wallet_cache import READ, WalletCache
 from models.ledger import events
 from models.ledger.bulks import Bulks
+from models.ledger.freezes import Freezes
 from models.ledger.history import History
 from models.ledger.listing import Listing
 from models.ledger.orders import Orders
@@ -54,6 +55,7 @@ class Services:
     statements: Statements
     way_on: WayOn
     dead_letters: DeadLetters
+    freezes: Freezes
     cache: WalletCache
     # To the queue's Redis, for the throttle, and for reads too if that is where they are cached.
     line: RedisLine
@@ -136,6 +138,7 @@ def make_services(
         statements=Statements(engine),
         way_on=way_on,
         dead_letters=DeadLetters(engine, way_on),
+        freezes=Freezes(engine, cache),
         cache=cache,
         line=line,
         shares_redis=shares_redis,

@@ -34,6 +34,12 @@ class WalletNotFound(Refused):
         self.wallet_id = wallet_id
 
 
+class WalletFrozen(Refused):
+    """An administrator has frozen the wallet, for money that would leave it or for money that would come."""
+
+    code = "wallet_frozen"
+
+
 class BalanceInsufficient(Refused):
     """The balance is below the amount."""
 
@@ -172,6 +178,7 @@ REFUSALS: dict[str, type[Refused]] = {
     kind.code: kind
     for kind in (
         WalletNotFound,
+        WalletFrozen,
         BalanceInsufficient,
         BalanceOverflow,
         SelfTransferInvalid,

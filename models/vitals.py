@@ -60,6 +60,11 @@ class LastAudit(NamedTuple):
     findings: int
 
 
+_FROZEN = text(f"""
+SELECT count(*) AS frozen FROM (
+    SELECT FROM wallets WHERE debits_frozen OR credits_frozen LIMIT {MAX_COUNTED}
+) AS found
+""")  # noqa: S608 - a number of ours
 # A session between two statements of a transaction is in use.
 _SESSIONS = text("""
 SELECT application_name, state = 'idle' AS is_idle, count(*) AS connections,
@@ -128,6 +133,15 @@ def find_event_backlog(engine: Engine) -> EventBacklog:
     """
     (row,) = fetch_all(engine, _EVENT_BACKLOG)
     return EventBacklog(int(row.events), max(0.0, float(row.oldest_s or 0)))
+
+
+def find_frozen(engine: Engine) -> int:
+    """Count the wallets that are frozen, up to :data:`MAX_COUNTED`: a look at an index of these alone.
+
+    Raises:
+        Unavailable: the database cannot be reached, or is not migrated.
+    """
+    return int(fetch_all(engine, _FROZEN)[0].frozen)
 
 
 def find_leases(engine: Engine) -> Leases:

@@ -5,8 +5,8 @@ process, which outlives it and which any other process can read; without it in m
 variable is read here, too, and a wrong one stops the start.
 
 No label holds an id, a path, or anything else that a client chose: their values are few and known beforehand, and all
-series but those of requests are there, at 0, from the start. A gauge that any process can read from PostgreSQL or
-Redis is not kept but read when it is asked for (:class:`ScrapedGauge`, ``api/views/metrics.py``).
+series but those of requests and actions are there, at 0, from the start. A gauge that any process can read from
+PostgreSQL or Redis is not kept but read when it is asked for (:class:`ScrapedGauge`, ``api/views/metrics.py``).
 """
 
 from bisect import bisect_right
@@ -231,6 +231,21 @@ shed = _counters(
     ("requests", "calls", "waiting", "watching", "statements"),
 )
 
+# --- administrators
+
+_actions = Counter("wallet_actions", "What administrators did, by its outcome.", ["what", "outcome"], registry=registry)
+
+
+def count_action(what: str, outcome: str) -> None:
+    """Count an act of an administrator.
+
+    Args:
+        what: one of our own words for what was done.
+        outcome: ``done``, ``unchanged``, or the code of a problem.
+    """
+    _actions.labels(what, outcome).inc()
+
+
 # --- beside requests and jobs
 
 # What runs in threads that nobody waits for (observe/background.py).
@@ -292,6 +307,7 @@ oldest_event_behind = ScrapedGauge(
     "wallet_oldest_event_behind_seconds", "Age of the oldest event that cannot be read yet, 0 without one."
 )
 dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")
+frozen_wallets = ScrapedGauge("wallet_frozen_wallets", "Wallets with a side that is frozen, counted up to 100000.")
 db_pool_connections = ScrapedGauge(
     "wallet_db_pool_connections", "Connections that processes have to PostgreSQL.", ("service", "state")
 )

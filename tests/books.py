@@ -165,6 +165,11 @@ CHECKS = {
         SELECT * FROM bulks WHERE atomic AND (
             posted NOT IN (0, count) OR rejected NOT IN (0, count) OR failed NOT IN (0, count) OR canceled > 0)
     """,
+    "a wallet is frozen as the last change of that says": """
+        SELECT w.id, w.debits_frozen, w.credits_frozen, f.debits, f.credits FROM wallets w
+        LEFT JOIN (SELECT DISTINCT ON (wallet_id) * FROM freezes ORDER BY wallet_id, id DESC) f ON f.wallet_id = w.id
+        WHERE (w.debits_frozen, w.credits_frozen) <> (coalesce(f.debits, false), coalesce(f.credits, false))
+    """,
     "no amount ordered is below 1": "SELECT id, amount FROM transfers WHERE amount < 1",
 }
 

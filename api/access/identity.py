@@ -86,7 +86,7 @@ class Identity:
         """Return the id of the user who asks, None for an administrator.
 
         A browser may send an administrator's password for another site's page: what changes something asks
-        :func:`api.access.administrators.require_user_or_admin`.
+        :func:`api.access.administrators.acting_or_user`.
 
         Raises:
             ApiError: as :meth:`require_user`.

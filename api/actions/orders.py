@@ -112,6 +112,8 @@ def reverse(services: Services, call: Call, terms: ReversalTerms, *, caller: int
         trace=call.trace.traceparent,
         details=terms.details,
         reverses=original.id,
+        # What was frozen is frozen for users; an administrator need not let the money go to send it back.
+        passes_freezes=caller is None,
     )
     return _execute(services, call, order)
 

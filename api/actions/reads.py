@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from api.calls.call import Call
 from api.calls.problems import RETRY_AFTER_S, ApiError
-from api.contract.schemas import BalanceOut, NoQuery, TransactionOut, TransactionsOut, TransactionsQuery
+from api.contract.schemas import BalanceOut, FrozenOut, NoQuery, TransactionOut, TransactionsOut, TransactionsQuery
 from api.services import Services
 from models.cache.wallet_cache import Miss
 from models.ledger.settlement import EntryType
@@ -77,7 +77,8 @@ def _look(services: Services, call: Call, user_id: int, field: str) -> bytes | M
 
 def _load_balance(services: Services, user_id: int, _: NoQuery) -> Snapshot:
     found = services.history.get_balance(user_id)
-    return Snapshot(found.version, BalanceOut(balance=found.cents))
+    frozen = FrozenOut.of(debits=found.debits_frozen, credits=found.credits_frozen)
+    return Snapshot(found.version, BalanceOut(balance=found.cents, frozen=frozen))
 
 
 def _name_of_page(query: TransactionsQuery) -> str:

@@ -51,6 +51,7 @@ PROBLEMS = {
         Problem("method_not_allowed", 405, "Method not allowed"),
         Problem("payload_too_large", 413, "The body is too large"),
         Problem("unsupported_media_type", 415, "The body must be application/json"),
+        Problem("wallet_frozen", 422, "The wallet is frozen"),
         Problem("balance_insufficient", 422, "The balance is insufficient"),
         Problem("self_transfer_invalid", 422, "Cannot transfer to oneself"),
         Problem("balance_overflow", 422, "The balance would become too large"),
@@ -87,6 +88,18 @@ class Explained:
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of what :func:`explain` makes of an error, for a call that has placed nothing."""
+    match error:
+        case ApiError() | Refused():
+            return error.code
+        case TransferNotFound():
+            return "job_not_found"
+        case OutcomeUnknown():
+            return "outcome_unknown"
+    return "unavailable"
 
 
 def explain(error: Exception, call: Call) -> Explained:

@@ -7,12 +7,14 @@ from flask.cli import with_appcontext
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples, told
 from api.contract.schemas import AuditedOut
 from api.running import services
 from api.settings import current_settings
 from jobs.auditor import MAX_SLICE, make_checks
 from jobs.transport import TransportAway, make_backlog
+from models.actions.record import ALL
 from models.audit import record
 from models.audit.audit import run_whole
 from models.audit.record import AuditResult
@@ -44,7 +46,8 @@ def command(*, as_json: bool) -> None:
     It changes nothing, takes no locks, and may run while the service works. Its result is recorded like any audit's.
     """
     try:
-        result = _audit_now()
+        with acting("audit.run", on=ALL):
+            result = _audit_now()
     except (WalletServiceError, SQLAlchemyError, RedisError, TransportAway) as error:
         click.echo(f"Error: not audited: {told(error)}", err=True)
         sys.exit(COULD_NOT_RUN)

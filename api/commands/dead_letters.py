@@ -1,11 +1,11 @@
 """``flask dead-letters``: transfers whose attempts ran out."""
 
-import getpass
-
 import click
 from flask.cli import AppGroup, with_appcontext
 
+from api.commands.acting import acting, user
 from api.running import services
+from models.actions.record import ALL
 from models.errors import WalletServiceError
 from models.ledger.transfer import MAX_ID
 
@@ -36,12 +36,17 @@ def requeue_command(job_ids: tuple[int, ...], *, everything: bool) -> None:
     """Put dead letters back on the queue, with all their attempts."""
     if bool(job_ids) == everything:
         raise click.UsageError("name job ids, or give --all")
-    by = f"{getpass.getuser()} (command line)"
+    by = f"{user()} (command line)"
     try:
         if everything:
-            click.echo(f"requeued {services().dead_letters.requeue_all(by=by)}")
+            with acting("dead_letter.requeue_all", on=ALL) as act:
+                count = services().dead_letters.requeue_all(by=by)
+                act.note(changed=count > 0)
+            click.echo(f"requeued {count}")
         for job_id in job_ids:
-            transfer, requeued = services().dead_letters.requeue(job_id, by=by)
+            with acting("dead_letter.requeue", on=str(job_id)) as act:
+                transfer, requeued = services().dead_letters.requeue(job_id, by=by)
+                act.note(changed=requeued)
             click.echo(f"{job_id}\t{'requeued' if requeued else f'left alone, it is {transfer.status}'}")
     except WalletServiceError as error:
         raise click.ClickException(str(error)) from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from api.commands import audit, dead_letters, doctor, imports, statement, transfers, wallets
+from api.commands import actions, audit, dead_letters, doctor, imports, statement, transfers, wallets
 
 COMMANDS: Sequence[click.Command] = (
     wallets.commands,
@@ -13,5 +13,6 @@ COMMANDS: Sequence[click.Command] = (
     statement.command,
     imports.command,
     audit.command,
+    actions.command,
     doctor.command,
 )

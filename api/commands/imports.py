@@ -6,6 +6,7 @@ from typing import BinaryIO
 import click
 from flask.cli import with_appcontext
 
+from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples
 from api.commands.parameters import Key
 from api.running import services
@@ -53,13 +54,17 @@ def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
     if dry_run:
         done = imports.check(openings, key=key)
     else:
-        with click.progressbar(
-            length=sum(1 for opening in openings if opening.balance_cents),
-            label="wallets",
-            file=sys.stderr,
-            hidden=not sys.stderr.isatty(),
-        ) as bar:
+        with (
+            acting("wallet.import", on=name) as act,
+            click.progressbar(
+                length=sum(1 for opening in openings if opening.balance_cents),
+                label="wallets",
+                file=sys.stderr,
+                hidden=not sys.stderr.isatty(),
+            ) as bar,
+        ):
             done = imports.run(openings, key=key, progress=bar.update)
+            act.note(changed=not done.replayed)
     did = "done before, nothing moved:" if done.replayed else "would open" if dry_run else "opened"
     click.echo(f"{did} {done.wallets} wallets with {done.amount_cents} cents (import id {name})")
 

@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 from api.contract.schemas import (
     AcceptedOut,
+    ActionsOut,
+    ActionsQuery,
     AmountBody,
     AuditOut,
     BalanceOut,
@@ -31,6 +33,7 @@ from api.contract.schemas import (
     DeadLettersQuery,
     EventsOut,
     EventsQuery,
+    FreezeBody,
     HealthOut,
     JobOut,
     JobQuery,
@@ -48,6 +51,8 @@ from api.contract.schemas import (
     TransferOut,
     TransfersOut,
     TransfersQuery,
+    UnfreezeBody,
+    WalletStateOut,
 )
 
 # Pages for people, which are no part of the contract.
@@ -132,6 +137,11 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
         "example": "118361825078153216",
     },
+    "user_id": {
+        "description": "Whose wallet.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "example": "1",
+    },
 }
 
 LINKS = {
@@ -145,6 +155,7 @@ LINKS = {
         endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
     ),
     "next_events": Link(endpoint="events.events", parameter="after", value="$response.body#/next_after"),
+    "next_actions": Link(endpoint="actions.actions", parameter="cursor", value="$response.body#/next_cursor"),
     "requeue": Link(endpoint="dead_letters.requeue", parameter="job_id", value="$response.body#/dead_letters/0/job_id"),
 }
 
@@ -208,6 +219,13 @@ _PAY = {
     "reference": "INV-2026-118",
     "metadata": {"flat": "4b"},
 }
+_WALLET = {
+    "user_id": "1",
+    "balance": 10000,
+    "version": 1,
+    "opened_at": _AT,
+    "frozen": {"debits": True, "credits": False, "reason": "court order 17/2026", "at": _AT, "by": "admin"},
+}
 _REPLAYED = ("Idempotency-Replayed",)
 
 OPERATIONS: dict[str, Operation] = {
@@ -217,7 +235,7 @@ OPERATIONS: dict[str, Operation] = {
         body_example={"amount": 67},
         moves_money=True,
         # Forbidden: by a token without the scope that deposits need.
-        problems=("forbidden", "balance_overflow"),
+        problems=("forbidden", "wallet_frozen", "balance_overflow"),
         answers={
             200: Answer(
                 MoneyOut, example={"balance": 10067, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",)
@@ -229,7 +247,7 @@ OPERATIONS: dict[str, Operation] = {
         body=AmountBody,
         body_example={"amount": 67},
         moves_money=True,
-        problems=("wallet_not_found", "balance_insufficient"),
+        problems=("wallet_not_found", "wallet_frozen", "balance_insufficient"),
         answers={
             200: Answer(MoneyOut, example={"balance": 9933, "transfer_id": _ID}, headers=_REPLAYED, links=("transfer",))
         },
@@ -239,7 +257,13 @@ OPERATIONS: dict[str, Operation] = {
         body=TransferBody,
         body_example=_PAY,
         moves_money=True,
-        problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid", "balance_overflow"),
+        problems=(
+            "wallet_not_found",
+            "wallet_frozen",
+            "balance_insufficient",
+            "self_transfer_invalid",
+            "balance_overflow",
+        ),
         answers={
             200: Answer(
                 TransferOut,
@@ -254,7 +278,7 @@ OPERATIONS: dict[str, Operation] = {
         body=LaterTransferBody,
         body_example=_PAY,
         moves_money=True,
-        problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid"),
+        problems=("wallet_not_found", "wallet_frozen", "balance_insufficient", "self_transfer_invalid"),
         answers={
             202: Answer(
                 AcceptedOut,
@@ -275,6 +299,7 @@ OPERATIONS: dict[str, Operation] = {
             "forbidden",
             "job_not_found",
             "wallet_not_found",
+            "wallet_frozen",
             "balance_insufficient",
             "balance_overflow",
             "not_reversible",
@@ -460,6 +485,55 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "audit.audit": Operation(
         tag="Administration", who=Who.ADMIN, answers={200: Answer(AuditOut, example=_AUDIT | {"under_way": None})}
+    ),
+    "freezes.wallet": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        problems=("wallet_not_found",),
+        answers={200: Answer(WalletStateOut, example=_WALLET)},
+    ),
+    "freezes.freeze": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        body=FreezeBody,
+        body_example={"debits": True, "credits": False, "reason": "court order 17/2026"},
+        problems=("wallet_not_found",),
+        answers={200: Answer(WalletStateOut, example=_WALLET)},
+    ),
+    "freezes.unfreeze": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        body=UnfreezeBody,
+        body_example={"reason": "lifted"},
+        is_body_required=False,
+        problems=("wallet_not_found",),
+        answers={200: Answer(WalletStateOut, example=_WALLET | {"frozen": None})},
+    ),
+    "actions.actions": Operation(
+        tag="Administration",
+        who=Who.ADMIN,
+        query=ActionsQuery,
+        answers={
+            200: Answer(
+                ActionsOut,
+                example={
+                    "actions": [
+                        {
+                            "at": _AT,
+                            "who": "admin",
+                            "what": "dead_letter.requeue",
+                            "on": _ID,
+                            "from": "203.0.113.7",
+                            "outcome": "done",
+                        }
+                    ],
+                    "page_size": 30,
+                    "has_more": False,
+                    "next_cursor": None,
+                },
+                links=("next_actions",),
+            )
+        },
     ),
     "health.healthz": Operation(
         tag="Service", who=Who.ANYONE, answers={200: Answer(HealthOut, example={"status": "ok"})}

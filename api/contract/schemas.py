@@ -7,19 +7,30 @@ by ``WithJsonSchema``, which costs a request nothing.
 import re
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from api.contract.checking import MAX_KEY_LENGTH
 from api.contract.instants import InstantIn
 from api.waiting import MAX_WAIT_S
 from jobs.event_json import as_json, resource_of, rfc3339
+from models.actions.record import Action
 from models.audit.record import AuditResult
 from models.ledger.bulks import MAX_ATOMIC_ITEMS, MAX_ITEMS, Bulk
 from models.ledger.events import REQUEUED, Event
+from models.ledger.freezes import MAX_REASON, Change
 from models.ledger.history import HistoryEntry
 from models.ledger.listing import Filters, Place
 from models.ledger.settlement import EntryType
@@ -217,6 +228,22 @@ TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum"
 TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
 
 
+Side: TypeAlias = Annotated[bool, Field(strict=True)]
+Reason: TypeAlias = Annotated[
+    str, Field(pattern=rf"^[^\x00-\x1f\x7f-\x9f]{{1,{MAX_REASON}}}$", description="Why. No control characters.")
+]
+
+
+def _one_true(name: str) -> dict[str, Any]:
+    """Say in a schema that this field is there, and true."""
+    return {"properties": {name: {"const": True}}, "required": [name]}
+
+
+def _check_one_true(*sides: bool) -> None:
+    if not any(sides):
+        raise PydanticCustomError("nothing_named", "debits or credits should be true")
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -345,10 +372,25 @@ class ReadinessOut(_Answer):
     dependencies: dict[str, str]
 
 
+class FrozenOut(_Answer):
+    """Which sides of a wallet an administrator has frozen: no money leaves it (debits), none comes (credits)."""
+
+    debits: bool
+    credits: bool
+
+    @classmethod
+    def of(cls, *, debits: bool, credits: bool) -> "FrozenOut | None":  # noqa: A002 - the contract's word
+        """Show them; None: neither is."""
+        return cls(debits=debits, credits=credits) if debits or credits else None
+
+
 class BalanceOut(_Answer):
-    """A posted balance in cents."""
+    """A posted balance in cents. ``frozen`` is there only if a side is."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
     balance: BalanceCents
+    frozen: Annotated[FrozenOut | None, Field(exclude_if=lambda frozen: frozen is None)] = None
 
 
 class MoneyOut(_Answer):
@@ -513,6 +555,49 @@ class RequeuedAllOut(_Answer):
     requeued: Count
 
 
+class ActionsQuery(_Body):
+    """Which acts of administrators: how many, and before which (the ``next_cursor`` of an earlier page)."""
+
+    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
+
+
+class ActionOut(_Answer):
+    """What an administrator did: when, who, what, on what, from which address, and what came of it."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    at: Instant
+    who: str
+    what: str
+    on: str
+    origin: str = Field(serialization_alias="from")
+    outcome: str = Field(
+        description="`done`, `unchanged`, `begun` (no end of it is known), or the code of the problem."
+    )
+
+    @classmethod
+    def of(cls, action: Action) -> "ActionOut":
+        """Show an act."""
+        return cls(
+            at=action.at,
+            who=action.who,
+            what=action.what,
+            on=action.subject,
+            origin=action.origin,
+            outcome=action.outcome,
+        )
+
+
+class ActionsOut(_Answer):
+    """A page of what administrators did, newest first."""
+
+    actions: list[ActionOut]
+    page_size: int
+    has_more: bool
+    next_cursor: CursorOut | None
+
+
 class FindingOut(_Answer):
     """An invariant that does not hold: how many break it, the ids of some of them, and more about one."""
 
@@ -593,25 +678,101 @@ class TransactionOut(_Answer):
         )
 
 
-class WalletOut(_Answer):
-    """A wallet for administrators: ``version`` counts its entries, of which the newest come first."""
+class FreezeBody(_Body):
+    """Which sides of a wallet to freeze (true), or to let go (false); what is not named stays as it is. And why."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_one_true("debits"), _one_true("credits")]})
+
+    debits: Side = False
+    credits: Side = False
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _freezes(self) -> Self:
+        _check_one_true(self.debits, self.credits)
+        return self
+
+    def change(self, *, by: str) -> Change:
+        """What is to be otherwise."""
+        said = {name: getattr(self, name) if name in self.model_fields_set else None for name in ("debits", "credits")}
+        return Change(**said, reason=self.reason, by=by)
+
+
+class UnfreezeBody(_Body):
+    """Which sides of a wallet to let go (true): both, if none is named. And why, if there is something to say."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                _one_true("debits"),
+                _one_true("credits"),
+                {"not": {"anyOf": [{"required": ["debits"]}, {"required": ["credits"]}]}},
+            ]
+        }
+    )
+
+    debits: Side = False
+    credits: Side = False
+    reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _lifts(self) -> Self:
+        if self.model_fields_set & {"debits", "credits"}:
+            _check_one_true(self.debits, self.credits)
+        return self
+
+    def change(self, *, by: str) -> Change:
+        """What is to be otherwise."""
+        both = not self.debits and not self.credits
+        debits, credits_ = (False if side or both else None for side in (self.debits, self.credits))
+        return Change(debits=debits, credits=credits_, reason=self.reason, by=by)
+
+
+class FreezeOut(FrozenOut):
+    """Which sides of a wallet are frozen; the reason of the last change of that, when it was, and by whom."""
+
+    reason: str
+    at: Instant
+    by: str
+
+
+class WalletStateOut(_Answer):
+    """A wallet for administrators: ``version`` counts its entries; ``frozen`` is null unless a side is."""
 
     user_id: IdOut
-    balance: int
-    version: int
+    balance: BalanceCents
+    version: Count
     opened_at: Instant
+    frozen: FreezeOut | None
+
+    @classmethod
+    def of(cls, wallet: WalletView) -> "WalletStateOut":
+        """Show a wallet."""
+        return cls(**_state(wallet))
+
+
+class WalletOut(WalletStateOut):
+    """A wallet with its newest entries."""
+
     transactions: list[TransactionOut]
 
     @classmethod
     def of(cls, wallet: WalletView) -> "WalletOut":
         """Show a wallet."""
         return cls(
-            user_id=wallet.wallet_id,
-            balance=wallet.balance_cents,
-            version=wallet.version,
-            opened_at=wallet.opened_at,
+            **_state(wallet),
             transactions=[TransactionOut.of(entry) for entry in wallet.newest],
         )
+
+
+def _state(wallet: WalletView) -> dict[str, Any]:
+    return {
+        "user_id": wallet.wallet_id,
+        "balance": wallet.balance_cents,
+        "version": wallet.version,
+        "opened_at": wallet.opened_at,
+        "frozen": None if wallet.frozen is None else FreezeOut(**asdict(wallet.frozen)),
+    }
 
 
 class TransactionsOut(_Answer):

@@ -6,8 +6,11 @@ exists; it sees RQ through ``jobs/rq/dashboard.py``; and its pages come by way o
 a Content-Security-Policy.
 """
 
+import functools
 import re
 import secrets
+from collections.abc import Callable
+from typing import Any
 
 import redis
 import rq_dashboard
@@ -16,8 +19,8 @@ from flask import Flask, Response, current_app, g, jsonify, request
 from rq_dashboard import web
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from api.access.administrators import require_admin
-from api.calls.problems import RETRY_AFTER_S
+from api.access.administrators import acting, require_admin
+from api.calls.problems import RETRY_AFTER_S, ApiError
 from api.dashboard.mount import PREFIX
 from api.dashboard.templates import DashboardLoader
 from api.edge.application import make_flask
@@ -50,6 +53,8 @@ _POLICY = (
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+_JOB_IS_GONE = "RQ has no such job, or none that this can be done with."
+
 _log = structlog.get_logger("dashboard")
 
 
@@ -69,6 +74,9 @@ def make_dashboard(api: Flask) -> Flask:
     app.register_blueprint(rq_dashboard.blueprint, url_prefix=PREFIX)
     app.view_functions[f"{_NAME}.requeue_job_view"] = _requeue
     app.view_functions[f"{_NAME}.requeue_all"] = _requeue_all
+    for endpoint, view in app.view_functions.items():
+        if endpoint not in _VIEWS:
+            app.view_functions[endpoint] = _recorded(endpoint, view)
     for error in dashboard.JOB_IS_GONE:
         app.register_error_handler(error, _job_is_gone)
     app.register_error_handler(redis.RedisError, _unavailable)
@@ -100,16 +108,36 @@ def _guard() -> None:
         redis.RedisError: Redis is away.
     """
     g.csp_nonce = secrets.token_urlsafe(16)
+    is_change = request.endpoint is not None and request.endpoint not in _VIEWS
+    if is_change and request.method not in _SAFE_METHODS:
+        return  # its view looks who asks, and for what: see _recorded
     require_admin()
+    if is_change:
+        raise MethodNotAllowed(valid_methods=["OPTIONS", "POST"])
     if request.endpoint is None or request.endpoint in _FILES:
         return
-    if request.endpoint not in _VIEWS and request.method in _SAFE_METHODS:
-        raise MethodNotAllowed(valid_methods=["OPTIONS", "POST"])
     arguments = request.view_args if request.view_args is not None else {}
     if arguments.get("queue_name", "") is None:  # the page of all jobs is that of RQ's default queue
         arguments["queue_name"] = QUEUE_NAME
     _check_arguments(arguments)
     _check_existence(arguments)
+
+
+def _recorded(endpoint: str, view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let only administrators change what a view changes, and have that recorded, and what is in the way of it."""
+    what = f"dashboard.{endpoint.rpartition('.')[2]}"
+
+    @functools.wraps(view)
+    def recorded(**arguments: object) -> Any:
+        with acting(what, on="/".join(map(str, arguments.values()))):
+            try:
+                _check_arguments(arguments)
+                _check_existence(arguments)
+                return view(**arguments)
+            except dashboard.JOB_IS_GONE as error:
+                raise ApiError("job_not_found", _JOB_IS_GONE) from error
+
+    return recorded
 
 
 def _check_arguments(arguments: dict[str, object]) -> None:
@@ -178,7 +206,7 @@ def _requeue_all(queue_name: str) -> Response:
 
 
 def _job_is_gone(_error: Exception) -> Response:
-    return problem_response("job_not_found", "RQ has no such job, or none that this can be done with.")
+    return problem_response("job_not_found", _JOB_IS_GONE)
 
 
 def _unavailable(error: redis.RedisError) -> Response:

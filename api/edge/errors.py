@@ -9,6 +9,7 @@ from flask import Flask, Response, current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from api.calls import problems
 from api.calls.problems import PROBLEMS, Explained, explain, explain_unexpected
 from api.edge.edge import call_of
 
@@ -48,16 +49,20 @@ def problem_response(code: str, detail: str, *, headers: Mapping[str, str] | Non
     return Response(orjson.dumps(body), problem.status, headers=headers or {}, mimetype="application/problem+json")
 
 
+def code_of(error: Exception) -> str:
+    """Return the code of the problem that an error of a view is answered with."""
+    return _code_of_http(error) if isinstance(error, HTTPException) else problems.code_of(error)
+
+
 def _respond(found: Explained) -> Response:
     return problem_response(found.code, found.detail, headers=found.headers, **found.facts)
 
 
 def _http(error: HTTPException) -> Response:
     """Translate what Flask and Werkzeug raise by themselves."""
-    status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    code = _code_of_http(error)
+    if code == "unavailable":
         return _respond(explain_unexpected(error, call_of(request.environ)))
-    code = _CODE_OF_STATUS.get(status, "bad_input")
     headers = {}
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["Allow"] = ", ".join(sorted(error.valid_methods))
@@ -67,3 +72,8 @@ def _http(error: HTTPException) -> Response:
         "payload_too_large": f"The body may have {current_app.config['MAX_CONTENT_LENGTH']} bytes.",
     }
     return problem_response(code, details.get(code, "The request cannot be read."), headers=headers)
+
+
+def _code_of_http(error: HTTPException) -> str:
+    status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+    return "unavailable" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _CODE_OF_STATUS.get(status, "bad_input")

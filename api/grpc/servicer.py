@@ -113,7 +113,7 @@ class WalletServicer(Face, WalletServiceServicer):
     def GetBalance(self, request: BalanceRequest, asked: Asked) -> Balance:
         """Return the posted balance."""
         read = partial(_read_nothing, request, asked)
-        return Balance(**orjson.loads(BALANCE.answer(self.services, asked.call, read)))
+        return Balance(balance=orjson.loads(BALANCE.answer(self.services, asked.call, read))["balance"])
 
     @unary
     def ListTransactions(self, request: TransactionsRequest, asked: Asked) -> TransactionPage:

@@ -2,12 +2,13 @@
 
 from flask import Blueprint, request
 
-from api.access.administrators import require_admin
+from api.access.administrators import acting, require_admin
 from api.contract.schemas import DeadLettersOut, DeadLettersQuery, JobOut, NoQuery, RequeuedAllOut, RequeuedOut
 from api.contract.validation import answers, read_query
 from api.running import services
 from api.settings import current_settings
 from api.views.jobs import read_job_id
+from models.actions.record import ALL
 from models.ledger.transfer import MAX_ID
 
 blueprint = Blueprint("dead_letters", __name__)
@@ -33,9 +34,10 @@ def dead_letters() -> DeadLettersOut:
 @answers
 def requeue(job_id: str) -> RequeuedOut:
     """Put one dead letter back with all its attempts; one that is not dead is left as it is."""
-    require_admin()
-    read_query(request.environ, NoQuery)
-    transfer, requeued = services().dead_letters.requeue(read_job_id(job_id), by=_administrator())
+    with acting("dead_letter.requeue", on=job_id) as act:
+        read_query(request.environ, NoQuery)
+        transfer, requeued = services().dead_letters.requeue(read_job_id(job_id), by=_administrator())
+        act.note(changed=requeued)
     return RequeuedOut(requeued=requeued, job=JobOut.of(transfer))
 
 
@@ -43,9 +45,11 @@ def requeue(job_id: str) -> RequeuedOut:
 @answers
 def requeue_all() -> RequeuedAllOut:
     """Put all dead letters back."""
-    require_admin()
-    read_query(request.environ, NoQuery)
-    return RequeuedAllOut(requeued=services().dead_letters.requeue_all(by=_administrator()))
+    with acting("dead_letter.requeue_all", on=ALL) as act:
+        read_query(request.environ, NoQuery)
+        requeued = services().dead_letters.requeue_all(by=_administrator())
+        act.note(changed=requeued > 0)
+    return RequeuedAllOut(requeued=requeued)
 
 
 def _administrator() -> str:

@@ -4,7 +4,7 @@ import re
 
 from flask import Blueprint, request
 
-from api.access.administrators import require_user_or_admin
+from api.access.administrators import acting_or_user
 from api.actions import canceling
 from api.contract.schemas import JobOut, JobQuery, NoQuery
 from api.contract.validation import answers, read_query
@@ -33,9 +33,10 @@ def job(job_id: str) -> JobOut:
 @answers
 def cancel(job_id: str) -> JobOut:
     """Call off a pending transfer that is not being tried; one that was called off before stays so."""
-    caller = require_user_or_admin()
-    read_query(request.environ, NoQuery)
-    return JobOut.of(canceling.cancel(services(), read_job_id(job_id), by=caller))
+    with acting_or_user("job.cancel", on=job_id) as caller:
+        read_query(request.environ, NoQuery)
+        canceled = canceling.cancel(services(), read_job_id(job_id), by=caller)
+    return JobOut.of(canceled)
 
 
 def read_job_id(job_id: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, request
 
-from api.access.administrators import require_user_or_admin
+from api.access.administrators import acting_or_user
 from api.actions import orders
 from api.actions.orders import ReversalTerms, Terms
 from api.calls.problems import RETRY_AFTER_S
@@ -60,11 +60,11 @@ def reverse(job_id: str) -> TransferOut:
     wallet that gives, or that gets a withdrawal back.
     """
     environ = request.environ
-    caller = require_user_or_admin()
-    read_query(environ, NoQuery)
-    body = read_body(environ, ReversalBody, most_bytes=services().max_body_bytes) if _has_body() else ReversalBody()
-    terms = ReversalTerms(read_job_id(job_id), body.amount, read_idempotency_key(environ), body.details)
-    receipt = orders.reverse(services(), call_of(environ), terms, caller=caller)
+    with acting_or_user("transfer.reverse", on=job_id) as caller:
+        read_query(environ, NoQuery)
+        body = read_body(environ, ReversalBody, most_bytes=services().max_body_bytes) if _has_body() else ReversalBody()
+        terms = ReversalTerms(read_job_id(job_id), body.amount, read_idempotency_key(environ), body.details)
+        receipt = orders.reverse(services(), call_of(environ), terms, caller=caller)
     return TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
 
 

@@ -51,7 +51,7 @@ _WALLETS = text("""
 WITH page AS MATERIALIZED (
     SELECT * FROM entries WHERE (wallet_id, seq) > (:wallet_id, :seq) ORDER BY wallet_id, seq LIMIT :limit
 ), accounts AS MATERIALIZED (
-    SELECT id, balance, version FROM wallets WHERE id > :after ORDER BY id LIMIT :limit
+    SELECT id, balance, version, debits_frozen, credits_frozen FROM wallets WHERE id > :after ORDER BY id LIMIT :limit
 ), last AS (
     SELECT (SELECT count(*) = :limit FROM page) AS more, (SELECT count(*) = :limit FROM accounts) AS more_accounts,
         (SELECT max(wallet_id) FROM page) AS wallet_id,
@@ -95,7 +95,7 @@ WITH page AS MATERIALIZED (
         SELECT openings.seq, openings.balance FROM openings WHERE s.wallet_id IS NULL AND wallet_id = b.id LIMIT 1
     ) o ON true
 ), standing AS MATERIALIZED (
-    SELECT id, balance, version,
+    SELECT id, balance, version, debits_frozen, credits_frozen,
         coalesce(opened.seq, CASE WHEN is_gone_on_with THEN :seq ELSE opening_seq END) AS newest_seq,
         coalesce(newest_balance, CASE WHEN is_gone_on_with THEN :balance ELSE opening END) AS newest_balance,
         coalesce(amount, 0) + CASE WHEN is_gone_on_with THEN :sum ELSE opening END AS amount
@@ -114,6 +114,14 @@ WITH page AS MATERIALIZED (
     SELECT 'version_counts_entries', CAST(id AS text),
         format('wallet %s: version %s, its newest entry is number %s', id, version, newest_seq)
     FROM standing WHERE version <> newest_seq
+    UNION ALL
+    SELECT 'freeze_is_recorded', CAST(id AS text),
+        format('wallet %s: debits frozen: %s, credits: %s, and the last change says otherwise', id, debits_frozen,
+            credits_frozen)
+    FROM standing LEFT JOIN LATERAL (
+        SELECT debits, credits FROM freezes WHERE wallet_id = standing.id ORDER BY freezes.id DESC LIMIT 1
+    ) said ON true
+    WHERE debits_frozen <> coalesce(debits, false) OR credits_frozen <> coalesce(credits, false)
     UNION ALL
     SELECT 'balance_not_negative', CAST(id AS text), format('wallet %s: balance %s', id, balance)
     FROM standing WHERE balance < 0

@@ -14,10 +14,12 @@ from models.ledger.transfer import MAX_ID, Details, Kind, Status, Transfer
 
 
 class Balance(NamedTuple):
-    """A wallet's posted balance in cents, and its version in the same snapshot."""
+    """A wallet's posted balance in cents, its version in the same snapshot, and which sides of it are frozen."""
 
     cents: int
     version: int
+    debits_frozen: bool = False
+    credits_frozen: bool = False
 
 
 class HistoryEntry(NamedTuple):
@@ -49,7 +51,11 @@ class HistoryPage:
     next_seq: int | None
 
 
-_BALANCE = Statement("find_balance", ("bigint",), "SELECT balance, version FROM wallets WHERE id = $1")
+_BALANCE = Statement(
+    "find_balance",
+    ("bigint",),
+    "SELECT balance, version, debits_frozen, credits_frozen FROM wallets WHERE id = $1",
+)
 # The wallet, and beside it the entries of the page, if there are any. seq has no gaps, so page N of the whole history
 # is a range of the primary key.
 _PAGE = Statement(

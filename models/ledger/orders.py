@@ -32,6 +32,7 @@ from models.errors import (
     Refused,
     SelfTransferInvalid,
     Unavailable,
+    WalletFrozen,
     WalletNotFound,
     WalletServiceError,
 )
@@ -105,8 +106,8 @@ class Orders:
         """Record a transfer for later: it is durable when this returns.
 
         Raises:
-            Refused: what can be seen at once: a transfer to oneself, no such wallet, a balance below the amount (which
-                is not looked at if the transfer is planned).
+            Refused: what can be seen at once: a transfer to oneself, no such wallet, a frozen one, a balance below the
+                amount (which is not looked at if the transfer is planned, nor is what is frozen).
             Unavailable: nothing was recorded.
             OutcomeUnknown: as for :meth:`execute`.
         """
@@ -303,13 +304,19 @@ def _check_covered(connection: Connection, order: Order) -> None:
 
     Raises:
         WalletNotFound: one of the two has no wallet; the payer's is named first.
+        WalletFrozen: the payer's wallet is frozen for debits, or the payee's for credits, and the transfer is not
+            planned.
         BalanceInsufficient: the posted balance is below the amount, and the transfer is not planned.
     """
     parties = [order.source, order.destination]
-    rows = connection.execute(select(wallets.c.id, wallets.c.balance).where(wallets.c.id.in_(parties)))
-    balances = {row.id: row.balance for row in rows}
+    rows = connection.execute(select(wallets).where(wallets.c.id.in_(parties)))
+    found = {row.id: row for row in rows}
     for wallet_id in parties:
-        if wallet_id not in balances:
+        if wallet_id not in found:
             raise WalletNotFound(wallet_id)
-    if order.not_before is None and balances[order.source] < order.amount_cents:
+    if order.not_before is not None:
+        return
+    if found[order.source].debits_frozen or found[order.destination].credits_frozen:
+        raise WalletFrozen
+    if found[order.source].balance < order.amount_cents:
         raise BalanceInsufficient

@@ -53,10 +53,11 @@ WITH taken AS (
             WHERE coalesce(t.source, t.destination) = own.user_id AND t.idempotency_key = own.key LIMIT 1
         ) AS used
 ), held AS (
-    SELECT id, balance, version FROM wallets WHERE id = ANY ($1)
+    SELECT id, balance, version, debits_frozen, credits_frozen FROM wallets WHERE id = ANY ($1)
     ORDER BY id FOR NO KEY UPDATE{locking}  -- as in models/ledger/posting.py
 )
-SELECT number, NULL AS balance, NULL AS version FROM taken UNION ALL SELECT * FROM held
+SELECT number, NULL AS balance, NULL AS version, NULL AS debits_frozen, NULL AS credits_frozen FROM taken
+UNION ALL SELECT * FROM held
 """
 _LOOK_TYPES = ("bigint[]", "bigint[]", "bigint[]", "text[]")
 _LOCK_ALL = Statement("look_and_lock", _LOOK_TYPES, _LOOK.format(locking=""))
@@ -76,7 +77,8 @@ SELECT new.id, kind, source, destination, amount, key, decode(hash, 'hex'), trac
 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS new (
     id, kind, source, destination, amount, key, hash, trace, description, reference, metadata, in_doubt, not_before)
 LEFT JOIN wallets AS payer ON payer.id = source LEFT JOIN wallets AS payee ON payee.id = destination
-WHERE in_doubt OR (payer.balance >= CASE WHEN not_before IS NULL THEN amount ELSE 0 END AND payee.id IS NOT NULL)
+WHERE in_doubt OR (payer.id IS NOT NULL AND payee.id IS NOT NULL AND (not_before IS NOT NULL
+    OR (payer.balance >= amount AND NOT payer.debits_frozen AND NOT payee.credits_frozen)))
 ORDER BY source, key, new.id
 ON CONFLICT DO NOTHING RETURNING id
 """,
@@ -166,7 +168,7 @@ class Placement:
         digest = None if key is None else order.request_hash
         return NewTransfer(
             self.transfer_id, order.kind, order.source, order.destination, order.amount_cents,
-            key, digest, order.trace, order.details, order.reverses,
+            key, digest, order.trace, order.details, order.reverses, order.passes_freezes,
         )  # fmt: skip
 
 

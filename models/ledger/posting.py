@@ -38,12 +38,13 @@ WITH locked AS (
     SELECT id, source, destination, amount, trace, bulk_id, not_before FROM locked
     WHERE status = 'pending' AND (not_before IS NULL OR not_before <= statement_timestamp()){only_if}
 ), held AS (
-    SELECT id, balance, version FROM wallets
+    SELECT id, balance, version, debits_frozen, credits_frozen FROM wallets
     WHERE id IN (SELECT source FROM batch UNION SELECT destination FROM batch)
     ORDER BY id FOR NO KEY UPDATE{locking}
 )
-SELECT id, source, destination, amount, trace, bulk_id, NULL AS balance, NULL AS version, not_before FROM batch
-UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, balance, version, NULL FROM held
+SELECT id, source, destination, amount, trace, bulk_id, NULL AS balance, NULL AS version, NULL AS debits_frozen,
+    NULL AS credits_frozen, not_before FROM batch
+UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, balance, version, debits_frozen, credits_frozen, NULL FROM held
 """
 _OF_BATCH = {"which": "id = ANY ($1)", "only_if": ""}
 _LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(**_OF_BATCH, locking=""))
@@ -60,7 +61,10 @@ _FIND_ATOMIC = Statement("find_atomic", ("bigint[]",), "SELECT id FROM bulks WHE
 _LOCK_WALLETS = Statement(
     "lock_wallets",
     ("bigint[]",),
-    "SELECT id, balance, version FROM wallets WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
+    """
+SELECT id, balance, version, debits_frozen, credits_frozen FROM wallets
+WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE
+""",
 )
 _FIND_WALLETS = Statement("find_wallets", ("bigint[]",), "SELECT id FROM wallets WHERE id = ANY ($1)")
 OPEN_WALLETS = Statement(
@@ -157,17 +161,18 @@ class NewTransfer(NamedTuple):
     trace: str | None = None
     details: Details = NO_DETAILS
     reverses: int | None = None
+    passes_freezes: bool = False
 
     @property
     def pending(self) -> Pending:
         """What there is to decide."""
-        return Pending(self.id, self.source, self.destination, self.amount_cents)
+        return Pending(self.id, self.source, self.destination, self.amount_cents, self.passes_freezes)
 
     @property
     def row(self) -> tuple[int | str | None, ...]:
         """Its columns, of the kinds in :data:`ROW`."""
         digest = None if self.request_hash is None else self.request_hash.hex()
-        order = (self.id, self.kind.value, *self.pending[1:], self.idempotency_key, digest, self.trace)
+        order = (self.id, self.kind.value, *self.pending[1:4], self.idempotency_key, digest, self.trace)
         return (*order, *(_NO_ROW if self.details is NO_DETAILS else self.details.row))
 
 
@@ -252,8 +257,8 @@ def post_within(
 ) -> Posting:
     """Do what :func:`post` does, in a transaction that has begun: it ends as ``then`` says, if anything was decided."""
     rows = session.rows(_LOCK_ALL if wait_for_locks else _LOCK_FREE, array(transfer_ids))
-    batch = [Pending._make(row[:4]) for row in rows if row[6] is None]
-    wallets = {row[0]: Wallet(row[6], row[7]) for row in rows if row[6] is not None}
+    batch = [Pending(*row[:4]) for row in rows if row[6] is None]
+    wallets = {row[0]: Wallet(*row[6:10]) for row in rows if row[6] is not None}
     bulks = {row[0]: row[5] for row in rows if row[5] is not None}
     apart = _of_atomic(session, bulks) if bulks else {}
     if apart:
@@ -266,7 +271,7 @@ def post_within(
         return Posting(apart=apart)
     posting = _write_recorded(session, settle(batch, wallets), bulks, evict, then)
     posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
-    posting.planned = {row[0]: row[8] for row in rows if row[8] and row[0] in posting.outcomes}
+    posting.planned = {row[0]: row[10] for row in rows if row[10] and row[0] in posting.outcomes}
     posting.apart = apart
     return posting
 
@@ -281,11 +286,11 @@ def post_bulk(session: Session, bulk_id: int, *, evict: Evict = nobody_caches) -
     """
     session.begin()
     rows = session.rows(_LOCK_BULK, bulk_id)
-    batch = [Pending._make(row[:4]) for row in rows if row[6] is None]
+    batch = [Pending(*row[:4]) for row in rows if row[6] is None]
     if not batch:
         session.rollback()
         return Posting()
-    settlement = settle_whole(batch, {row[0]: Wallet(row[6], row[7]) for row in rows if row[6] is not None})
+    settlement = settle_whole(batch, {row[0]: Wallet(*row[6:10]) for row in rows if row[6] is not None})
     posting = _write_recorded(session, settlement, {each.id: bulk_id for each in batch}, evict, COMMIT)
     posting.traces = {row[0]: row[4] for row in rows if row[4]}
     return posting
@@ -382,7 +387,7 @@ def _write(session: Session, settlement: Settlement, writing: "_Writing", evict:
     posting = _posting(settlement)
     posting.eviction = evict(posting.versions)
     kept = posting.eviction.kept
-    wallets = [(wallet_id, *wallet) for wallet_id, wallet in settlement.wallets.items()]
+    wallets = [(wallet_id, *wallet[:2]) for wallet_id, wallet in settlement.wallets.items()]
     parameters = [*columns(wallets, "nnn"), *columns(settlement.entries, "nnnnnnn"), *writing.transfers]
     then = f"{keeping(kept)};{writing.then}" if kept else writing.then
     session.run(writing.statement, *parameters, then=then)
@@ -424,7 +429,7 @@ def find_blocked(session: Session, batch: Iterable[Pending], wallets: Mapping[in
 
 def parties_of(batch: Iterable[Pending]) -> set[int]:
     """Return all whose wallets a batch is about."""
-    return {wallet_id for _, *parties, _ in batch for wallet_id in parties if wallet_id is not None}
+    return {wallet_id for _, *parties, _, _ in batch for wallet_id in parties if wallet_id is not None}
 
 
 def _opened(session: Session, batch: Sequence[Pending], wallets: Mapping[int, Wallet]) -> dict[int, Wallet]:

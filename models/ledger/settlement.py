@@ -14,6 +14,7 @@ from models.errors import (
     BulkRejected,
     NotReversible,
     ReversalExceeds,
+    WalletFrozen,
     WalletNotFound,
 )
 from models.ledger.transfer import MAX_CENTS, REST_CENTS
@@ -31,19 +32,25 @@ _DEPOSIT, _WITHDRAWAL, _TRANSFER = EntryType.DEPOSIT.value, EntryType.WITHDRAWAL
 
 
 class Pending(NamedTuple):
-    """A transfer to decide. ``source`` is None for a deposit, ``destination`` for a withdrawal."""
+    """A transfer to decide. ``source`` is None for a deposit, ``destination`` for a withdrawal.
+
+    ``passes_freezes``: it is posted whatever is frozen.
+    """
 
     id: int
     source: int | None
     destination: int | None
     amount_cents: int
+    passes_freezes: bool = False
 
 
 class Wallet(NamedTuple):
-    """A wallet under its row lock: its balance in cents, and how many entries it has."""
+    """A wallet under its row lock: its balance in cents, how many entries it has, and which sides are frozen."""
 
     balance_cents: int
     version: int
+    debits_frozen: bool = False
+    credits_frozen: bool = False
 
 
 @dataclass(slots=True)
@@ -150,9 +157,14 @@ def _give_back(transfer: Pending, original: Original, wallets: dict[int, Wallet]
 
 def _refusal(transfer: Pending, wallets: Mapping[int, Wallet]) -> str | None:
     """Return the code of the business no, None when the transfer can be posted."""
-    _, source, destination, amount_cents = transfer
+    _, source, destination, amount_cents, passes_freezes = transfer
     if (source is not None and source not in wallets) or (destination is not None and destination not in wallets):
         return WalletNotFound.code
+    if not passes_freezes and (
+        (source is not None and wallets[source].debits_frozen)
+        or (destination is not None and wallets[destination].credits_frozen)
+    ):
+        return WalletFrozen.code
     if source is not None and wallets[source].balance_cents < amount_cents:
         return BalanceInsufficient.code
     if destination is not None and wallets[destination].balance_cents > MAX_CENTS - amount_cents:
@@ -162,7 +174,7 @@ def _refusal(transfer: Pending, wallets: Mapping[int, Wallet]) -> str | None:
 
 def _post(transfer: Pending, wallets: dict[int, Wallet], settlement: Settlement) -> Decision:
     """Take from the source, give to the destination, and record an entry for each."""
-    transfer_id, source, destination, amount_cents = transfer
+    transfer_id, source, destination, amount_cents, _ = transfer
     entry_type = _DEPOSIT if source is None else _WITHDRAWAL if destination is None else _TRANSFER
     seqs: list[int | None] = [None, None]
     for side, (wallet_id, counterparty, signed_cents) in enumerate(
@@ -171,7 +183,9 @@ def _post(transfer: Pending, wallets: dict[int, Wallet], settlement: Settlement)
         if wallet_id is None:
             continue
         before = wallets[wallet_id]
-        after = Wallet(before.balance_cents + signed_cents, before.version + 1)
+        after = Wallet(
+            before.balance_cents + signed_cents, before.version + 1, before.debits_frozen, before.credits_frozen
+        )
         wallets[wallet_id] = settlement.wallets[wallet_id] = after
         settlement.entries.append(
             Entry(wallet_id, after.version, transfer_id, counterparty, entry_type, signed_cents, after.balance_cents)

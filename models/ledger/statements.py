@@ -19,9 +19,10 @@ from sqlalchemy import ColumnElement, Engine, Row, Select, select, true
 
 from models.database.engine import fetch_all
 from models.errors import EntriesLeft, WalletNotFound
+from models.ledger.freezes import Freeze
 from models.ledger.history import HistoryEntry
 from models.ledger.settlement import EntryType
-from models.schema.tables import entries, openings, transfers, wallets
+from models.schema.tables import entries, freezes, openings, transfers, wallets
 
 # Entries a query.
 SLICE = 2_000
@@ -29,13 +30,17 @@ SLICE = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalletView:
-    """A wallet as it stands: ``version`` counts its entries, of which ``newest`` are the last few, newest first."""
+    """A wallet as it stands: ``version`` counts its entries, of which ``newest`` are the last few, newest first.
+
+    ``frozen``: None: it is not.
+    """
 
     wallet_id: int
     balance_cents: int
     version: int
     opened_at: datetime
     newest: list[HistoryEntry]
+    frozen: Freeze | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class Statements:
             version=row.version,
             opened_at=row.created_at,
             newest=[_entry(each) for each in reversed(found)],
+            frozen=_freeze(row),
         )
 
     def get_statement(self, wallet_id: int, first_day: date, last_day: date) -> Statement:
@@ -122,7 +128,10 @@ class Statements:
 
     def _wallet(self, wallet_id: int) -> Row[Any]:
         opening = (openings.c.seq.label("opening_seq"), openings.c.balance.label("opening_balance"), openings.c.last_at)
-        query = select(wallets, *opening).outerjoin(openings, openings.c.wallet_id == wallets.c.id)
+        last = select(freezes.c.reason, freezes.c.at, freezes.c.by).where(freezes.c.wallet_id == wallets.c.id)
+        freeze = last.order_by(freezes.c.id.desc()).limit(1).lateral("freeze")
+        query = select(wallets, *opening, freeze).outerjoin(openings, openings.c.wallet_id == wallets.c.id)
+        query = query.outerjoin(freeze, true())
         rows = fetch_all(self._engine, query.where(wallets.c.id == wallet_id))
         if not rows:
             raise WalletNotFound(wallet_id)
@@ -174,3 +183,9 @@ def _entry(row: Row[Any]) -> HistoryEntry:
         description=row.description,
         reference=row.reference,
     )
+
+
+def _freeze(row: Row[Any]) -> Freeze | None:
+    if not (row.debits_frozen or row.credits_frozen):
+        return None
+    return Freeze(debits=row.debits_frozen, credits=row.credits_frozen, reason=row.reason, at=row.at, by=row.by)

@@ -62,6 +62,7 @@ class Order:
     """What somebody asks for, before it has an id.
 
     ``call`` names the API call (``transfer/v2``): an idempotency key is bound to it as well as to the rest.
+    ``passes_freezes``: an administrator gives it, whatever is frozen.
     ``reverses``: the id of a transfer that it gives back, or ``amount_cents`` of it (:data:`REST_CENTS`: the rest).
     ``not_before``: it is not to be tried before that instant, and its funds are looked at when it is; for orders that
     are accepted only.
@@ -77,6 +78,7 @@ class Order:
     details: Details = NO_DETAILS
     reverses: int | None = None
     not_before: datetime | None = None
+    passes_freezes: bool = False
 
     @property
     def user_id(self) -> int:

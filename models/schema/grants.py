@@ -1,9 +1,9 @@
 """What the service's role may do with each table: what its statements need, and nothing else.
 
 Whoever breaks into the service can then take part in the business of the day, but cannot rewrite what has happened:
-no entry changes, no transfer changes its parties or its amount, nothing is deleted from the ledger or from the record
-of audits, no trigger and no constraint goes away. Of what it may change, triggers hold what has to stay: see
-:data:`models.schema.tables.GUARDS`. A table that a migration adds is added here (a test says so).
+no entry changes, no transfer changes its parties or its amount, nothing is deleted from the ledger or from the records
+of audits and of administrators' acts, no trigger and no constraint goes away. Of what it may change, triggers hold what
+has to stay: see :data:`models.schema.tables.GUARDS`. A table that a migration adds is added here (a test says so).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ from models.schema.migrations.exclusive import alone
 
 # By table; a table that this database does not have is passed over.
 PRIVILEGES: Mapping[str, str] = {
-    "wallets": "SELECT, INSERT, UPDATE (balance, version)",
+    "wallets": "SELECT, INSERT, UPDATE (balance, version, debits_frozen, credits_frozen)",
+    # When it was is the database's word.
+    "freezes": "SELECT, INSERT (wallet_id, debits, credits, reason, by)",
     "transfers": (
         "SELECT, INSERT, UPDATE (status, reason, attempts, generation, lost_leases, source_seq, destination_seq,"
         " last_error, next_attempt_at, completed_at, reversed_amount)"
@@ -34,6 +36,9 @@ PRIVILEGES: Mapping[str, str] = {
     "announcements": "SELECT, INSERT, UPDATE (upto)",
     # The oldest are forgotten by a trigger of the owner's.
     "audits": "SELECT, INSERT, UPDATE (finished_at, ok, wallets, entries, transfers, findings, cursor)",
+    # Only the columns that say something: when it was is the database's word.
+    "actions": "SELECT, INSERT (who, what, subject, origin)",
+    "action_outcomes": "SELECT, INSERT (action_id, outcome)",
     "event_batches": "SELECT, INSERT (transfers, created_at, snapshots), UPDATE (position), DELETE",
     "event_head": "SELECT, UPDATE (last_event, forgotten, newest_batch, settled, mark, mark_xid)",
     # For /readyz.

@@ -58,6 +58,9 @@ wallets = Table(
     Column("balance", BigInteger, nullable=False, server_default=text("0")),  # cents
     Column("version", BigInteger, nullable=False, server_default=text("0")),  # how many entries it has
     Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    # What an administrator has forbidden: money that leaves, money that comes.
+    Column("debits_frozen", Boolean, nullable=False, server_default=text("false")),
+    Column("credits_frozen", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("id > 0", name="id_positive"),
     CheckConstraint("balance >= 0", name="balance_not_negative"),
     CheckConstraint("version >= 0", name="version_not_negative"),
@@ -70,6 +73,27 @@ wallets = Table(
         **_ANALYZE,
     },
 )
+
+# models/vitals.py: how many are frozen.
+Index("wallets_frozen", wallets.c.id, postgresql_where=wallets.c.debits_frozen | wallets.c.credits_frozen)
+
+# models/ledger/freezes.py: the newest of a wallet says why it is as it is.
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("wallet_id", BigInteger, nullable=False),
+    Column("debits", Boolean, nullable=False),  # frozen from then on
+    Column("credits", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("by", Text, nullable=False),
+    Column("at", _timestamp, nullable=False, server_default=func.statement_timestamp()),
+    CheckConstraint("char_length(reason) BETWEEN 1 AND 500", name="reason_length"),
+    CheckConstraint("reason IS NOT NULL OR NOT (debits OR credits)", name="frozen_has_reason"),
+    CheckConstraint('char_length("by") BETWEEN 1 AND 200', name="by_length"),
+    comment="Append-only. Which sides of a wallet were frozen or not from then on, why, and by whom.",
+)
+Index("freezes_of_wallet", freezes.c.wallet_id, freezes.c.id)
 
 transfers = Table(
     "transfers",
@@ -368,6 +392,33 @@ audits = Table(
 # models/audit/record.py: there is one audit under way at most.
 Index("audits_under_way", text("(true)"), unique=True, _table=audits, postgresql_where=audits.c.finished_at.is_(None))
 
+# models/actions/record.py: pages of it are ranges of this key, and what is oldest has the lowest.
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", _timestamp, nullable=False, server_default=func.now()),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # what it was done to
+    Column("origin", Text, nullable=False),  # the address that it came from
+    CheckConstraint(
+        "char_length(who) BETWEEN 1 AND 200 AND char_length(what) BETWEEN 1 AND 200"
+        " AND char_length(subject) BETWEEN 1 AND 200 AND char_length(origin) BETWEEN 1 AND 200",
+        name="texts_length",
+    ),
+    comment="Append-only. What administrators did, written before it was begun.",
+)
+
+action_outcomes = Table(
+    "action_outcomes",
+    metadata,
+    Column("action_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("outcome", Text, nullable=False),  # done, unchanged, or the code of a problem
+    CheckConstraint("char_length(outcome) BETWEEN 1 AND 200", name="outcome_length"),
+    comment="Append-only. What came of it; an action without one was begun, and no more is known.",
+)
+
 event_batches = Table(
     "event_batches",
     metadata,
@@ -428,6 +479,10 @@ GUARDS: Mapping[str, str] = {
     "wallets_versioned": "wallets",
     # What an audit came to stays as it is.
     "audits_finished": "audits",
+    # What was frozen, and what administrators did, stays as it is written.
+    "freezes_stay": "freezes",
+    "actions_stay": "actions",
+    "action_outcomes_stay": "action_outcomes",
     # An instant is given back only together with its node.
     "snowflake_nodes_reserved": "snowflake_nodes",
     # The version of an eviction only grows.

@@ -43,6 +43,7 @@ STATUS_OF = {
     "method_not_allowed": 405,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
+    "wallet_frozen": 422,
     "balance_insufficient": 422,
     "self_transfer_invalid": 422,
     "balance_overflow": 422,

@@ -6,6 +6,7 @@ from models.errors import REFUSALS, BalanceInsufficient, Fault, OutcomeUnknown, 
 def test_the_codes_are_those_of_the_contract() -> None:
     assert set(REFUSALS) == {
         "wallet_not_found",
+        "wallet_frozen",
         "balance_insufficient",
         "balance_overflow",
         "self_transfer_invalid",

@@ -41,6 +41,7 @@ COUNTED = {
     "wallet_cache_kept_evictions": set(),
     "wallet_throttled_total": {"limit"},
     "wallet_shed_total": {"where"},
+    "wallet_actions_total": {"what", "outcome"},
     "wallet_background_faults_total": {"task"},
     "wallet_clock_steps_total": set(),
     "wallet_db_pool_waits_total": set(),
@@ -62,6 +63,7 @@ def requests(method: str, route: str, status: int) -> float:
 def test_every_metric_has_the_name_and_the_labels_that_are_relied_upon() -> None:
     metrics.observe_request("GET", "/healthz", 200, 0.001)
     metrics.observe_call("GetBalance", "OK", 0.001)
+    metrics.count_action("audit.run", "done")
     samples = exposed()
     for name, labels in COUNTED.items():
         found = [{label for label, _ in series.labels} for series in samples if series.name == name]

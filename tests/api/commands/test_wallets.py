@@ -1,6 +1,8 @@
 """``flask wallets``: a wallet is opened once, with money that is a deposit, and shown as the API would."""
 
 import json
+import os
+import pwd
 
 import pytest
 from flask import Flask
@@ -9,7 +11,7 @@ from sqlalchemy import Engine
 
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
-from tests.api.calls import balance_of, fund, is_id, is_instant
+from tests.api.calls import BALANCE, WITHDRAW, answer, balance_of, fund, get, is_id, is_instant, post, problem
 from tests.api.commands.conftest import Runner, held_nodes
 from tests.api.conftest import AppMaker
 from tests.models.ledger.ordering import balances, transfer
@@ -78,7 +80,7 @@ def test_a_wallet_is_shown_with_its_newest_entries(run: Runner, client: FlaskCli
     shown = json.loads(run("wallets", "show", 7, "--entries", 2, "--json").stdout)
     entries = shown.pop("transactions")
     assert is_instant(shown.pop("opened_at"))
-    assert shown == {"user_id": "7", "balance": 6, "version": 3}
+    assert shown == {"user_id": "7", "balance": 6, "version": 3, "frozen": None}
     assert [(each["transaction_id"], each["amount"], each["balance_after"]) for each in entries] == [
         ("7-3", 3, 6),
         ("7-2", 2, 3),
@@ -119,3 +121,42 @@ def test_the_node_that_ids_came_from_is_given_back(run: Runner, app: Flask, engi
     run("wallets", "open", 7, "--amount", 5)
     assert app.extensions["wallet"].snowflake.lease.node is None
     assert held_nodes(engine) == before
+
+
+def test_a_wallet_is_frozen_and_let_go(run: Runner, client: FlaskClient) -> None:
+    fund(client, 7)
+    assert json.loads(run("wallets", "show", 7, "--json").stdout)["frozen"] is None
+    for said in ("frozen", "frozen before"):
+        assert run("wallets", "freeze", 7, "--debits", "--reason", "ä why").stdout == f"user 7: {said}\n"
+    problem(post(client, WITHDRAW, {"amount": 1}, user=7), "wallet_frozen")
+    shown = json.loads(run("wallets", "show", 7, "--json").stdout)["frozen"]
+    assert is_instant(shown.pop("at"))
+    who = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    assert shown == {"debits": True, "credits": False, "reason": "ä why", "by": who}
+    assert "ä" not in run("wallets", "show", 7).stdout  # a terminal sees ASCII of what somebody wrote
+    run("wallets", "freeze", 7, "--credits", "--reason", "more")
+    assert run("wallets", "unfreeze", 7, "--debits").stdout == "user 7: let go\n"
+    assert answer(get(client, BALANCE, user=7)) == {"balance": 10_000, "frozen": {"debits": False, "credits": True}}
+    for said in ("let go", "not frozen"):
+        assert run("wallets", "unfreeze", 7, "--reason", "over").stdout == f"user 7: {said}\n"
+    assert answer(get(client, BALANCE, user=7)) == {"balance": 10_000}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("freeze", "7", "--reason", "why"), ("freeze", "7", "--debits"), ("freeze", "7", "--debits", "--reason", ""),
+        ("freeze", "7", "--debits", "--reason", "a\nb"), ("freeze", "7", "--debits", "--reason", "x" * 501),
+        ("freeze", "0", "--debits", "--reason", "why"), ("unfreeze", "x"), ("unfreeze", "7", "--reason", ""),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_freezes_nothing(run: Runner, client: FlaskClient, arguments: tuple[str, ...]) -> None:
+    fund(client, 7)
+    assert run("wallets", *arguments).exit_code == 2
+    assert answer(get(client, BALANCE, user=7)) == {"balance": 10_000}
+
+
+@pytest.mark.parametrize("arguments", [("freeze", "9", "--debits", "--reason", "why"), ("unfreeze", "9")])
+def test_a_wallet_that_does_not_exist_is_not_frozen(run: Runner, arguments: tuple[str, ...]) -> None:
+    refused = run("wallets", *arguments)
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)

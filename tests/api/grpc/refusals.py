@@ -18,6 +18,7 @@ STATUS_OF = {
     "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "wallet_not_found": grpc.StatusCode.NOT_FOUND,
     "job_not_found": grpc.StatusCode.NOT_FOUND,
+    "wallet_frozen": grpc.StatusCode.FAILED_PRECONDITION,
     "balance_insufficient": grpc.StatusCode.FAILED_PRECONDITION,
     "self_transfer_invalid": grpc.StatusCode.FAILED_PRECONDITION,
     "balance_overflow": grpc.StatusCode.FAILED_PRECONDITION,

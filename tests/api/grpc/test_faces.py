@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from models.cache.wallet_cache import ENTRIES
 from observe import metrics
 from tests.api.calls import (
+    ADMIN,
     BALANCE,
     DEPOSIT,
     HISTORY,
@@ -22,6 +23,7 @@ from tests.api.calls import (
     Json,
     accept,
     answer,
+    ask,
     basic,
     get,
     post,
@@ -243,3 +245,19 @@ def test_what_one_face_has_cached_the_other_reads(
         postgres.resume()
     assert metrics.cache_reads["hit"]._value.get() == hits + 1
     assert cached(redis_client) == fields[1]
+
+
+def test_a_wallet_that_is_frozen_by_rest_is_frozen_for_grpc(server: GrpcServer, client: FlaskClient) -> None:
+    fund(server, 1, 2)
+    freeze, body = "/api/wallets/v1/1/freeze", {"debits": True, "credits": True, "reason": "why"}
+    answer(ask(client, "POST", freeze, user=ADMIN, body=body))
+    refused(server.ask("Withdraw", AmountRequest(amount=1)), "wallet_frozen")
+    refused(server.ask("Deposit", AmountRequest(amount=1)), "wallet_frozen")
+    for method in TRANSFERS:
+        refused(server.ask(method, pays()), "wallet_frozen")
+        refused(server.ask(method, pays(destination_user_id=1), user=2), "wallet_frozen")
+    for _ in range(2):  # from PostgreSQL or from the cache, whoever has filled it
+        balance = read_by_grpc(server, BALANCE)["balance"]
+        assert answer(get(client, BALANCE)) == {"balance": balance, "frozen": {"debits": True, "credits": True}}
+    answer(ask(client, "POST", "/api/wallets/v1/1/unfreeze", user=ADMIN))
+    assert server.ask("Withdraw", AmountRequest(amount=1)).message.balance == balance - 1

@@ -31,6 +31,7 @@ INVARIANTS = {
     "bulk_counts_transfers",
     "entry_has_posted_transfer",
     "entry_has_wallet",
+    "freeze_is_recorded",
     "money_is_conserved",
     "posted_has_entries",
     "reversals_within_original",
@@ -149,6 +150,20 @@ CRIMES: list[tuple[str, dict[str, list[str]]]] = [
         UPDATE transfers SET amount = 0 WHERE status = 'pending'
         """,
         {"amount_is_positive": [WAITING]},
+    ),
+    # Frozen, let go, and frozen otherwise, without a word.
+    ("UPDATE wallets SET debits_frozen = true WHERE id = 1", {"freeze_is_recorded": ["1"]}),
+    (
+        "INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (2, false, true, 'why', 'me')",
+        {"freeze_is_recorded": ["2"]},
+    ),
+    (
+        """
+        INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (1, false, true, 'why', 'me');
+        INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (1, true, false, 'why', 'me');
+        UPDATE wallets SET credits_frozen = true WHERE id = 1
+        """,
+        {"freeze_is_recorded": ["1"]},
     ),
     # More was given back than any reversal has moved; a reversal that counts nowhere, is of another, or of itself.
     ("UPDATE transfers SET reversed_amount = 7 WHERE amount = 20", {"reversals_within_original": [POSTED]}),

@@ -1,6 +1,7 @@
 """Every interleaving of writers, readers and a FLUSHALL on one wallet, by the real scripts: nobody reads what is over.
 
-PostgreSQL is a number here, the version that is committed: a reader's snapshot and a writer's commit are one step each.
+PostgreSQL is two numbers here, the state that is committed and its version, which a freeze does not change: a reader's
+snapshot and a writer's commit are one step each.
 All else is the cache itself. That this finds stale reads is shown by taking away one part of the protocol at a time.
 """
 
@@ -19,10 +20,12 @@ from tests.models.cache.caching import FIELD, cache_at
 
 # What a writer does, in this order. One that ends earlier was killed.
 WRITE = ("lock", "evict", "commit", "evict_again")
+FREEZE = ("lock", "evict", "freeze", "evict_again")
 ROLLBACK = ("lock", "evict", "roll_back")
 READ = ("ask", "load", "fill")
 FLUSH = ("flush",)
 ENDS = {"evict_again", "roll_back", "fill", "flush"}
+COMMITS = {"commit", "freeze"}
 KILLED = [WRITE[:steps] for steps in (1, 2, 3)]
 
 Plan = tuple[int, ...]
@@ -37,17 +40,19 @@ class Reader:
     floor: int = 0
     noted: Miss | None = None
     loaded: int = 0
+    version: int = 0
 
 
 @dataclass(slots=True)
 class World:
-    """One wallet, from its first version on."""
+    """One wallet, from its first version on; ``committed`` is the number of its state."""
 
     cache: WalletCache
     client: redis.Redis
     is_warm: bool
     wallet_id: int = field(default_factory=lambda: next(_wallet_ids))
     committed: int = 1
+    version: int = 1
     answered: int = 1
     holder: int | None = None
     stale: int = 0
@@ -69,24 +74,25 @@ class World:
             case "evict":
                 self.evictions[actor] = self.cache.evict(self.next_version)
                 assert not self.evictions[actor].kept
-            case "commit":
+            case "commit" | "freeze":
                 self.committed += 1
+                self.version += step == "commit"
             case "evict_again":
-                self.cache.evict_again(self.evictions.get(actor, Eviction({self.wallet_id: self.committed})))
+                self.cache.evict_again(self.evictions.get(actor, Eviction({self.wallet_id: self.version})))
             case "flush":
                 self.client.flushdb()
             case "ask" | "load" | "fill":
                 self._read(self.readers.setdefault(actor, Reader()), step)
-        if step in {"commit", "roll_back"} or (is_killed and step != "commit" and self.holder == actor):
+        if step in COMMITS | {"roll_back"} or (is_killed and step not in COMMITS and self.holder == actor):
             self.holder = None
         # Of a commit whose writer was killed, the client learns when it asks again.
-        if step == "evict_again" or (is_killed and step == "commit"):
+        if step == "evict_again" or (is_killed and step in COMMITS):
             self.answered = self.committed
         return True
 
     @property
     def next_version(self) -> Mapping[int, int]:
-        return {self.wallet_id: self.committed + 1}
+        return {self.wallet_id: self.version + 1}
 
     def ask(self, floor: int) -> bytes | Miss | None:
         """Ask the cache; whatever it has is not older than ``floor``."""
@@ -102,10 +108,10 @@ class World:
             found = self.ask(reader.floor)
             reader.noted = found if isinstance(found, Miss) else None
         elif step == "load":
-            reader.loaded = self.committed
+            reader.loaded, reader.version = self.committed, self.version
         elif reader.noted is not None:
             payload = str(reader.loaded).encode()
-            self.cache.fill(self.wallet_id, FIELD, reader.noted, reader.loaded, payload)
+            self.cache.fill(self.wallet_id, FIELD, reader.noted, reader.version, payload)
 
 
 def plans(lengths: Sequence[int]) -> Iterator[Plan]:
@@ -191,6 +197,30 @@ def test_all_that_is_left_needs_redis_emptied_within_the_posting_of_a_writer_tha
     for steps in stale:
         order = [steps.index(step) for step in ("evict", "flush", "ask", "load", "commit")]
         assert order == sorted(order), steps
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("steps", [4, 3, 2])
+def test_no_interleaving_of_who_freezes_and_two_readers_is_stale(explore: Explore, steps: int, warm: bool) -> None:
+    readers = [READ] if warm else [READ, READ]
+    assert explore(FREEZE[:steps], *readers, warm=warm) == []
+
+
+@pytest.mark.parametrize("other", [FREEZE, WRITE], ids=["lets go", "writes"])
+def test_no_interleaving_of_who_freezes_another_writer_and_a_reader_is_stale(
+    explore: Explore, other: tuple[str, ...]
+) -> None:
+    assert explore(FREEZE, other, READ) == []
+
+
+def test_no_interleaving_of_who_freezes_with_redis_emptied_is_stale(explore: Explore) -> None:
+    assert explore(FREEZE, READ, FLUSH) == []
+
+
+def test_with_the_fence_at_the_version_that_stays_a_freeze_is_read_over(explore: Explore) -> None:
+    fence = ("then fence = ARGV[i + 1] end", "then fence = ARGV[i + 1] - 1 end")
+    stale = explore(FREEZE, READ, changed={"EVICT": fence})
+    assert ["ask", "load", "lock", "evict", "freeze", "evict_again", "fill"] in stale
 
 
 def test_without_the_fence_it_finds_the_classic_stale_fill(explore: Explore) -> None:

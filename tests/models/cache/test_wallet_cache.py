@@ -399,7 +399,7 @@ def test_a_writer_killed_just_after_its_commit_leaves_nothing_that_is_over(
     task = {"database_url": engine.url.render_as_string(hide_password=False), "redis_url": redis_url}
     writer = nursery.run([sys.executable, "-m", "tests.models.cache.cache_child", json.dumps(task)], cwd=ROOT)
     assert writer.returncode == -signal.SIGKILL
-    assert History(engine).get_balance(WALLET) == (15, 2)
+    assert History(engine).get_balance(WALLET)[:2] == (15, 2)
     missed(cache, WALLET)
     assert not cache.fill(WALLET, "page", late, 1, b"old")
     assert entries_of(redis_client) == {}

@@ -1,5 +1,6 @@
 """Money is computed right: conserved, never negative, never past int64. The arithmetic stands beside each case."""
 
+from itertools import product
 from types import MappingProxyType
 
 import pytest
@@ -195,11 +196,48 @@ def test_the_types_are_the_numbers_that_the_api_and_the_table_know() -> None:
     assert [(kind.name, kind.value) for kind in EntryType] == [("DEPOSIT", 1), ("WITHDRAWAL", 2), ("TRANSFER", 3)]
 
 
+FROZEN = [*product((False, True), repeat=2)]
+
+
+@pytest.mark.parametrize(("debits_frozen", "credits_frozen"), FROZEN)
+@pytest.mark.parametrize(
+    ("source", "destination"), [(None, 1), (1, None), (1, 2), (2, 1)], ids=["deposit", "withdrawal", "pays", "is paid"]
+)
+@pytest.mark.parametrize("passes", [False, True])
+def test_a_freeze_forbids_its_side_to_all_but_what_passes(
+    debits_frozen: bool, credits_frozen: bool, source: int | None, destination: int | None, passes: bool
+) -> None:
+    wallets = {1: Wallet(10, 1, debits_frozen, credits_frozen), 2: Wallet(10, 1)}
+    settlement = settle([Pending(7, source, destination, 1, passes)], wallets)
+    is_forbidden = not passes and ((source == 1 and debits_frozen) or (destination == 1 and credits_frozen))
+    assert reasons(settlement) == ["wallet_frozen" if is_forbidden else None]
+    if is_forbidden:
+        assert (settlement.entries, settlement.wallets) == ([], {})
+    else:
+        assert settlement.wallets[1][2:] == (debits_frozen, credits_frozen)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "reason"),
+    [
+        (Pending(7, 1, 3, 99), "wallet_not_found"),
+        (Pending(7, 1, 2, 99), "wallet_frozen"),
+        (Pending(7, 2, 1, 99), "wallet_frozen"),
+    ],
+)
+def test_that_there_is_no_wallet_is_said_before_that_one_is_frozen_and_that_before_its_funds(
+    transfer: Pending, reason: str
+) -> None:
+    wallets = {1: Wallet(10, 1, debits_frozen=True, credits_frozen=True), 2: Wallet(10, 1)}
+    assert reasons(settle([transfer], wallets)) == [reason]
+
+
 # Few wallets and amounts near every boundary: what is tried meets, empties, fills and overflows.
 wallet_ids = st.integers(1, 4)
 amounts = st.one_of(st.integers(1, 20), st.sampled_from([MAX, MAX - 1, MAX - 10, MAX // 2]), st.integers(1, MAX))
 cents = st.one_of(st.integers(0, 20), st.sampled_from([MAX, MAX - 1, MAX - 10]), st.integers(0, MAX))
-some_wallets = st.dictionaries(wallet_ids, st.builds(Wallet, cents, st.integers(0, 10)), max_size=4)
+seldom = st.sampled_from([False, False, False, True])
+some_wallets = st.dictionaries(wallet_ids, st.builds(Wallet, cents, st.integers(0, 10), seldom, seldom), max_size=4)
 parties = st.one_of(
     st.tuples(st.none(), wallet_ids),
     st.tuples(wallet_ids, st.none()),
@@ -209,8 +247,11 @@ parties = st.one_of(
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[Pending]:
-    ordered = draw(st.lists(st.tuples(parties, amounts), max_size=25))
-    return [Pending(number, payer, payee, amount) for number, ((payer, payee), amount) in enumerate(ordered, 1)]
+    ordered = draw(st.lists(st.tuples(parties, amounts, seldom), max_size=25))
+    return [
+        Pending(number, payer, payee, amount, passes)
+        for number, ((payer, payee), amount, passes) in enumerate(ordered, 1)
+    ]
 
 
 class Account:
@@ -228,10 +269,15 @@ def book_naively(batch: list[Pending], wallets: dict[int, Wallet]) -> tuple[list
     """Move first and look afterwards: what made any total impossible is taken back."""
     accounts = {wallet_id: Account(wallet.balance_cents) for wallet_id, wallet in wallets.items()}
     verdicts: list[str | None] = []
-    for _, payer, payee, amount in batch:
+    for _, payer, payee, amount, passes in batch:
         moves = [(party, sign * amount) for party, sign in ((payer, -1), (payee, +1)) if party is not None]
         if any(party not in accounts for party, _ in moves):
             verdicts.append("wallet_not_found")
+            continue
+        forbidden = [wallets[party].debits_frozen if sign < 0 else wallets[party].credits_frozen
+                     for party, sign in moves]  # fmt: skip
+        if any(forbidden) and not passes:
+            verdicts.append("wallet_frozen")
             continue
         for party, movement in moves:
             accounts[party].movements.append(movement)
@@ -286,7 +332,7 @@ def test_every_wallet_can_be_audited_from_its_entries(batch: list[Pending], wall
         before = replayed[entry.wallet_id]
         assert entry.seq == before.version + 1
         assert entry.balance_after_cents == before.balance_cents + entry.amount_cents
-        replayed[entry.wallet_id] = Wallet(entry.balance_after_cents, entry.seq)
+        replayed[entry.wallet_id] = before._replace(balance_cents=entry.balance_after_cents, version=entry.seq)
     assert replayed == {**wallets, **settlement.wallets}
 
 

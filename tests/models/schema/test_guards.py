@@ -13,16 +13,23 @@ from models.ledger import attempts, cancellation, events
 from models.ledger.attempts import Seen
 from models.ledger.orders import Orders
 from models.ledger.transfer import Status
+from models.schema import grants
 from models.schema.tables import GUARDS
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from tests.books import check_books
+from tests.models.actions.acts import act
 from tests.models.audit.auditing import begun
 from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, reversal, transfer
 
 FOUND = Finding(invariant="running_balance", count=1, ids=["1-2"], detail="why")
 AGAIN = "status = 'pending', reason = NULL, source_seq = NULL, destination_seq = NULL, completed_at = NULL"
+
+# Triggers that guard nothing: they delete what is old.
+FORGETTING = {"audits_forgotten": "audits", "actions_forgotten": "actions"}
+# What the service may not change in any way, and could not if it had the privilege.
+FOR_GOOD = ("actions", "action_outcomes", "freezes")
 
 REFUSED = [
     # Posted: the relay would find it, and move the money once more.
@@ -73,6 +80,12 @@ REFUSED = [
     ("UPDATE event_batches SET position = NULL WHERE position IS NOT NULL", "event_batches_numbered"),
     ("DELETE FROM event_batches WHERE position IS NULL", "event_batches_kept"),
     ("DELETE FROM event_batches WHERE position IS NOT NULL", "event_batches_kept"),
+    ("UPDATE actions SET who = 'somebody else'", "actions_stay"),
+    ("DELETE FROM actions", "actions_stay"),
+    ("UPDATE action_outcomes SET outcome = 'unchanged'", "action_outcomes_stay"),
+    ("DELETE FROM action_outcomes", "action_outcomes_stay"),
+    ("UPDATE freezes SET reason = 'another'", "freezes_stay"),
+    ("DELETE FROM freezes", "freezes_stay"),
     ("UPDATE event_head SET last_event = last_event - 1", "event_head_forward"),
     ("UPDATE event_head SET forgotten = forgotten - 1", "event_head_forward"),
     ("UPDATE event_head SET settled = settled - 1, last_event = last_event + 1", "event_head_forward"),
@@ -106,6 +119,9 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
             connection.execute(text("INSERT INTO kept_evictions VALUES (1, 3)"))
+            frozen = "INSERT INTO freezes (wallet_id, debits, credits, reason, by) VALUES (1, false, false, 'a', 'b')"
+            connection.execute(text(frozen))
+        act(service)
         record.record(service, begun(findings={"running_balance": FOUND}))
         outcomes = attempts.find_outcomes(service, [rejected, failed, pending, canceled])
         assert [outcomes[each].status for each in (rejected, failed, pending, canceled)] == [
@@ -118,6 +134,18 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         snowflake.release()
 
 
+@pytest.fixture
+def too_much(engine: Engine, service: Engine) -> Iterator[None]:
+    """Somebody has granted the service more than it should have."""
+    del service  # asked for to be there
+    with engine.begin() as connection:
+        for table in FOR_GOOD:
+            connection.execute(text(f"GRANT UPDATE, DELETE ON {table} TO {SERVICE}"))
+    yield
+    grants.give(engine, SERVICE)
+
+
+@pytest.mark.usefixtures("too_much")
 @pytest.mark.parametrize(("statement", "guard"), REFUSED)
 def test_the_service_may_not(service: Engine, statement: str, guard: str | None) -> None:
     with service.connect() as connection:
@@ -139,7 +167,7 @@ def test_every_guard_has_been_tried() -> None:
 def test_all_there_are_are_known(service: Engine) -> None:
     query = text("SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal")
     with service.connect() as connection:
-        assert dict(map(tuple, connection.execute(query))) == {**GUARDS, "audits_forgotten": "audits"}
+        assert dict(map(tuple, connection.execute(query))) == {**GUARDS, **FORGETTING}
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM audits", "TRUNCATE audits", "UPDATE audits SET started_at = now()"])

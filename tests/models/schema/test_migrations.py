@@ -196,6 +196,8 @@ OPENING: dict[str, Any] = {"wallet_id": 1, "seq": 1, "balance": 0, "last_at": NO
 BULK: dict[str, Any] = {"id": 1, "user_id": 1, "count": 2, "amount": 3, "atomic": False}
 BATCH: dict[str, Any] = {"transfers": [1, 2], "created_at": NOW}
 HEAD: dict[str, Any] = {"last_event": 9, "forgotten": 2, "newest_batch": 7, "mark": 7, "settled": 5}
+FREEZE: dict[str, Any] = {"wallet_id": 1, "debits": True, "credits": False, "reason": "why", "by": "admin"}
+ACT: dict[str, Any] = {"who": "admin", "what": "audit.run", "subject": "all", "origin": "192.0.2.1"}
 
 FINE = [
     ("bulks", BULK),
@@ -221,6 +223,13 @@ FINE = [
     ("event_batches", BATCH),
     ("event_batches", BATCH | {"position": 1, "snapshots": [{}, {}]}),
     ("event_head", HEAD),
+    ("wallets", WALLET | {"debits_frozen": True, "credits_frozen": True}),
+    ("freezes", FREEZE),
+    ("freezes", FREEZE | {"reason": "x" * 500}),
+    ("freezes", FREEZE | {"debits": False, "reason": None}),
+    ("actions", ACT),
+    ("actions", ACT | {"subject": "x" * 200}),
+    ("action_outcomes", {"action_id": 1, "outcome": "done"}),
 ]
 WRONG = [
     ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
@@ -298,6 +307,15 @@ WRONG = [
     ("event_batches", BATCH | {"transfers": []}, "event_batches_not_empty"),
     ("event_batches", BATCH | {"position": 0}, "event_batches_position_positive"),
     ("event_batches", BATCH | {"snapshots": [{}]}, "event_batches_snapshot_each"),
+    ("freezes", FREEZE | {"reason": ""}, "freezes_reason_length"),
+    ("freezes", FREEZE | {"reason": "x" * 501}, "freezes_reason_length"),
+    ("freezes", FREEZE | {"reason": None}, "freezes_frozen_has_reason"),
+    ("freezes", FREEZE | {"debits": False, "credits": True, "reason": None}, "freezes_frozen_has_reason"),
+    ("freezes", FREEZE | {"by": ""}, "freezes_by_length"),
+    ("freezes", FREEZE | {"by": "x" * 201}, "freezes_by_length"),
+    *(("actions", ACT | {each: ""}, "actions_texts_length") for each in ACT),
+    *(("actions", ACT | {each: "x" * 201}, "actions_texts_length") for each in ACT),
+    ("action_outcomes", {"action_id": 1, "outcome": ""}, "action_outcomes_outcome_length"),
     ("event_head", HEAD | {"is_only": False}, "event_head_only_one"),
     ("event_head", HEAD | {"forgotten": 10}, "event_head_in_order"),
     ("event_head", HEAD | {"forgotten": -1}, "event_head_in_order"),
@@ -360,6 +378,12 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
         ("openings", OPENING, OPENING, "openings_pkey"),
         ("event_batches", BATCH | {"position": 1}, BATCH | {"position": 1}, "event_batches_position"),
         ("event_head", HEAD, HEAD, "event_head_pkey"),
+        (
+            "action_outcomes",
+            {"action_id": 1, "outcome": "done"},
+            {"action_id": 1, "outcome": "unchanged"},
+            "action_outcomes_pkey",
+        ),
     ],
 )
 def test_what_must_be_unique_is(
