@@ -25,9 +25,7 @@ def create_app(settings: Settings) -> Flask:
     administrators.install(app, settings, made.identity, made.engine)
     cors.install(app, settings)
     entry.install(app)
-    for room in (
-        wallets, transfers, bulks, jobs, dead_letters, events, audit, actions, freezes, health, docs, metrics
-    ):
+    for room in (wallets, transfers, bulks, jobs, dead_letters, events, audit, actions, freezes, health, docs, metrics):
         app.register_blueprint(room.blueprint)
     openapi.install(app)
     direct.install(app)
