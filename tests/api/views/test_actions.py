@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
 from jobs.rq.keys import RqKeys
-from tests.api.calls import ADMIN, JOBS, Json, accept, answer, ask, basic, fund, get, is_instant, problem
+from tests.api.calls import ADMIN, JOBS, TRANSFER, Json, accept, answer, ask, basic, fund, get, is_instant, problem
 from tests.api.conftest import AppMaker
 from tests.proxy import TcpProxy
 
@@ -190,3 +190,19 @@ def test_an_act_is_told_in_the_log(client: FlaskClient) -> None:
     assert {name: line[name] for name in FIELDS[1:]} == {
         "who": "admin", "what": "dead_letter.requeue", "on": "1", "from": "127.0.0.1", "outcome": "job_not_found",
     }  # fmt: skip
+
+
+def test_of_what_users_may_do_as_well_only_an_administrators_acts_are_there(funded: FlaskClient) -> None:
+    first, second = accept(funded), accept(funded)
+    paid = answer(ask(funded, "POST", TRANSFER, body={"destination_user_id": 2, "amount": 5}))["transfer_id"]
+    answer(ask(funded, "POST", f"{JOBS}/{first}/cancel"))
+    answer(ask(funded, "POST", f"{JOBS}/{second}/cancel", user=ADMIN))
+    answer(ask(funded, "POST", f"/api/transfers/v1/{paid}/reverse", user=2, body={"amount": 2}))
+    answer(ask(funded, "POST", f"/api/transfers/v1/{paid}/reverse", user=ADMIN))
+    problem(ask(funded, "POST", f"{JOBS}/1/cancel", user=ADMIN), "job_not_found")
+    problem(ask(funded, "POST", f"{JOBS}/1/cancel"), "job_not_found")
+    assert told(funded) == [
+        ("admin", "job.cancel", second, "127.0.0.1", "done"),
+        ("admin", "transfer.reverse", paid, "127.0.0.1", "done"),
+        ("admin", "job.cancel", "1", "127.0.0.1", "job_not_found"),
+    ]
