@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 RUN := .venv/bin/python
-OURS := api config jobs models observe ops worker.py wsgi.py
+OURS := api client config jobs models observe ops worker.py wsgi.py
 INTO := .
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
@@ -41,7 +41,7 @@ check: ## what CI runs: format, lint, types, import rules, documentation, tests 
 	@$(SITE)
 	@PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --cov --cov-report=
 	@$(RUN) -m coverage report --include='config/*,observe/*,ops/*'
-	@exec $(RUN) -m coverage report --include='api/*,jobs/*,models/*' --fail-under=95
+	@exec $(RUN) -m coverage report --include='api/*,client/*,jobs/*,models/*' --fail-under=95
 
 docs: ## build the documentation into a site, docs/_build/html; a dead link or a page that no index names fails
 	$(VENV) requirements-dev.txt
