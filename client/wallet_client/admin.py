@@ -2,12 +2,12 @@
 
 import base64
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Unpack
 
 from wallet_client import operations
 from wallet_client.calling import Asked
-from wallet_client.client import LONGEST_WAIT_S, MOST_OF_A_PAGE, Client, Options
+from wallet_client.client import LONGEST_WAIT_S, MOST_OF_A_PAGE, Client, Options, without_none
 from wallet_client.errors import EventsMissed
 from wallet_client.resources import (
     Action,
@@ -18,7 +18,9 @@ from wallet_client.resources import (
     Event,
     EventsPage,
     Requeued,
+    Statement,
     Transfer,
+    WalletState,
     Webhook,
 )
 
@@ -104,21 +106,35 @@ class AdminClient(Client):
         """Return a page of it: from the newest on, or from another page's ``next_cursor``."""
         return self._caller.call(operations.ACTIONS, Asked(query={"page_size": page_size, "cursor": cursor}))
 
-    def freeze(self, user_id: int, *, reason: str, debits: bool = True, credits_: bool = False) -> dict[str, Any]:
-        """Forbid a wallet to pay, to be paid, or both."""
-        body = {"debits": debits, "credits": credits_, "reason": reason}
+    def wallet(self, user_id: int) -> WalletState:
+        """Return a user's wallet, and what it may not do."""
+        return self._caller.call(operations.WALLET, Asked(path={"user_id": user_id}))
+
+    def statement(self, user_id: int, first_day: date, last_day: date) -> Statement:
+        """Return all entries of a user's days (UTC's, both included), oldest first, and the balances around them."""
+        return self._statement(first_day, last_day, user_id)
+
+    def statement_csv(self, user_id: int, first_day: date, last_day: date) -> str:
+        """Return the same as CSV."""
+        return self._statement_csv(first_day, last_day, user_id)
+
+    def freeze(
+        self, user_id: int, *, reason: str, debits: bool | None = True, credits_: bool | None = None
+    ) -> WalletState:
+        """Forbid a wallet to pay (debits), to be paid (credits), or both; what is None stays as it is."""
+        body = without_none({"debits": debits, "credits": credits_, "reason": reason})
         return self._caller.call(operations.FREEZE, Asked(path={"user_id": user_id}, body=body))
 
-    def unfreeze(self, user_id: int, *, reason: str, debits: bool = True, credits_: bool = True) -> dict[str, Any]:
-        """Allow it again."""
-        body = {"debits": debits, "credits": credits_, "reason": reason}
+    def unfreeze(
+        self, user_id: int, *, reason: str | None = None, debits: bool | None = None, credits_: bool | None = None
+    ) -> WalletState:
+        """Allow it again: the sides that are named, or both."""
+        body = without_none({"debits": debits, "credits": credits_, "reason": reason})
         return self._caller.call(operations.UNFREEZE, Asked(path={"user_id": user_id}, body=body))
 
     def add_webhook(self, url: str, *, types: Sequence[str] = ("*",), user_id: int | None = None) -> Webhook:
         """Have events sent to a URL: all, or some types, or a user's. Its ``secret`` is told this once."""
-        body: dict[str, object] = {"url": url, "types": list(types)}
-        if user_id is not None:
-            body["user_id"] = str(user_id)
+        body = without_none({"url": url, "types": list(types), "user_id": None if user_id is None else str(user_id)})
         return self._caller.call(operations.ADD_WEBHOOK, Asked(body=body))
 
     def webhooks(self) -> tuple[Webhook, ...]:

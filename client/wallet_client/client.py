@@ -1,8 +1,8 @@
 """What every caller may ask, whoever he is: the ground under :class:`WalletClient` and :class:`AdminClient`."""
 
 import ssl
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime
 from types import TracebackType
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
 
@@ -10,7 +10,8 @@ from wallet_client import operations
 from wallet_client.calling import Asked, Caller, Credentials, Traceparent
 from wallet_client.connection import Connections
 from wallet_client.errors import NotFinal
-from wallet_client.resources import Bulk, Health, Moved, Readiness, Transfer, TransfersPage
+from wallet_client.operations import Operation
+from wallet_client.resources import Bulk, Health, Moved, Readiness, Statement, Transfer, TransfersPage
 from wallet_client.retries import Retries
 
 # The longest that the service lets anybody wait.
@@ -29,6 +30,20 @@ class Options(TypedDict, total=False):
     retries: Retries
     traceparent: Traceparent | None
     context: ssl.SSLContext | None
+
+
+class Details(TypedDict, total=False):
+    """What may be said of a movement of money, and the key it goes under.
+
+    ``description``: 1 to 140 characters, for people. ``reference``: 1 to 64, your own name for it. ``metadata``: pairs
+    of words. ``idempotency_key``: 1 to 255 characters, best made of what the movement is for; without one it has a
+    random one, which holds for the repetitions that the client makes by itself, and for nothing after them.
+    """
+
+    description: str | None
+    reference: str | None
+    metadata: Mapping[str, str] | None
+    idempotency_key: str | None
 
 
 class Filters(TypedDict, total=False):
@@ -53,6 +68,7 @@ class _Ending(Protocol):
     def is_final(self) -> bool: ...
 
 
+T = TypeVar("T")
 E = TypeVar("E", bound=_Ending)
 
 
@@ -117,16 +133,9 @@ class Client:
         query = {**filters, "page_size": page_size, "cursor": cursor}
         return self._caller.call(operations.TRANSFERS, Asked(query=query))
 
-    def reverse(self, transfer_id: int, amount: int | None = None, *, idempotency_key: str | None = None) -> Moved:
+    def reverse(self, transfer_id: int, amount: int | None = None, **details: Unpack[Details]) -> Moved:
         """Give back what was paid by a transfer: all that is left, or a part. ``balance``: the one it is taken from."""
-        return self._caller.call(
-            operations.REVERSE,
-            Asked(
-                path={"transfer_id": transfer_id},
-                body={} if amount is None else {"amount": amount},
-                idempotency_key=idempotency_key,
-            ),
-        )
+        return self._move(operations.REVERSE, {"amount": amount}, details, path={"transfer_id": transfer_id})
 
     def cancel(self, job_id: int) -> Transfer:
         """Call a pending transfer off, and return it: canceled, now or before."""
@@ -144,6 +153,26 @@ class Client:
             WalletError: it could not be asked.
         """
         return self._wait(lambda _: self.bulk(bulk_id), f"bulk {bulk_id}", timeout_s)
+
+    def _move(
+        self,
+        operation: Operation[T],
+        body: Mapping[str, object],
+        details: Details,
+        *,
+        path: Mapping[str, object] | None = None,
+    ) -> T:
+        said = {name: value for name, value in details.items() if name != "idempotency_key"}
+        asked = Asked(path=path, body=without_none({**body, **said}), idempotency_key=details.get("idempotency_key"))
+        return self._caller.call(operation, asked)
+
+    def _statement(self, first_day: date, last_day: date, user_id: int | None = None) -> Statement:
+        query = {"from": first_day, "to": last_day, "format": "json", "user_id": user_id}
+        return self._caller.call(operations.STATEMENT, Asked(query=query))
+
+    def _statement_csv(self, first_day: date, last_day: date, user_id: int | None = None) -> str:
+        query = {"from": first_day, "to": last_day, "format": "csv", "user_id": user_id}
+        return self._caller.call(operations.STATEMENT_CSV, Asked(query=query))
 
     def _wait(self, ask: Callable[[float], E], what: str, timeout_s: float) -> E:
         """Ask until it is final; ``ask`` is told how many seconds the service may keep the answer."""
@@ -179,3 +208,8 @@ class Client:
     def document(self) -> dict[str, Any]:
         """Return the contract as an OpenAPI document."""
         return self._caller.call(operations.DOCUMENT)
+
+
+def without_none(pairs: Mapping[str, object]) -> dict[str, object]:
+    """Leave out what is not said."""
+    return {name: value for name, value in pairs.items() if value is not None}

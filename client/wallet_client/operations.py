@@ -57,8 +57,9 @@ REQUEUE_ALL = Operation("POST", "/api/dead-letters/v1/requeue", resources.Requeu
 EVENTS = Operation("GET", "/api/events/v1", resources.EventsPage)
 AUDIT = Operation("GET", "/api/audit/v1", resources.Audit)
 ACTIONS = Operation("GET", "/api/actions/v1", resources.ActionsPage)
-FREEZE = Operation("POST", "/api/wallets/v1/{user_id}/freeze", dict[str, Any])
-UNFREEZE = Operation("POST", "/api/wallets/v1/{user_id}/unfreeze", dict[str, Any])
+WALLET = Operation("GET", "/api/wallets/v1/{user_id}", resources.WalletState)
+FREEZE = Operation("POST", "/api/wallets/v1/{user_id}/freeze", resources.WalletState)
+UNFREEZE = Operation("POST", "/api/wallets/v1/{user_id}/unfreeze", resources.WalletState)
 
 # Made twice, these make two webhooks, void the secret that the first answer had, or send twice.
 ADD_WEBHOOK = Operation("POST", "/api/webhooks/v1", resources.Webhook, repeatable=False)

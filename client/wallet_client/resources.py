@@ -68,20 +68,40 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class TransfersPage:
-    """Transfers, newest first."""
+    """Transfers, newest first. There may be fewer than were asked for, or none, and yet more to come."""
 
     transfers: tuple[Transfer, ...]
+    page_size: int
     has_more: bool
     next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """What an administrator has forbidden a wallet: to pay, to be paid."""
+    """What an administrator has forbidden a wallet: to pay (debits), to be paid (credits)."""
 
     debits: bool
     credits: bool
-    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze(Frozen):
+    """The same, with why, since when and by whom."""
+
+    reason: str
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class WalletState:
+    """A wallet as administrators see it; ``version`` counts its entries."""
+
+    user_id: int
+    balance: int
+    version: int
+    opened_at: datetime
+    frozen: Freeze | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +264,8 @@ class Action:
     at: datetime
     who: str
     what: str
-    on: str | None
-    from_: str | None
+    on: str
+    from_: str
     outcome: str
 
 
@@ -254,6 +274,7 @@ class ActionsPage:
     """What administrators did, newest first."""
 
     actions: tuple[Action, ...]
+    page_size: int
     has_more: bool
     next_cursor: str | None
 
@@ -284,6 +305,7 @@ class DeliveriesPage:
     """Events that were sent, or are to be, with each attempt, as the service tells of them."""
 
     deliveries: tuple[dict[str, Any], ...]
+    page_size: int | None
     has_more: bool
     next_cursor: str | None
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import TypedDict, TypeVar, Unpack
+from typing import Unpack
 
 from wallet_client import operations
 from wallet_client.calling import Asked
-from wallet_client.client import MOST_OF_A_PAGE, Client, Options
-from wallet_client.operations import Operation
+from wallet_client.client import MOST_OF_A_PAGE, Client, Details, Options, without_none
 from wallet_client.resources import (
     Accepted,
     Balance,
@@ -18,22 +17,6 @@ from wallet_client.resources import (
     Transaction,
     TransactionsPage,
 )
-
-T = TypeVar("T")
-
-
-class Details(TypedDict, total=False):
-    """What may be said of a movement of money, and the key it goes under.
-
-    ``description``: 1 to 140 characters, for people. ``reference``: 1 to 64, your own name for it. ``metadata``: pairs
-    of words. ``idempotency_key``: 1 to 255 characters, best made of what the movement is for; without one it has a
-    random one, which holds for the repetitions that the client makes by itself, and for nothing after them.
-    """
-
-    description: str | None
-    reference: str | None
-    metadata: Mapping[str, str] | None
-    idempotency_key: str | None
 
 
 class LaterDetails(Details, total=False):
@@ -105,7 +88,7 @@ class WalletClient(Client):
         self, payments: Sequence[Payment], *, atomic: bool = False, idempotency_key: str | None = None
     ) -> BulkAccepted:
         """Have many paid by jobs, or with ``atomic`` all or none of them."""
-        body = {"transfers": [_without_none(_of_payment(each)) for each in payments], "atomic": atomic}
+        body = {"transfers": [without_none(_of_payment(each)) for each in payments], "atomic": atomic}
         return self._caller.call(operations.TRANSFER_BULK, Asked(body=body, idempotency_key=idempotency_key))
 
     def balance(self, *, at: datetime | None = None) -> Balance:
@@ -134,18 +117,11 @@ class WalletClient(Client):
 
     def statement(self, first_day: date, last_day: date) -> Statement:
         """Return all entries of some days (UTC's, both included), oldest first, and the balances around them."""
-        query = {"from": first_day, "to": last_day, "format": "json"}
-        return self._caller.call(operations.STATEMENT, Asked(query=query))
+        return self._statement(first_day, last_day)
 
     def statement_csv(self, first_day: date, last_day: date) -> str:
         """Return the same as CSV."""
-        query = {"from": first_day, "to": last_day, "format": "csv"}
-        return self._caller.call(operations.STATEMENT_CSV, Asked(query=query))
-
-    def _move(self, operation: Operation[T], body: Mapping[str, object], details: Details | LaterDetails) -> T:
-        key = details.get("idempotency_key")
-        said = {name: value for name, value in details.items() if name != "idempotency_key"}
-        return self._caller.call(operation, Asked(body={**body, **_without_none(said)}, idempotency_key=key))
+        return self._statement_csv(first_day, last_day)
 
 
 def _credentials(user_id: int | None, token: str | Callable[[], str] | None) -> str:
@@ -156,7 +132,3 @@ def _credentials(user_id: int | None, token: str | Callable[[], str] | None) -> 
 
 def _of_payment(payment: Payment) -> dict[str, object]:
     return asdict(payment) | {"destination_user_id": str(payment.destination_user_id)}
-
-
-def _without_none(pairs: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in pairs.items() if value is not None}

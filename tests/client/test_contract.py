@@ -32,7 +32,9 @@ _STATEMENT = {"user_id": "1", "from": "2026-11-01", "to": "2026-11-30", "opening
 _BULK = {"bulk_id": "5", "count": 2, "amount": 9, "atomic": False, "created_at": _NOON, "completed_at": None}
 _COUNTS = {"pending": 1, "posted": 1, "rejected": 0, "failed": 0, "canceled": 0}
 _ACTION = {"at": _NOON, "who": "admin", "what": "freeze", "on": "1", "from": "127.0.0.1", "outcome": "ok"}
-_LAST_PAGE = {"has_more": False, "next_cursor": None}
+_FREEZE = {"debits": True, "credits": False, "reason": "a court", "at": _NOON, "by": "admin"}
+_STATE = {"user_id": "5", "balance": 7, "version": 1, "opened_at": _NOON, "frozen": _FREEZE}
+_LAST_PAGE = {"page_size": 30, "has_more": False, "next_cursor": None}
 
 # What the client knows of the contract and the document does not yet have, and what it would answer. Whoever adds a
 # call to the document takes it out here.
@@ -48,8 +50,9 @@ AHEAD: dict[str, Any] = {
     "POST /api/jobs/v1/{}/cancel": _TRANSFER | {"status": "canceled"},
     "POST /api/transfers/bulk/v1": {"bulk_id": "5", "count": 1, "status_url": "/api/bulks/v1/5"},
     "POST /api/transfers/v1/{}/reverse": _MOVED,
-    "POST /api/wallets/v1/{}/freeze": {"frozen": {"debits": True, "credits": False}},
-    "POST /api/wallets/v1/{}/unfreeze": {"frozen": None},
+    "GET /api/wallets/v1/{}": _STATE,
+    "POST /api/wallets/v1/{}/freeze": _STATE,
+    "POST /api/wallets/v1/{}/unfreeze": _STATE | {"frozen": None},
     "POST /api/webhooks/v1": _WEBHOOK | {"secret": "whsec_AAAA"},
     "POST /api/webhooks/v1/{}/enable": _WEBHOOK,
     "POST /api/webhooks/v1/{}/replay": {},
@@ -60,6 +63,7 @@ FIELDS_AHEAD = {"GET /api/wallet/balance/v1": {"at"}, "POST /api/transfer/v2": {
 
 _AT = datetime(2026, 11, 23, 14, 47, 38, tzinfo=UTC)
 _DETAILS: Any = {"description": "rent", "reference": "INV-1", "metadata": {"flat": "4b"}}
+_NOVEMBER = (date(2026, 11, 1), date(2026, 11, 30))
 _PAGE: Any = {"page_size": 7, "cursor": "8"}
 _FILTERS: Any = {
     "status": "posted",
@@ -85,7 +89,7 @@ CALLS: dict[str, Callable[[WalletClient, AdminClient], object]] = {
     "POST /api/transfers/bulk/v1": lambda wallet, _: wallet.transfer_bulk(
         [Payment(destination_user_id=2, amount=67, **_DETAILS)], atomic=True
     ),
-    "POST /api/transfers/v1/{}/reverse": lambda wallet, _: wallet.reverse(5, 67),
+    "POST /api/transfers/v1/{}/reverse": lambda wallet, _: wallet.reverse(5, 67, **_DETAILS),
     "POST /api/jobs/v1/{}/cancel": lambda wallet, _: wallet.cancel(5),
     "GET /api/jobs/v1/{}": lambda wallet, _: wallet.job(5, wait_s=0.5),
     "GET /api/transfers/v1/{}": lambda wallet, _: wallet.transfer(5),
@@ -93,15 +97,21 @@ CALLS: dict[str, Callable[[WalletClient, AdminClient], object]] = {
     "GET /api/bulks/v1/{}": lambda wallet, _: wallet.bulk(5),
     "GET /api/wallet/balance/v1": lambda wallet, _: wallet.balance(at=_AT),
     "GET /api/transactions/v1": lambda wallet, _: wallet.transactions_page(type_=3, page=2, **_PAGE),
-    "GET /api/statements/v1": lambda wallet, _: wallet.statement(date(2026, 11, 1), date(2026, 11, 30)),
+    "GET /api/statements/v1": lambda wallet, admin: (
+        wallet.statement(*_NOVEMBER),
+        admin.statement(1, *_NOVEMBER),
+    )[1],
     "GET /api/dead-letters/v1": lambda _, admin: admin.dead_letters_page(**_PAGE),
     "POST /api/dead-letters/v1/{}/requeue": lambda _, admin: admin.requeue(5),
     "POST /api/dead-letters/v1/requeue": lambda _, admin: admin.requeue_all(),
     "GET /api/events/v1": lambda _, admin: admin.events_page(after=4, page_size=7, wait_s=0.5),
     "GET /api/audit/v1": lambda _, admin: admin.audit(),
     "GET /api/actions/v1": lambda _, admin: admin.actions_page(**_PAGE),
-    "POST /api/wallets/v1/{}/freeze": lambda _, admin: admin.freeze(5, reason="asked by the bank"),
-    "POST /api/wallets/v1/{}/unfreeze": lambda _, admin: admin.unfreeze(5, reason="cleared"),
+    "POST /api/wallets/v1/{}/freeze": lambda _, admin: admin.freeze(5, reason="a court", credits_=False),
+    "POST /api/wallets/v1/{}/unfreeze": lambda _, admin: admin.unfreeze(
+        5, reason="cleared", debits=True, credits_=True
+    ),
+    "GET /api/wallets/v1/{}": lambda _, admin: admin.wallet(5),
     "POST /api/webhooks/v1": lambda _, admin: admin.add_webhook("https://example.org", types=["*"], user_id=1),
     "GET /api/webhooks/v1": lambda _, admin: admin.webhooks(),
     "DELETE /api/webhooks/v1/{}": lambda _, admin: admin.remove_webhook(5),
@@ -186,8 +196,7 @@ def test_what_moves_money_goes_under_a_key_and_nothing_else_does(
 def test_every_field_of_every_answer_is_known(document: Json, documented: dict[str, Json]) -> None:
     unknown: list[str] = []
     for key, operation in documented.items():
-        _, answer = _success(operation)
-        (content,) = answer["content"].values()
+        content = _content(operation)
         unknown += _unknown(document, content["schema"], KNOWN[key].answer, key)
     assert unknown == []
 
@@ -225,7 +234,7 @@ def test_all_that_the_iterators_walk_through_comes_page_by_page(
     ]
     for name, one, walk in walks:
         stand_in.heard.clear()
-        stand_in.answer = json.dumps({name: [one], "has_more": True, "next_cursor": "8"}).encode()
+        stand_in.answer = json.dumps({name: [one], **_LAST_PAGE, "has_more": True, "next_cursor": "8"}).encode()
         found = walk()
         first = next(found)
         stand_in.answer = json.dumps({name: [one, one], **_LAST_PAGE}).encode()
@@ -235,8 +244,9 @@ def test_all_that_the_iterators_walk_through_comes_page_by_page(
 
 def test_a_statement_comes_as_a_file_too(stand_in: StandIn, clients: tuple[WalletClient, AdminClient]) -> None:
     stand_in.answer = b"transaction_id,amount\n1-1,67\n"
-    assert clients[0].statement_csv(date(2026, 11, 1), date(2026, 11, 30)) == stand_in.answer.decode()
-    assert stand_in.heard[0].names == {"from", "to", "format"}
+    wallet, admin = clients
+    assert wallet.statement_csv(*_NOVEMBER) == admin.statement_csv(1, *_NOVEMBER) == stand_in.answer.decode()
+    assert [heard.names - {"from", "to", "format"} for heard in stand_in.heard] == [set(), {"user_id"}]
 
 
 def test_one_of_two_is_replayed(stand_in: StandIn, clients: tuple[WalletClient, AdminClient]) -> None:
@@ -253,16 +263,20 @@ def test_what_a_newer_service_says_besides_is_left_out(
 
 
 def _answer_as(stand_in: StandIn, operation: Json) -> Any:
-    status, answer = _success(operation)
-    (content,) = answer["content"].values()
-    example = content["example"]
-    stand_in.status = int(status)
+    example = _content(operation)["example"]
+    stand_in.status = int(_success(operation)[0])
     stand_in.answer = example.encode() if isinstance(example, str) else json.dumps(example).encode()
     return example
 
 
 def _success(operation: Json) -> tuple[str, Json]:
     return next((status, each) for status, each in operation["responses"].items() if status.startswith("2"))
+
+
+def _content(operation: Json) -> Json:
+    """Return what an operation answers, as JSON where it can be that; nothing, if it answers nothing."""
+    kinds: dict[str, Json] = _success(operation)[1].get("content", {})
+    return kinds.get("application/json") or next(iter(kinds.values()), {"schema": {}, "example": None})
 
 
 def _resolve(document: Json, schema: Json) -> Json:
