@@ -21,7 +21,6 @@ from wallet_client.operations import ALL, Operation
 Json = dict[str, Any]
 
 _TRANSFER: Json = OPERATIONS["jobs.job"].answers[200].example
-_MOVED: Json = OPERATIONS["transfers.transfer_now"].answers[200].example
 _ENTRY: Json = OPERATIONS["wallets.transactions"].answers[200].example["transactions"][0]
 _NOON = "2026-11-23T12:00:00Z"
 _WEBHOOK: Json = {
@@ -49,7 +48,6 @@ AHEAD: dict[str, Any] = {
     "GET /api/webhooks/v1/{}/deliveries": {"deliveries": [{"event_id": "4711"}], **_LAST_PAGE},
     "POST /api/jobs/v1/{}/cancel": _TRANSFER | {"status": "canceled"},
     "POST /api/transfers/bulk/v1": {"bulk_id": "5", "count": 1, "status_url": "/api/bulks/v1/5"},
-    "POST /api/transfers/v1/{}/reverse": _MOVED,
     "GET /api/wallets/v1/{}": _STATE,
     "POST /api/wallets/v1/{}/freeze": _STATE,
     "POST /api/wallets/v1/{}/unfreeze": _STATE | {"frozen": None},
