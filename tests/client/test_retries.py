@@ -37,6 +37,8 @@ pytestmark = pytest.mark.xdist_group("client")
 
 Connect = Callable[..., WalletClient]
 BooksOf = Callable[[], Books]
+# More than can be made in a second each, on the slowest machine.
+MANY = 60
 AWAY = json.dumps({"code": "unavailable", "status": 503, "detail": "away", "message": "away"}).encode()
 
 
@@ -241,17 +243,18 @@ def test_who_is_throttled_waits_as_long_as_he_is_told_and_gets_there(
     ) as throttling:
         url = f"http://127.0.0.1:{throttling.port}"
         with WalletClient(url, user_id=1, retries=Retries(sleep=sleep)) as patient:
-            for _ in range(3):
-                patient.deposit(67)
+            for _ in range(MANY):
+                if not slept:  # however slow this machine is, some two of them come within a second
+                    patient.deposit(67)
         with (
             WalletClient(url, user_id=1, retries=Retries(deadline_s=0.5)) as hasty,
             pytest.raises(RateLimited) as throttled,
         ):
-            [hasty.deposit(1) for _ in range(10)]
+            [hasty.deposit(1) for _ in range(MANY)]
     assert slept
     assert min(slept) >= 1
     assert (throttled.value.status, throttled.value.retry_after_s) == (429, 1.0)
-    assert books().wallets[1] - 3 * 67 in range(10)
+    assert books().wallets[1] % 67 < MANY
 
 
 def test_an_answer_that_breaks_off_is_none(stand_in: StandIn, pauses: Pauses) -> None:
@@ -339,6 +342,12 @@ def test_a_trace_goes_along_and_a_key_may_be_any_text(stand_in: StandIn) -> None
     assert heard.target == "/wallets/api/deposit/v1"
     assert heard.headers["traceparent"] == trace
     assert heard.headers["Idempotency-Key"].encode("latin-1").decode() == "Bestellung für März €"
+
+
+def test_a_key_that_would_be_another_header_is_not_sent(stand_in: StandIn) -> None:
+    with WalletClient(stand_in.url, user_id=1) as client, pytest.raises(ValueError, match="Invalid header value"):
+        client.deposit(67, idempotency_key="a\r\nAuthorization: 2")
+    assert stand_in.heard == []
 
 
 def test_threads_share_a_client_and_its_connections(wallet: WalletClient, way: CountingProxy, books: BooksOf) -> None:
