@@ -87,6 +87,8 @@ class Connections:
         except BaseException as error:
             connection.close()
             if is_kept and isinstance(error.__cause__, _BROKEN):
+                # Those below it have been idle for longer: each would cost a try.
+                self._drop_idle()
                 raise StaleConnection from error
             raise
         self._keep(connection)
@@ -94,15 +96,18 @@ class Connections:
 
     def close(self) -> None:
         """Close all connections, those that are in use as soon as they are not."""
-        with self._lock:
-            self._is_closed = True
-            idle, self._idle = self._idle, []
-        for each in idle:
-            each.close()
+        self._is_closed = True
+        self._drop_idle()
 
     def _find_idle(self) -> HTTPConnection | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
+
+    def _drop_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for each in idle:
+            each.close()
 
     def _make(self) -> HTTPConnection:
         host, port = self._address

@@ -13,6 +13,7 @@ import pytest
 
 from tests.api.conftest import lose_reply_and_refuse
 from tests.api.server import gunicorn
+from tests.api.waiters import wait_for
 from tests.client.conftest import FUNDS, Pauses
 from tests.client.stand_in import StandIn
 from tests.conftest import ADMIN_PASSWORD, Books
@@ -356,6 +357,22 @@ def test_threads_share_a_client_and_its_connections(wallet: WalletClient, way: C
         list(pool.map(wallet.deposit, [1] * threads * each))
     assert books().wallets == {1: FUNDS + threads * each}
     assert way.accepted <= 1 + threads
+
+
+def test_however_many_kept_connections_were_closed_it_costs_one_try(
+    wallet: WalletClient, way: CountingProxy, pauses: Pauses, books: BooksOf
+) -> None:
+    many = 12
+    way.hold()  # so that each needs a connection of its own
+    with ThreadPoolExecutor(many) as pool:
+        made = [pool.submit(wallet.deposit, 1) for _ in range(many)]
+        wait_for(lambda: way.accepted == many > Retries().tries)
+        way.resume()
+        assert all(each.result().success for each in made)
+    way.break_all()
+    assert wallet.deposit(1).balance == FUNDS + many + 1
+    assert pauses.slept_s == [0.0]
+    assert books().wallets == {1: FUNDS + many + 1}
 
 
 @pytest.mark.parametrize(
