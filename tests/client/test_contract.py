@@ -28,8 +28,6 @@ _WEBHOOK: Json = {
     "reason": None, "created_at": _NOON,
 }  # fmt: skip
 _STATEMENT = {"user_id": "1", "from": "2026-11-01", "to": "2026-11-30", "opening_balance": 10_000}
-_BULK = {"bulk_id": "5", "count": 2, "amount": 9, "atomic": False, "created_at": _NOON, "completed_at": None}
-_COUNTS = {"pending": 1, "posted": 1, "rejected": 0, "failed": 0, "canceled": 0}
 _ACTION = {"at": _NOON, "who": "admin", "what": "freeze", "on": "1", "from": "127.0.0.1", "outcome": "ok"}
 _FREEZE = {"debits": True, "credits": False, "reason": "a court", "at": _NOON, "by": "admin"}
 _STATE = {"user_id": "5", "balance": 7, "version": 1, "opened_at": _NOON, "frozen": _FREEZE}
@@ -40,14 +38,12 @@ _LAST_PAGE = {"page_size": 30, "has_more": False, "next_cursor": None}
 AHEAD: dict[str, Any] = {
     "DELETE /api/webhooks/v1/{}": None,
     "GET /api/actions/v1": {"actions": [_ACTION], **_LAST_PAGE},
-    "GET /api/bulks/v1/{}": _BULK | _COUNTS,
     "GET /api/statements/v1": _STATEMENT | {"closing_balance": 8_997, "transactions": [_ENTRY]},
     "GET /api/transfers/v1": {"transfers": [_TRANSFER], **_LAST_PAGE},
     "GET /api/transfers/v1/{}": _TRANSFER,
     "GET /api/webhooks/v1": {"webhooks": [_WEBHOOK]},
     "GET /api/webhooks/v1/{}/deliveries": {"deliveries": [{"event_id": "4711"}], **_LAST_PAGE},
     "POST /api/jobs/v1/{}/cancel": _TRANSFER | {"status": "canceled"},
-    "POST /api/transfers/bulk/v1": {"bulk_id": "5", "count": 1, "status_url": "/api/bulks/v1/5"},
     "GET /api/wallets/v1/{}": _STATE,
     "POST /api/wallets/v1/{}/freeze": _STATE,
     "POST /api/wallets/v1/{}/unfreeze": _STATE | {"frozen": None},

@@ -13,7 +13,17 @@ from tests.client.conftest import FUNDS, Pauses
 from tests.client.stand_in import StandIn
 from tests.conftest import Books
 from tests.proxy import CountingProxy
-from wallet_client import NEWEST, AdminClient, EventsMissed, NotFinal, NotFound, Retries, WalletClient
+from wallet_client import (
+    NEWEST,
+    AdminClient,
+    EventsMissed,
+    NotFinal,
+    NotFound,
+    Payment,
+    Refused,
+    Retries,
+    WalletClient,
+)
 from wallet_client.client import LONGEST_WAIT_S
 
 pytestmark = pytest.mark.xdist_group("client")
@@ -52,6 +62,35 @@ def test_money_moves_by_every_way_and_the_books_say_so(
     assert (found.description, found.reference, found.metadata) == ("rent", "INV-1", {"flat": "4b"})
     assert found.completed_at is not None
     assert abs((datetime.now(UTC) - found.completed_at).total_seconds()) < 60
+
+
+def test_what_was_paid_is_given_back_in_parts(wallet: WalletClient, payee: WalletClient) -> None:
+    paid = wallet.transfer_now(2, 100).transfer_id
+    assert payee.reverse(paid, 30, description="one was broken").balance == FUNDS + 70
+    assert payee.reverse(paid).balance == FUNDS
+    assert payee.job(paid).reversed_amount == 100
+    with pytest.raises(Refused) as no:
+        payee.reverse(paid, 1)
+    assert no.value.code == "reversal_exceeds"
+    newest = next(wallet.transactions())
+    assert (newest.amount, wallet.job(newest.transfer_id).reverses) == (70, paid)
+
+
+def test_many_are_paid_at_once_and_waited_for(
+    wallet: WalletClient, payee: WalletClient, engine: Engine, settle: Callable[[str], None]
+) -> None:
+    payments = [Payment(destination_user_id=2, amount=amount, reference=f"wage-{amount}") for amount in (1, 2, 3)]
+    sent = wallet.transfer_bulk(payments, idempotency_key="wages")
+    assert (sent.count, sent.replayed) == (3, False)
+    assert wallet.transfer_bulk(payments, idempotency_key="wages").replayed
+    assert not wallet.bulk(sent.bulk_id).is_final
+    with engine.connect() as connection:
+        waiting = connection.execute(text("SELECT id FROM transfers WHERE status = 'pending'")).scalars().all()
+    for each in waiting:
+        settle(str(each))
+    done = wallet.wait_for_bulk(sent.bulk_id)
+    assert (done.count, done.amount, done.posted, done.pending) == (3, 6, 3, 0)
+    assert payee.balance().balance == FUNDS + 6
 
 
 def test_the_same_key_is_the_same_movement(wallet: WalletClient, books: Callable[[], Books]) -> None:
