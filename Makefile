@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 RUN := .venv/bin/python
-OURS := api config jobs models observe ops worker.py wsgi.py
+OURS := api client config jobs models observe ops worker.py wsgi.py
 INTO := .
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
@@ -13,7 +13,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --
 SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help run kafka test check docs chaos bench picture backup restore archive proto vulnerabilities mutants lock
+.PHONY: help run kafka test check docs chaos bench picture backup restore archive proto collection vulnerabilities mutants lock
 # One recipe after the other: `make -j check` would mix their output.
 .NOTPARALLEL:
 
@@ -41,7 +41,7 @@ check: ## what CI runs: format, lint, types, import rules, documentation, tests 
 	@$(SITE)
 	@PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --cov --cov-report=
 	@$(RUN) -m coverage report --include='config/*,observe/*,ops/*'
-	@exec $(RUN) -m coverage report --include='api/*,jobs/*,models/*' --fail-under=95
+	@exec $(RUN) -m coverage report --include='api/*,client/*,jobs/*,models/*' --fail-under=95
 
 docs: ## build the documentation into a site, docs/_build/html; a dead link or a page that no index names fails
 	$(VENV) requirements-dev.txt
@@ -79,6 +79,12 @@ proto: ## generate the gRPC code anew, wallet/v1/ from proto/ (INTO: below anoth
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(RUN) -m grpc_tools.protoc --proto_path=proto \
 		--python_out="$(INTO)" --grpc_python_out="$(INTO)" --mypy_out=quiet:"$(INTO)" --mypy_grpc_out=quiet:"$(INTO)" \
 		wallet/v1/wallet.proto
+
+collection: ## generate the collection for Bruno anew, docs/bruno/ from the OpenAPI document (INTO: below another folder)
+	$(VENV) requirements-local.txt
+	@rm -rf "$(INTO)/docs/bruno"
+	@DATABASE_URL=postgresql://nowhere/wallet REDIS_URL=redis://nowhere AUTH_MODE=user-id \
+		$(RUN) -m flask collection "$(INTO)/docs/bruno"
 
 vulnerabilities: ## ask whether a package that is installed has a known weakness, and look for weaknesses in the code
 	$(VENV) requirements-dev.txt

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from api.commands import actions, audit, dead_letters, doctor, imports, statement, transfers, wallets
+from api.commands import actions, audit, collection, dead_letters, doctor, imports, statement, transfers, wallets
 
 COMMANDS: Sequence[click.Command] = (
     wallets.commands,
@@ -12,6 +12,7 @@ COMMANDS: Sequence[click.Command] = (
     dead_letters.commands,
     statement.command,
     imports.command,
+    collection.command,
     audit.command,
     actions.command,
     doctor.command,

@@ -6,12 +6,10 @@ import shutil
 import subprocess
 import time
 from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
 
 import grpc
 import jwt
-import orjson
 import psycopg2
 import pytest
 
@@ -21,6 +19,7 @@ from tests.docs.test_grpc import OF_REST_ONLY, SERVICE
 from tests.project import ROOT
 from wallet.v1.wallet_pb2 import BalanceRequest
 from wallet.v1.wallet_pb2_grpc import WalletServiceStub
+from wallet_client import WalletClient
 
 REQUIRED = "REQUIRE_JAVA"
 LEAST_JDK = 17
@@ -123,13 +122,11 @@ def _wallets(stack: Stack) -> dict[int, int]:
 
 
 def _by_rest(stack: Stack, users: dict[int, int]) -> dict[int, int]:
-    with closing(HTTPConnection("127.0.0.1", int(stack.run.port), timeout=30)) as connection:
-        found = {}
-        for user in users:
-            connection.request("GET", "/api/wallet/balance/v1", headers={"Authorization": str(user)})
-            answer = connection.getresponse()
-            found[user] = orjson.loads(answer.read())["balance"]
-        return found
+    found = {}
+    for user in users:
+        with WalletClient(f"http://127.0.0.1:{stack.run.port}", user_id=user) as client:
+            found[user] = client.balance().balance
+    return found
 
 
 def _by_grpc(stack: Stack, users: dict[int, int]) -> dict[int, int]:

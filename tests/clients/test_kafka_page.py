@@ -1,16 +1,13 @@
 """The program on the page about Kafka that follows events: run, run again, and told everything twice."""
 
-import http.client
-import json
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.chaos.stack import Stack
 from tests.clients.typing_in import PYTHON, type_command
 from tests.docs.pages import DOCS, blocks, section
+from wallet_client import WalletClient
 
 SECTION = section(DOCS / "kafka.md", "Following events")
 GROUP = '"group.id": "received"'
@@ -20,12 +17,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.xdist_group("kafk
 
 def _pay(stack: Stack, cents: int) -> None:
     """Pay as a job, and wait until it is done."""
-    with closing(http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)) as connection:
-        headers = {"Authorization": "1", "Content-Type": "application/json"}
-        connection.request("POST", "/api/transfer/v2", json.dumps({"destination_user_id": 2, "amount": cents}), headers)
-        accepted: dict[str, Any] = json.loads(connection.getresponse().read())
-        connection.request("GET", f"{accepted['status_url']}?wait=20", headers=headers)
-        assert json.loads(connection.getresponse().read())["status"] == "posted"
+    with WalletClient(f"http://127.0.0.1:{stack.port}", user_id=1) as payer:
+        assert payer.wait_for(payer.transfer_later(2, cents).job_id).is_posted
 
 
 def test_the_pages_program_prints_what_the_page_says_also_when_it_is_told_all_twice(java: None, tmp_path: Path) -> None:
