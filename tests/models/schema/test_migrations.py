@@ -195,6 +195,11 @@ ARCHIVE: dict[str, Any] = {
 OPENING: dict[str, Any] = {"wallet_id": 1, "seq": 1, "balance": 0, "last_at": NOW, "archive": 1}
 BATCH: dict[str, Any] = {"transfers": [1, 2], "created_at": NOW}
 HEAD: dict[str, Any] = {"last_event": 9, "forgotten": 2, "newest_batch": 7, "mark": 7, "settled": 5}
+WEBHOOK: dict[str, Any] = {"id": 1, "url": "https://a.test", "types": ["*"], "upto": 0, "secret": b"s" * 32}
+DELIVERY: dict[str, Any] = {
+    "webhook_id": 1, "event_id": 1, "type": "transfer.posted", "created_at": NOW, "next_attempt_at": NOW,
+}  # fmt: skip
+DELIVERED = DELIVERY | {"status": "delivered", "ended_at": NOW}
 
 FINE = [
     ("wallets", WALLET),
@@ -218,6 +223,11 @@ FINE = [
     ("event_batches", BATCH),
     ("event_batches", BATCH | {"position": 1, "snapshots": [{}, {}]}),
     ("event_head", HEAD),
+    ("webhooks", WEBHOOK),
+    ("webhooks", WEBHOOK | {"old_secret": b"o" * 24, "old_secret_until": NOW, "disabled_at": NOW, "why": "gone"}),
+    ("webhooks", WEBHOOK | {"secret": None, "deleted_at": NOW}),
+    ("webhook_deliveries", DELIVERY | {"held_until": NOW}),
+    ("webhook_deliveries", DELIVERED),
 ]
 WRONG = [
     ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
@@ -293,6 +303,28 @@ WRONG = [
     ("event_head", HEAD | {"forgotten": -1}, "event_head_in_order"),
     ("event_head", HEAD | {"mark": 8}, "event_head_in_order"),
     ("event_head", HEAD | {"settled": 8}, "event_head_in_order"),
+    ("webhooks", WEBHOOK | {"id": 0}, "webhooks_id_positive"),
+    ("webhooks", WEBHOOK | {"url": ""}, "webhooks_url_length"),
+    ("webhooks", WEBHOOK | {"url": "u" * 2049}, "webhooks_url_length"),
+    ("webhooks", WEBHOOK | {"types": []}, "webhooks_types_few"),
+    ("webhooks", WEBHOOK | {"types": ["*"] * 21}, "webhooks_types_few"),
+    ("webhooks", WEBHOOK | {"upto": -1}, "webhooks_counters_not_negative"),
+    ("webhooks", WEBHOOK | {"failures": -1}, "webhooks_counters_not_negative"),
+    ("webhooks", WEBHOOK | {"disabled_at": NOW}, "webhooks_disabled_has_why"),
+    ("webhooks", WEBHOOK | {"why": "gone"}, "webhooks_disabled_has_why"),
+    ("webhooks", WEBHOOK | {"secret": None}, "webhooks_deleted_has_no_secret"),
+    ("webhooks", WEBHOOK | {"deleted_at": NOW}, "webhooks_deleted_has_no_secret"),
+    ("webhooks", WEBHOOK | {"secret": b"s" * 23}, "webhooks_secret_length"),
+    ("webhooks", WEBHOOK | {"secret": b"s" * 65}, "webhooks_secret_length"),
+    ("webhooks", WEBHOOK | {"old_secret": b"o" * 32}, "webhooks_old_secret_ends"),
+    ("webhooks", WEBHOOK | {"old_secret_until": NOW}, "webhooks_old_secret_ends"),
+    ("webhook_deliveries", DELIVERY | {"status": "lost"}, "webhook_deliveries_status_known"),
+    ("webhook_deliveries", DELIVERY | {"ended_at": NOW}, "webhook_deliveries_final_has_ended_at"),
+    ("webhook_deliveries", DELIVERY | {"status": "failed"}, "webhook_deliveries_final_has_ended_at"),
+    ("webhook_deliveries", DELIVERED | {"held_until": NOW}, "webhook_deliveries_final_is_not_held"),
+    ("webhook_deliveries", DELIVERY | {"attempts": -1}, "webhook_deliveries_counters_not_negative"),
+    ("webhook_deliveries", DELIVERY | {"claims": -1}, "webhook_deliveries_counters_not_negative"),
+    ("webhook_deliveries", DELIVERY | {"log": {}}, "webhook_deliveries_log_is_array"),
 ]
 
 
@@ -349,6 +381,8 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
         ("openings", OPENING, OPENING, "openings_pkey"),
         ("event_batches", BATCH | {"position": 1}, BATCH | {"position": 1}, "event_batches_position"),
         ("event_head", HEAD, HEAD, "event_head_pkey"),
+        ("webhooks", WEBHOOK, WEBHOOK, "webhooks_pkey"),
+        ("webhook_deliveries", DELIVERY, DELIVERY | {"type": "transfer.failed"}, "webhook_deliveries_pkey"),
     ],
 )
 def test_what_must_be_unique_is(
