@@ -13,7 +13,7 @@ from api.edge.application import make_flask
 from api.edge.edge import Edge
 from api.edge.proxies import Proxies
 from api.services import make_services
-from api.views import audit, dead_letters, events, health, jobs, metrics, transfers, wallets
+from api.views import audit, dead_letters, events, health, jobs, metrics, transfers, wallets, webhooks
 from config import Settings
 
 
@@ -25,7 +25,7 @@ def create_app(settings: Settings) -> Flask:
     administrators.install(app, settings, made.identity)
     cors.install(app, settings)
     entry.install(app)
-    for room in (wallets, transfers, jobs, dead_letters, events, audit, health, docs, metrics):
+    for room in (wallets, transfers, jobs, dead_letters, events, webhooks, audit, health, docs, metrics):
         app.register_blueprint(room.blueprint)
     openapi.install(app)
     direct.install(app)

@@ -12,7 +12,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.calls.call import Call
 from models.database.faults import first_line
-from models.errors import Fault, OutcomeUnknown, Refused, TransferNotFound
+from models.errors import (
+    EventNotFound,
+    Fault,
+    OutcomeUnknown,
+    Refused,
+    TooManyWebhooks,
+    TransferNotFound,
+    WalletServiceError,
+    WebhookNotFound,
+)
 
 _log = structlog.get_logger("api")
 
@@ -38,6 +47,7 @@ PROBLEMS = {
         Problem("not_found", 404, "Nothing is here"),
         Problem("wallet_not_found", 404, "No such wallet"),
         Problem("job_not_found", 404, "No such job"),
+        Problem("webhook_not_found", 404, "No such webhook"),
         Problem("method_not_allowed", 405, "Method not allowed"),
         Problem("payload_too_large", 413, "The body is too large"),
         Problem("unsupported_media_type", 415, "The body must be application/json"),
@@ -75,6 +85,15 @@ class Explained:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+# What somebody has asked for and is not there, or may not be.
+_LACKING: Mapping[type[WalletServiceError], tuple[str, str]] = {
+    TransferNotFound: ("job_not_found", "There is no such job, or it is not yours."),
+    WebhookNotFound: ("webhook_not_found", "There is no such webhook."),
+    EventNotFound: ("bad_input", "body: event_id: there is no such event for this webhook, or it is kept no more"),
+    TooManyWebhooks: ("bad_input", "There are as many webhooks as there may be."),
+}
+
+
 def explain(error: Exception, call: Call) -> Explained:
     """Say what an error comes to for whoever has called. What is ours alone to know goes into the log."""
     match error:
@@ -82,8 +101,8 @@ def explain(error: Exception, call: Call) -> Explained:
             return Explained(error.code, error.detail, error.headers)
         case Refused():
             return Explained(error.code, str(error))
-        case TransferNotFound():
-            return Explained("job_not_found", "There is no such job, or it is not yours.")
+        case WalletServiceError() if type(error) in _LACKING:
+            return Explained(*_LACKING[type(error)])
         case OutcomeUnknown():
             _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
             return _unknown(error.transfer_id)

@@ -31,7 +31,7 @@ _TYPE_NAMES: dict[int, str] = {
     EntryType.TRANSFER: "transfer",
 }
 
-_EVENT_TYPES = [f"transfer.{each}" for each in (*(each.value for each in Status if each.is_final), REQUEUED)]
+EVENT_TYPES = [f"transfer.{each}" for each in (*(each.value for each in Status if each.is_final), REQUEUED)]
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 # JSON's spelling of a number that is not negative, with bounds.
@@ -74,7 +74,7 @@ def _decimals_up_to(limit: int) -> str:
 
 
 _INT64_DIGITS = _decimals_up_to(MAX_ID)
-_DIGITS_OUT = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}
+DIGITS_OUT = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}
 _ID_IN = {
     "anyOf": [
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID},
@@ -135,10 +135,10 @@ Cursor: TypeAlias = Annotated[
     AfterValidator(_check_id),
     WithJsonSchema({"type": "string", "pattern": f"^{_INT64_DIGITS}$"}),
 ]
-IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(_DIGITS_OUT)]
-CursorOut: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
+IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(DIGITS_OUT)]
+CursorOut: TypeAlias = Annotated[str, WithJsonSchema(DIGITS_OUT)]
 # What jobs/event_json.py has spelled already.
-SpelledId: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
+SpelledId: TypeAlias = Annotated[str, WithJsonSchema(DIGITS_OUT)]
 SpelledInstant: TypeAlias = Annotated[str, WithJsonSchema(_INSTANT)]
 Instant: TypeAlias = Annotated[datetime, PlainSerializer(rfc3339, return_type=str), WithJsonSchema(_INSTANT)]
 BalanceCents: TypeAlias = Annotated[int, WithJsonSchema(_BALANCE)]
@@ -147,20 +147,24 @@ SignedCents: TypeAlias = Annotated[int, WithJsonSchema(_SIGNED)]
 Count: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
 StatusWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Status]})]
 KindWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Kind]})]
-EventType: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": _EVENT_TYPES})]
+EventType: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": EVENT_TYPES})]
 TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum": [each.value for each in EntryType]})]
 TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What comes in: nothing that is not known."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Answer(BaseModel):
+class Out(BaseModel):
+    """What goes out."""
+
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
-class AmountBody(_Body):
+class AmountBody(Body):
     """How much to deposit or withdraw, in cents, and what there is to say of it."""
 
     amount: AmountCents
@@ -182,17 +186,17 @@ class TransferBody(AmountBody):
     destination_user_id: IdIn
 
 
-class NoQuery(_Body):
+class NoQuery(Body):
     """No query parameters."""
 
 
-class JobQuery(_Body):
+class JobQuery(Body):
     """How many seconds to wait for the job to end."""
 
     wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
 
 
-class TransactionsQuery(_Body):
+class TransactionsQuery(Body):
     """Which part of the history: a page by its number, or what comes after a cursor."""
 
     type: QueryInt = Field(default=0, ge=0, le=3, description="0 all, 1 deposits, 2 withdrawals, 3 transfers.")
@@ -201,26 +205,26 @@ class TransactionsQuery(_Body):
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
-class HealthOut(_Answer):
+class HealthOut(Out):
     """The process lives."""
 
     status: Literal["ok"]
 
 
-class ReadinessOut(_Answer):
+class ReadinessOut(Out):
     """Whether the service can work, and how each thing that it depends on is doing."""
 
     status: Literal["ready", "degraded", "unready", "stopping"]
     dependencies: dict[str, str]
 
 
-class BalanceOut(_Answer):
+class BalanceOut(Out):
     """A posted balance in cents."""
 
     balance: BalanceCents
 
 
-class MoneyOut(_Answer):
+class MoneyOut(Out):
     """The balance in cents just after the transfer."""
 
     balance: BalanceCents
@@ -233,7 +237,7 @@ class TransferOut(MoneyOut):
     success: Literal[True] = True
 
 
-class AcceptedOut(_Answer):
+class AcceptedOut(Out):
     """A transfer that is durable and will be posted or rejected by a job."""
 
     success: Literal[True] = True
@@ -242,7 +246,7 @@ class AcceptedOut(_Answer):
     status_url: str
 
 
-class JobOut(_Answer):
+class JobOut(Out):
     """A transfer of any kind, as the job that makes it true."""
 
     job_id: SpelledId
@@ -271,7 +275,7 @@ class JobOut(_Answer):
         return cls(**resource_of(transfer))
 
 
-class EventsQuery(_Body):
+class EventsQuery(Body):
     """Which events: those after one, how many, and how many seconds to wait for the first."""
 
     after: EventNumber | None = Field(
@@ -281,7 +285,7 @@ class EventsQuery(_Body):
     wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
 
 
-class EventOut(_Answer):
+class EventOut(Out):
     """Something that has happened to a transfer, and the transfer as it was then."""
 
     event_id: SpelledId
@@ -295,7 +299,7 @@ class EventOut(_Answer):
         return cls(**as_json(event))
 
 
-class EventsOut(_Answer):
+class EventsOut(Out):
     """Events, oldest first. ``missed``: how many between ``after`` and the first of these are kept no more."""
 
     events: list[EventOut]
@@ -303,14 +307,14 @@ class EventsOut(_Answer):
     missed: Count
 
 
-class DeadLettersQuery(_Body):
+class DeadLettersQuery(Body):
     """Which dead letters: how many, and below which id (the ``next_cursor`` of an earlier page)."""
 
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
-class DeadLettersOut(_Answer):
+class DeadLettersOut(Out):
     """A page of dead letters, newest first."""
 
     dead_letters: list[JobOut]
@@ -319,20 +323,20 @@ class DeadLettersOut(_Answer):
     next_cursor: CursorOut | None
 
 
-class RequeuedOut(_Answer):
+class RequeuedOut(Out):
     """A transfer after it was asked to be put back; ``requeued``: whether it was this request that did it."""
 
     requeued: bool
     job: JobOut
 
 
-class RequeuedAllOut(_Answer):
+class RequeuedAllOut(Out):
     """How many dead letters were put back."""
 
     requeued: Count
 
 
-class FindingOut(_Answer):
+class FindingOut(Out):
     """An invariant that does not hold: how many break it, the ids of some of them, and more about one."""
 
     invariant: str
@@ -341,7 +345,7 @@ class FindingOut(_Answer):
     detail: str
 
 
-class AuditedOut(_Answer):
+class AuditedOut(Out):
     """What an audit has looked at and found; ``ok`` and ``finished_at`` are null while it is under way."""
 
     ok: bool | None
@@ -381,7 +385,7 @@ def _audited(result: AuditResult) -> dict[str, Any]:
     }
 
 
-class TransactionOut(_Answer):
+class TransactionOut(Out):
     """One entry of the history; ``amount`` is signed cents."""
 
     transaction_id: str
@@ -412,7 +416,7 @@ class TransactionOut(_Answer):
         )
 
 
-class WalletOut(_Answer):
+class WalletOut(Out):
     """A wallet for administrators: ``version`` counts its entries, of which the newest come first."""
 
     user_id: IdOut
@@ -433,7 +437,7 @@ class WalletOut(_Answer):
         )
 
 
-class TransactionsOut(_Answer):
+class TransactionsOut(Out):
     """A page of the history, newest first, and the balance in the same snapshot. ``page`` is null after a cursor."""
 
     transactions: list[TransactionOut]
