@@ -3,7 +3,7 @@
 import threading
 
 from config import Settings
-from jobs.connections import connect_worker_redis, make_engine
+from jobs.connections import OF_WEBHOOKS, connect_worker_redis, make_engine
 from jobs.retries import RetryPolicy
 from jobs.rq.resident import wait_for
 from jobs.rq.webhook_queue import WebhookQueue
@@ -14,16 +14,13 @@ from jobs.webhooks.sender import Sender
 from observe import background
 from observe.metrics_server import serve_metrics
 
-# To PostgreSQL: one for what feeds, one for what claims, the others for attempts that have ended.
-CONNECTIONS = 4
-
 
 def work(settings: Settings) -> None:
     """Send until SIGTERM; attempts that are being made are ended first, within GRACEFUL_TIMEOUT_S.
 
     What is not ended by then, or by a second SIGTERM, is made again by another process, or by the next.
     """
-    engine = make_engine(settings, application_name="wallet-webhooks", pool_size=CONNECTIONS)
+    engine = make_engine(settings, application_name="wallet-webhooks", pool_size=OF_WEBHOOKS)
     serve_metrics(settings.host, settings.metrics_port)
     sender = Sender(engine, Poster(settings.webhook_allow_networks), RetryPolicy(settings.webhook_delays))
     url, has_room = settings.redis_url.get_secret_value(), threading.Event()

@@ -47,7 +47,11 @@ class WebhookBody(Body):
 
     url: Annotated[
         str,
-        Field(min_length=1, max_length=MAX_URL, description="https, of a host that everybody can reach, in ASCII."),
+        Field(
+            pattern=r"^https?://[!-~]+$",
+            max_length=MAX_URL,
+            description="By https, of a host that everybody can reach, in ASCII.",
+        ),
     ]
     types: Annotated[
         list[TypeIn],
@@ -70,7 +74,13 @@ class WebhookBody(Body):
 class ReplayBody(Body):
     """What is to be sent again: all that has happened since an instant, or one event."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["since"]}, {"required": ["event_id"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("since", "event_id")
+            ]
+        }
+    )
 
     since: Annotated[AwareDatetime, BeforeValidator(_check_instant), WithJsonSchema(_SINCE)] | None = None
     event_id: IdIn | None = None

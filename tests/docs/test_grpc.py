@@ -19,7 +19,7 @@ CODES = {
     "503": "UNAVAILABLE",
 }
 # What is wrong with HTTP alone.
-OF_REST_ONLY = {"not_found", "method_not_allowed", "unsupported_media_type"}
+OF_REST_ONLY = {"not_found", "method_not_allowed", "unsupported_media_type", "webhook_not_found"}
 
 
 def test_every_error_of_the_reference_stands_with_its_code_and_whether_to_repeat() -> None:
