@@ -57,9 +57,9 @@ class WebhookQueue:
         try:
             with self._connection.pipeline(transaction=False) as pipeline:
                 for each in held:
-                    pipeline.hget(f"rq:job:{_job_id(each)}", "status")
-                statuses = pipeline.execute()
-            new = [each for each, status in zip(held, statuses, strict=True) if status != b"queued"]
+                    pipeline.lpos(_QUEUE, _job_id(each))
+                places = pipeline.execute()
+            new = [each for each, place in zip(held, places, strict=True) if place is None]
             if new:
                 self._queue.enqueue_many([self._job(each) for each in new])
         except redis.RedisError as error:

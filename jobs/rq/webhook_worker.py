@@ -20,7 +20,7 @@ from jobs.rq.webhook_queue import WebhookQueue, webhooks_queue
 from jobs.webhooks.sender import Sender
 from models.database.faults import first_line
 from models.errors import Unavailable
-from models.webhooks.deliveries import Claimed, Held
+from models.webhooks.deliveries import Claimed, Held, Status
 from observe import background
 
 # Attempts at a time, each in a thread that is made when the first of them needs it: more than the feeder lets there be
@@ -38,7 +38,7 @@ class WebhookWorker(ResidentWorker):
     def __init__(
         self, connection: redis.Redis, sender: Sender, has_room: threading.Event, *, log_level: str = "INFO"
     ) -> None:
-        """``has_room`` is set whenever an attempt has ended."""
+        """``has_room`` is set whenever an attempt has succeeded: there is room for another."""
         super().__init__(webhooks_queue(connection), connection, log_level=log_level)
         self._webhooks = WebhookQueue(connection)
         self._sender = sender
@@ -108,14 +108,14 @@ class WebhookWorker(ResidentWorker):
         while True:
             claimed = self._given.get()
             try:
-                self._sender.send(claimed)
+                if self._sender.send(claimed) is Status.DELIVERED:
+                    self._has_room.set()
             except Unavailable as error:
                 _log.warning("attempt not written down, it is made again", cause=first_line(error))
             finally:
                 with self._changed:
                     self._in_hand -= 1
                     self._changed.notify_all()
-                self._has_room.set()
             with suppress(redis.RedisError):  # what stands there goes by itself
                 self._webhooks.finish(
                     Held(claimed.webhook_id, claimed.event_id, claimed.claims - 1), worker_name=self.name

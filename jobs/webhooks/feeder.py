@@ -13,16 +13,16 @@ from models.database.faults import first_line
 from models.database.turn import Turn
 from models.errors import Unavailable
 from models.webhooks import deliveries
-from models.webhooks.deliveries import Held
+from models.webhooks.deliveries import MOST_HELD, Held
 from models.webhooks.fan_out import plan
 from models.webhooks.tidying import tidy
 
 TURN = "webhooks"
 # A feeder that dies is followed by another after this many seconds.
 TURN_S = 5.0
-# Between two passes, and between two that had something to do, unless this process has room again before.
+# Between two passes, and between two that had much to do; less, if an attempt of this process succeeds before.
 PAUSE_S, SHORT_PAUSE_S = 0.25, 0.05
-# A pass that had nothing to do is followed by a pause that is this many times as long.
+# A pass that had nothing to do is followed by a pause that is this many times as long; one that failed by the longest.
 REST = 9.0
 LONGEST_PAUSE_S = 2.0
 # Deliveries deleted at once, and how often, unless there are more of them.
@@ -89,7 +89,7 @@ class FeederThread:
     """Runs a feeder beside those who send, while it is this process's turn."""
 
     def __init__(self, feeder: Feeder, engine: Engine, has_room: threading.Event) -> None:
-        """``has_room``: set whenever an attempt has ended here, so that nobody waits for the next pass."""
+        """``has_room``: set whenever an attempt has succeeded here, so that the next one need not wait for a pass."""
         self._feeder = feeder
         self._turn = Turn(engine, TURN, ttl_s=TURN_S)
         self._has_room = has_room
@@ -98,13 +98,14 @@ class FeederThread:
     def run(self) -> None:
         """Feed until told to stop."""
         while not self._stop.is_set():
-            began, done = time.monotonic(), 0
+            began = time.monotonic()
             try:
-                if self._turn.is_mine():
-                    done = self._feeder.run_once()
+                done = self._feeder.run_once() if self._turn.is_mine() else 0
             except (Unavailable, Away) as error:
                 _log.warning("nothing is fed", cause=first_line(error))
-            self._wait(done, time.monotonic() - began)
+                self._stop.wait(LONGEST_PAUSE_S)
+            else:
+                self._wait(done, time.monotonic() - began)
         with suppress(Unavailable):
             self._turn.give_back()
 
@@ -115,7 +116,7 @@ class FeederThread:
 
     def _wait(self, done: int, spent_s: float) -> None:
         if done:
-            self._has_room.wait(SHORT_PAUSE_S)
+            self._has_room.wait(PAUSE_S if done < MOST_HELD else SHORT_PAUSE_S)
             self._has_room.clear()
         else:
             self._stop.wait(max(PAUSE_S, min(LONGEST_PAUSE_S, REST * spent_s)))

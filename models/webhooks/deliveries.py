@@ -157,7 +157,7 @@ UPDATE webhook_deliveries SET status = :status, attempts = attempts + 1, held_un
     ended_at = CASE WHEN :status <> 'pending' THEN now() END,
     log = CASE WHEN jsonb_array_length(log) >= :most THEN log - 0 ELSE log END || CAST(:attempt AS jsonb)
 WHERE webhook_id = :webhook_id AND event_id = :event_id AND claims = :claims AND held_until IS NOT NULL
-RETURNING webhook_id
+RETURNING (SELECT failing_since IS NOT NULL FROM webhooks WHERE id = webhook_id) AS was_failing
 """).bindparams(most=MOST_LOGGED)
 _SUCCEEDED = text("""
 UPDATE webhooks SET failing_since = NULL, failures = 0, quiet_until = NULL, fresh_at = NULL
@@ -241,8 +241,11 @@ def tell(engine: Engine, claimed: Claimed, attempt: Attempt, verdict: Verdict) -
         "attempt": orjson.dumps(attempt, option=orjson.OPT_UTC_Z).decode(),
     }
     with transaction(engine) as connection:
-        if connection.execute(_TELL, given).first() is None:
-            return None
+        row = connection.execute(_TELL, given).first()
+    if row is None or (verdict.status is Status.DELIVERED and not row.was_failing):
+        return None
+    # By itself: who plans locks an endpoint first and then its deliveries. Were this lost, the next attempt tells it.
+    with transaction(engine) as connection:
         return _tell_of_endpoint(connection, claimed.webhook_id, verdict)
 
 
@@ -251,8 +254,7 @@ def _tell_of_endpoint(connection: Connection, webhook_id: int, verdict: Verdict)
         connection.execute(_SUCCEEDED, {"id": webhook_id})
         return None
     given = {"id": webhook_id, "quiet_s": verdict.quiet_s, "is_gone": verdict.is_gone}
-    row = connection.execute(_FAILED, given).first()
-    return None if row is None else row[0]
+    return connection.execute(_FAILED, given).scalar()
 
 
 def _columns(held: Sequence[Held]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A container's health check: ``python -m ops.compose.health api|grpc|worker|webhooks`` succeeds if it can do its work."""
+"""A container's health check: ``python -m ops.compose.health api|grpc|worker|webhooks`` succeeds if it can work."""
 
 import http.client
 import importlib

@@ -3,8 +3,8 @@
     python -m ops.local.stack [--follow-parent]
 
 PostgreSQL, Redis and with TRANSPORT=kafka a broker (unless DATABASE_URL, REDIS_URL and KAFKA_BROKERS name others),
-migrations, workers, who sends webhooks, the API and the gRPC processes, each a child process that is replaced when it dies and that dies
-with this one, however this one ends.
+migrations, workers, who sends webhooks, the API and the gRPC processes, each a child process that is replaced when it
+dies and that dies with this one, however this one ends.
 """
 
 import errno

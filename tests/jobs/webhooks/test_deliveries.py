@@ -189,13 +189,20 @@ def test_a_receiver_that_is_down_costs_no_row_for_each_event(
     assert sorted(receiver.event_ids) == wanted
 
 
+@pytest.mark.parametrize("how", ["all", "the queue"])
 def test_redis_may_be_emptied_at_any_time(
-    engine: Engine, happen: Happen, add: Endpoints, receiver: Receiver, driver: Driver, redis_client: redis.Redis
+    engine: Engine,
+    happen: Happen,
+    add: Endpoints,
+    receiver: Receiver,
+    driver: Driver,
+    redis_client: redis.Redis,
+    how: str,
 ) -> None:
     add(receiver.url)
     wanted = happen(3)
     driver.feeder.run_once()
-    redis_client.flushdb()
+    (redis_client.flushdb if how == "all" else lambda: redis_client.delete("rq:queue:webhooks"))()
     assert driver.queue.take(9, worker_name="driver") == []
     change(engine, "UPDATE webhook_deliveries SET held_until = now() WHERE held_until IS NOT NULL")  # in some seconds
     driver.run()
