@@ -74,7 +74,7 @@ def _decimals_up_to(limit: int) -> str:
 
 
 _INT64_DIGITS = _decimals_up_to(MAX_ID)
-DIGITS_OUT = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}
+_DIGITS_OUT = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}
 _ID_IN = {
     "anyOf": [
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID},
@@ -135,10 +135,10 @@ Cursor: TypeAlias = Annotated[
     AfterValidator(_check_id),
     WithJsonSchema({"type": "string", "pattern": f"^{_INT64_DIGITS}$"}),
 ]
-IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(DIGITS_OUT)]
-CursorOut: TypeAlias = Annotated[str, WithJsonSchema(DIGITS_OUT)]
+IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(_DIGITS_OUT)]
+CursorOut: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
 # What jobs/event_json.py has spelled already.
-SpelledId: TypeAlias = Annotated[str, WithJsonSchema(DIGITS_OUT)]
+SpelledId: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
 SpelledInstant: TypeAlias = Annotated[str, WithJsonSchema(_INSTANT)]
 Instant: TypeAlias = Annotated[datetime, PlainSerializer(rfc3339, return_type=str), WithJsonSchema(_INSTANT)]
 BalanceCents: TypeAlias = Annotated[int, WithJsonSchema(_BALANCE)]
@@ -152,19 +152,15 @@ TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum"
 TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
 
 
-class Body(BaseModel):
-    """What comes in: nothing that is not known."""
-
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Out(BaseModel):
-    """What goes out."""
-
+class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
-class AmountBody(Body):
+class AmountBody(_Body):
     """How much to deposit or withdraw, in cents, and what there is to say of it."""
 
     amount: AmountCents
@@ -186,17 +182,17 @@ class TransferBody(AmountBody):
     destination_user_id: IdIn
 
 
-class NoQuery(Body):
+class NoQuery(_Body):
     """No query parameters."""
 
 
-class JobQuery(Body):
+class JobQuery(_Body):
     """How many seconds to wait for the job to end."""
 
     wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
 
 
-class TransactionsQuery(Body):
+class TransactionsQuery(_Body):
     """Which part of the history: a page by its number, or what comes after a cursor."""
 
     type: QueryInt = Field(default=0, ge=0, le=3, description="0 all, 1 deposits, 2 withdrawals, 3 transfers.")
@@ -205,26 +201,26 @@ class TransactionsQuery(Body):
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
-class HealthOut(Out):
+class HealthOut(_Answer):
     """The process lives."""
 
     status: Literal["ok"]
 
 
-class ReadinessOut(Out):
+class ReadinessOut(_Answer):
     """Whether the service can work, and how each thing that it depends on is doing."""
 
     status: Literal["ready", "degraded", "unready", "stopping"]
     dependencies: dict[str, str]
 
 
-class BalanceOut(Out):
+class BalanceOut(_Answer):
     """A posted balance in cents."""
 
     balance: BalanceCents
 
 
-class MoneyOut(Out):
+class MoneyOut(_Answer):
     """The balance in cents just after the transfer."""
 
     balance: BalanceCents
@@ -237,7 +233,7 @@ class TransferOut(MoneyOut):
     success: Literal[True] = True
 
 
-class AcceptedOut(Out):
+class AcceptedOut(_Answer):
     """A transfer that is durable and will be posted or rejected by a job."""
 
     success: Literal[True] = True
@@ -246,7 +242,7 @@ class AcceptedOut(Out):
     status_url: str
 
 
-class JobOut(Out):
+class JobOut(_Answer):
     """A transfer of any kind, as the job that makes it true."""
 
     job_id: SpelledId
@@ -275,7 +271,7 @@ class JobOut(Out):
         return cls(**resource_of(transfer))
 
 
-class EventsQuery(Body):
+class EventsQuery(_Body):
     """Which events: those after one, how many, and how many seconds to wait for the first."""
 
     after: EventNumber | None = Field(
@@ -285,7 +281,7 @@ class EventsQuery(Body):
     wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
 
 
-class EventOut(Out):
+class EventOut(_Answer):
     """Something that has happened to a transfer, and the transfer as it was then."""
 
     event_id: SpelledId
@@ -299,7 +295,7 @@ class EventOut(Out):
         return cls(**as_json(event))
 
 
-class EventsOut(Out):
+class EventsOut(_Answer):
     """Events, oldest first. ``missed``: how many between ``after`` and the first of these are kept no more."""
 
     events: list[EventOut]
@@ -307,14 +303,14 @@ class EventsOut(Out):
     missed: Count
 
 
-class DeadLettersQuery(Body):
+class DeadLettersQuery(_Body):
     """Which dead letters: how many, and below which id (the ``next_cursor`` of an earlier page)."""
 
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
-class DeadLettersOut(Out):
+class DeadLettersOut(_Answer):
     """A page of dead letters, newest first."""
 
     dead_letters: list[JobOut]
@@ -323,20 +319,20 @@ class DeadLettersOut(Out):
     next_cursor: CursorOut | None
 
 
-class RequeuedOut(Out):
+class RequeuedOut(_Answer):
     """A transfer after it was asked to be put back; ``requeued``: whether it was this request that did it."""
 
     requeued: bool
     job: JobOut
 
 
-class RequeuedAllOut(Out):
+class RequeuedAllOut(_Answer):
     """How many dead letters were put back."""
 
     requeued: Count
 
 
-class FindingOut(Out):
+class FindingOut(_Answer):
     """An invariant that does not hold: how many break it, the ids of some of them, and more about one."""
 
     invariant: str
@@ -345,7 +341,7 @@ class FindingOut(Out):
     detail: str
 
 
-class AuditedOut(Out):
+class AuditedOut(_Answer):
     """What an audit has looked at and found; ``ok`` and ``finished_at`` are null while it is under way."""
 
     ok: bool | None
@@ -385,7 +381,7 @@ def _audited(result: AuditResult) -> dict[str, Any]:
     }
 
 
-class TransactionOut(Out):
+class TransactionOut(_Answer):
     """One entry of the history; ``amount`` is signed cents."""
 
     transaction_id: str
@@ -416,7 +412,7 @@ class TransactionOut(Out):
         )
 
 
-class WalletOut(Out):
+class WalletOut(_Answer):
     """A wallet for administrators: ``version`` counts its entries, of which the newest come first."""
 
     user_id: IdOut
@@ -437,7 +433,7 @@ class WalletOut(Out):
         )
 
 
-class TransactionsOut(Out):
+class TransactionsOut(_Answer):
     """A page of the history, newest first, and the balance in the same snapshot. ``page`` is null after a cursor."""
 
     transactions: list[TransactionOut]

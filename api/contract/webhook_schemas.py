@@ -4,20 +4,18 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.contract.schemas import (
     EVENT_TYPES,
     MAX_PAGE_SIZE,
-    Body,
     Count,
     Cursor,
     CursorOut,
     IdIn,
     IdOut,
     Instant,
-    Out,
     QueryInt,
     SpelledInstant,
 )
@@ -42,7 +40,15 @@ TypeOut: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [*
 DeliveryStatus: TypeAlias = Literal["pending", "delivered", "failed"]
 
 
-class WebhookBody(Body):
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+
+class WebhookBody(_Body):
     """Where events are to be sent, and which."""
 
     url: Annotated[
@@ -71,7 +77,7 @@ class WebhookBody(Body):
         return [EVERY] if EVERY in self.types else list(dict.fromkeys(self.types))
 
 
-class ReplayBody(Body):
+class ReplayBody(_Body):
     """What is to be sent again: all that has happened since an instant, or one event."""
 
     model_config = ConfigDict(
@@ -92,7 +98,7 @@ class ReplayBody(Body):
         return self
 
 
-class DeliveriesQuery(Body):
+class DeliveriesQuery(_Body):
     """Which deliveries: in which status, how many, and below which place."""
 
     status: DeliveryStatus | None = None
@@ -100,7 +106,7 @@ class DeliveriesQuery(Body):
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
 
 
-class WebhookOut(Out):
+class WebhookOut(_Answer):
     """Where events are sent. ``why`` it is disabled: ``gone`` (its receiver has answered 410), or ``failing``."""
 
     webhook_id: IdOut
@@ -131,19 +137,19 @@ class AddedWebhookOut(WebhookOut):
         return cls(**_shown(endpoint), secret=secret)
 
 
-class WebhooksOut(Out):
+class WebhooksOut(_Answer):
     """All endpoints, oldest first."""
 
     webhooks: list[WebhookOut]
 
 
-class DeletedWebhookOut(Out):
+class DeletedWebhookOut(_Answer):
     """It is gone."""
 
     deleted: Literal[True] = True
 
 
-class RotatedOut(Out):
+class RotatedOut(_Answer):
     """A new secret, shown this once, and until when the one before signs along."""
 
     webhook_id: IdOut
@@ -151,20 +157,20 @@ class RotatedOut(Out):
     old_secret_until: Instant
 
 
-class TestedOut(Out):
+class TestedOut(_Answer):
     """What is being sent: how it went stands among the deliveries."""
 
     event_id: IdOut
     type: Literal["webhook.test"] = TEST  # type: ignore[assignment] # a constant of that value
 
 
-class ReplayedOut(Out):
+class ReplayedOut(_Answer):
     """After which event what is sent again begins."""
 
     after: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"})]
 
 
-class AttemptOut(Out):
+class AttemptOut(_Answer):
     """An attempt: its HTTP status and the first 500 bytes of the answer, or why there was none."""
 
     at: SpelledInstant
@@ -174,7 +180,7 @@ class AttemptOut(Out):
     error: str | None
 
 
-class DeliveryOut(Out):
+class DeliveryOut(_Answer):
     """An event on its way to an endpoint, and its attempts, of which the last thirty are kept, oldest first."""
 
     event_id: IdOut
@@ -199,7 +205,7 @@ class DeliveryOut(Out):
         )
 
 
-class DeliveriesOut(Out):
+class DeliveriesOut(_Answer):
     """A page of deliveries, newest first."""
 
     deliveries: list[DeliveryOut]
