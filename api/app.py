@@ -13,7 +13,20 @@ from api.edge.application import make_flask
 from api.edge.edge import Edge
 from api.edge.proxies import Proxies
 from api.services import make_services
-from api.views import audit, dead_letters, events, health, jobs, metrics, transfers, wallets, webhooks
+from api.views import (
+    audit,
+    bulks,
+    dead_letters,
+    events,
+    finding,
+    health,
+    jobs,
+    metrics,
+    statements,
+    transfers,
+    wallets,
+    webhooks,
+)
 from config import Settings
 
 
@@ -25,7 +38,10 @@ def create_app(settings: Settings) -> Flask:
     administrators.install(app, settings, made.identity)
     cors.install(app, settings)
     entry.install(app)
-    for room in (wallets, transfers, jobs, dead_letters, events, webhooks, audit, health, docs, metrics):
+    for room in (
+        wallets, transfers, bulks, finding, statements, jobs, dead_letters, events, webhooks, audit, health, docs,
+        metrics,
+    ):  # fmt: skip
         app.register_blueprint(room.blueprint)
     openapi.install(app)
     direct.install(app)

@@ -193,6 +193,7 @@ def _read_backlog(frontier: Frontier, engine: Engine) -> Reading:
     backlog = vitals.find_backlog(engine, after=begin)
     return [
         metrics.pending_transfers.of(backlog.pending),
+        metrics.planned_transfers.of(backlog.planned),
         metrics.oldest_pending.of(backlog.oldest_pending_s),
         metrics.dead_letters.of(backlog.dead_letters),
     ]

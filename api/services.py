@@ -19,13 +19,22 @@ from jobs.dead_letters import DeadLetters
 from jobs.transport import WayOn, make_way_on
 from models.cache.wallet_cache import READ, WalletCache
 from models.ledger import events
+from models.ledger.bulks import Bulks
 from models.ledger.history import History
+from models.ledger.listing import Listing
 from models.ledger.orders import Orders
+from models.ledger.statements import Statements
 from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from observe import metrics
+
+BULK_PATH = "/api/transfers/bulk/v1"
+# Bulks that a process takes at a time.
+MOST_BULKS = 2
+# A process sends so many statements at once.
+MOST_STATEMENTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +44,14 @@ class Services:
     identity: Identity
     limits: Limits
     max_body_bytes: int
+    max_bulk_bytes: int
     engine: Engine
     snowflake: Snowflake
     orders: Orders
+    bulks: Bulks
     history: History
+    listing: Listing
+    statements: Statements
     way_on: WayOn
     dead_letters: DeadLetters
     cache: WalletCache
@@ -49,8 +62,18 @@ class Services:
     # For events that follow one; by its id.
     waiting_for_events: Room[int]
     readings: Readings
+    # Those who send a bulk: what one of them holds in memory is many times what any other does.
+    bulk_seats: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MOST_BULKS))
+    # Of statements that are being sent, each with a slice of entries in hand.
+    statement_seats: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(MOST_STATEMENTS)
+    )
     # Set once the process has been told to stop, with nobody to take its place.
     stopping: threading.Event = field(default_factory=threading.Event)
+
+    def most_body_bytes(self, path: str) -> int:
+        """Return how many bytes a request to a path may bring."""
+        return self.max_bulk_bytes if path == BULK_PATH else self.max_body_bytes
 
     def leave(self, *, within_s: float, is_replaced: bool) -> None:
         """Prepare for the end of this process: no request is to wait longer than this, and probes are told.
@@ -103,10 +126,14 @@ def make_services(
         identity=make_identity(settings, throttle),
         limits=throttle,
         max_body_bytes=settings.max_body_bytes,
+        max_bulk_bytes=settings.max_bulk_bytes,
         engine=engine,
         snowflake=snowflake,
         orders=CountedOrders(engine, snowflake, cache),
+        bulks=Bulks(engine, snowflake),
         history=history,
+        listing=Listing(engine),
+        statements=Statements(engine),
         way_on=way_on,
         dead_letters=DeadLetters(engine, way_on),
         cache=cache,

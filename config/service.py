@@ -103,6 +103,8 @@ class Settings(Listening, KafkaAccess):
     # Open wallets for users 1 and 2 in a new database, to try the service with.
     demo_wallets: bool = False
     max_body_bytes: int = Field(default=16_384, ge=256, le=1_048_576)
+    # Of a request that sends a bulk.
+    max_bulk_bytes: int = Field(default=4_194_304, ge=256, le=33_554_432)
     # Where a worker's own metrics can be read, beside the API's /metrics. Needed where they share no folder.
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
 

@@ -12,8 +12,9 @@ again within the moment after it that a rehearsal takes; and once more some trie
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 from sqlalchemy import Engine
@@ -28,7 +29,7 @@ from models.database.session import Session
 from models.errors import TransferNotFound, Unavailable
 from models.ledger import attempts
 from models.ledger.attempts import Seen, Spent
-from models.ledger.posting import Outcome, Posting, post
+from models.ledger.posting import Outcome, Posting, post, post_bulk
 from models.ledger.rehearsal import Fault, judge
 from models.ledger.transfer import Kind, Status
 from models.snowflake.layout import instant_ms_of
@@ -63,11 +64,12 @@ class TransferFailedError(Exception):
 
 @dataclass(slots=True)
 class Settled:
-    """What became of a batch: every id is in one of the first three, or was never a transfer.
+    """What became of a batch: every id is in one of the first three, planned for later, or was never a transfer.
 
     ``outcomes``: final now. ``spent``: an attempt failed. ``undone``: handed back, through no fault of their own;
     ``fault`` says why. ``dead``: the generations of those found to have failed before. ``set_apart``: those of the
-    undone of which nothing can be written down. ``unknown``: no transfers.
+    undone of which nothing can be written down. ``unknown``: no transfers. ``early``: planned for later, and for when;
+    to be let go of, for the relay brings them then. ``bulks``: those that are of an atomic bulk, by that.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -78,6 +80,8 @@ class Settled:
     fault: str | None = None
     set_apart: set[int] = field(default_factory=set)
     unknown: list[int] = field(default_factory=list)
+    bulks: dict[int, list[int]] = field(default_factory=dict)
+    early: dict[int, datetime] = field(default_factory=dict)
 
 
 class _DatabaseAwayError(Exception):
@@ -120,8 +124,14 @@ class Settler:
                 self._settle(others, settled, seen=None)
             for each in sorted(suspects, key=self._crashes.__getitem__):
                 self._settle_suspect(each, settled)
+            for bulk_id, ids in settled.bulks.items():
+                self._settle_bulk(bulk_id, ids, settled)
         except _DatabaseAwayError as away:
             settled.fault = str(away)
+        if settled.bulks:
+            # Of the others of these whoever has them in hand is told the same.
+            settled.outcomes = {each: settled.outcomes[each] for each in transfer_ids if each in settled.outcomes}
+            settled.spent = {each: settled.spent[each] for each in transfer_ids if each in settled.spent}
         settled.undone = [each for each in transfer_ids if each not in settled.outcomes and each not in settled.spent]
         if settled.fault is None:
             self._look_again(settled)
@@ -181,7 +191,9 @@ class Settler:
         """Post what can be locked at once, and return what cannot."""
         if self._try(ids, settled, wait_for_locks=False) is not None:
             self._settle_each(ids, settled, seen, wait_for_locks=False)
-        return [each for each in ids if each in seen and each not in settled.outcomes and each not in settled.spent]
+        apart = {each for members in settled.bulks.values() for each in members}
+        done = settled.outcomes.keys() | settled.spent.keys() | apart
+        return [each for each in ids if each in seen and each not in done]
 
     def _settle_each(
         self, ids: Sequence[int], settled: Settled, seen: dict[int, Seen], *, wait_for_locks: bool = True
@@ -190,6 +202,22 @@ class Settler:
             self.renew()
             if (fault := self._try([transfer_id], settled, wait_for_locks=wait_for_locks)) is not None:
                 self._blame(transfer_id, settled, seen, fault, wait_for_locks=wait_for_locks)
+
+    def _settle_bulk(self, bulk_id: int, ids: Sequence[int], settled: Settled) -> None:
+        """Settle an atomic bulk as a whole; what it fails through is the fault of all of it."""
+        tries = 0
+        while True:
+            self.renew()
+            seen = self._seen_of(lambda: attempts.find_seen_of_bulk(self._engine, bulk_id)) or {}
+            fault = self._run(ids, settled, lambda session: post_bulk(session, bulk_id, evict=self._cache.evict))
+            if fault is None:
+                return
+            tries += 1
+            most = PASSING_TRIES if is_passing(fault.error) and fault.code != LOCK_NOT_AVAILABLE else 2
+            if tries >= most:
+                break
+        words = _WALLET_LOCKED if fault.code == LOCK_NOT_AVAILABLE else _words_for(fault)
+        self._spend(list(seen), settled, seen, words, fault)
 
     def _settle_suspect(self, transfer_id: int, settled: Settled) -> None:
         """Settle one that may be what takes the server down: alone, once the server is seen to be up."""
@@ -211,14 +239,18 @@ class Settler:
                 if (again := self._try([transfer_id], settled, wait_for_locks=wait_for_locks)) is None:
                     return
                 fault = again
-        words = _WORDS.get(fault.code or "", f"the database refused it (SQLSTATE {fault.code})")
         if transfer_id in seen:
-            self._spend([transfer_id], settled, seen, words, fault)
+            self._spend([transfer_id], settled, seen, _words_for(fault), fault)
         else:
             self._set_apart(transfer_id, settled, fault.error)
 
     def _try(self, ids: Sequence[int], settled: Settled, *, wait_for_locks: bool = True) -> Fault | None:
-        """Post in one transaction; return what is wrong with one of the transfers.
+        """Post in one transaction; return what is wrong with one of the transfers. Raises as :meth:`_run`."""
+        evict = self._cache.evict
+        return self._run(ids, settled, lambda session: post(session, ids, wait_for_locks=wait_for_locks, evict=evict))
+
+    def _run(self, ids: Sequence[int], settled: Settled, work: Callable[[Session], Posting]) -> Fault | None:
+        """Post, and take over what it came to.
 
         Raises:
             _DatabaseAwayError: something is wrong, and with none of them.
@@ -227,7 +259,7 @@ class Settler:
         try:
             with Session(self._engine) as session:
                 is_under_way = True
-                posting = post(session, ids, wait_for_locks=wait_for_locks, evict=self._cache.evict)
+                posting = work(session)
         except PoolTimeoutError as error:
             raise _DatabaseAwayError(first_line(error)) from error
         except DBAPIError as error:
@@ -244,6 +276,8 @@ class Settler:
         final = {each: outcome for each, outcome in posting.outcomes.items() if outcome.status.is_final}
         settled.outcomes |= final
         settled.traces |= posting.traces
+        for bulk_id, ids in posting.apart.items():
+            settled.bulks[bulk_id] = [*dict.fromkeys([*settled.bulks.get(bulk_id, ()), *ids])]
         for each in self._crashes.keys() & final:
             del self._crashes[each]
         _count_decided(posting)
@@ -304,18 +338,23 @@ class Settler:
 
     def _seen(self, ids: Sequence[int]) -> dict[int, Seen]:
         """Return the counters of those that are pending, without one that cannot be read."""
+        if (seen := self._seen_of(lambda: attempts.find_seen(self._engine, ids))) is not None:
+            return seen
+        return {} if len(ids) == 1 else {key: value for each in ids for key, value in self._seen([each]).items()}
+
+    def _seen_of(self, look: Callable[[], dict[int, Seen]]) -> dict[int, Seen] | None:
         try:
-            return attempts.find_seen(self._engine, ids)
+            return look()
         except Unavailable as error:
             self._raise_if_away(error.__cause__ or error)
-        return {} if len(ids) == 1 else {key: value for each in ids for key, value in self._seen([each]).items()}
+        return None
 
     def _raise_if_away(self, failure: BaseException) -> None:
         if not isinstance(failure, DBAPIError) or judge(self._engine, failure, took_s=0.0) is None:
             raise _DatabaseAwayError(first_line(failure)) from failure
 
     def _look_again(self, settled: Settled) -> None:
-        """Tell the undone from those that somebody else has settled and from those that nobody knows.
+        """Tell the undone from those that somebody else has settled, that are planned for later, and that nobody knows.
 
         Of those that are dead letters, learn in which generation they failed.
         """
@@ -324,7 +363,9 @@ class Settler:
                 known = attempts.find_outcomes(self._engine, settled.undone)
                 settled.unknown = [each for each in settled.undone if each not in known]
                 settled.outcomes |= {each: outcome for each, outcome in known.items() if outcome.status.is_final}
-                settled.undone = [each for each in known if each not in settled.outcomes]
+                left = [each for each in known if each not in settled.outcomes]
+                settled.early = attempts.find_early(self._engine, left) if left else {}
+                settled.undone = [each for each in left if each not in settled.early]
             failed = [each for each, outcome in settled.outcomes.items() if outcome.status is Status.FAILED]
             if failed:
                 settled.dead = attempts.find_dead_generations(self._engine, failed)
@@ -332,16 +373,25 @@ class Settler:
             settled.fault = str(error)
 
 
+def _words_for(fault: Fault) -> str:
+    return _WORDS.get(fault.code or "", f"the database refused it (SQLSTATE {fault.code})")
+
+
 def _count_decided(posting: Posting) -> None:
     """Count what a commit has just made true, and not what was true before. Only transfers are jobs."""
-    now_ms = time.time() * 1000
+    now_s = time.time()
     posted = [each for each in posting.decided if posting.outcomes[each].status is Status.POSTED]
     metrics.transfers[Kind.TRANSFER, Status.POSTED].inc(len(posted))
     metrics.transfers[Kind.TRANSFER, Status.REJECTED].inc(len(posting.decided) - len(posted))
-    # An id tells when its transfer was accepted. By a clock that may be another machine's, and ahead.
+    # By a clock that may be another machine's, and ahead.
     metrics.observe_all(
-        metrics.transfer_settle_seconds, [max(0, now_ms - instant_ms_of(each)) / 1000 for each in posted]
+        metrics.transfer_settle_seconds, [max(0.0, now_s - _began_at_s(each, posting.planned)) for each in posted]
     )
+
+
+def _began_at_s(transfer_id: int, planned: Mapping[int, datetime]) -> float:
+    """Return since when a transfer is to be settled: as planned, or since it was accepted, which its id tells."""
+    return max(instant_ms_of(transfer_id) / 1000, planned[transfer_id].timestamp() if transfer_id in planned else 0.0)
 
 
 def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) -> Status:
@@ -355,7 +405,7 @@ def settle_alone(settler: Settler, transfer_id: int, *, generation: int | None) 
         status = Status.PENDING if spent.next_attempt_at else Status.FAILED
     elif (outcome := settled.outcomes.get(transfer_id)) is not None:
         status = outcome.status
-    elif transfer_id in settled.undone:
+    elif transfer_id in settled.undone or transfer_id in settled.early:
         status = Status.PENDING
     else:
         raise TransferNotFound(transfer_id)

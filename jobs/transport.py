@@ -15,6 +15,7 @@ them only, and not the library behind the others:
 
 import importlib
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Engine
@@ -48,6 +49,18 @@ class WayOn(Protocol):
 
     def put_on(self, due: Due) -> None:
         """Have a recorded transfer carried, within moments. What is lost here the relay finds."""
+
+    def put_all_on(self, dues: Sequence[Due]) -> None:
+        """Have many recorded transfers carried, while the caller waits, and nobody else who puts something on does."""
+
+    def show_planned(self, planned: Due, at: datetime) -> None:
+        """Show a recorded transfer that is planned for later to whoever looks, where that can be shown.
+
+        The relay has it carried then.
+        """
+
+    def take_off(self, transfer_id: int) -> None:
+        """Show no more, and carry no more, what was called off. What is left here workers leave alone."""
 
     def put_back(self, dues: Sequence[Due]) -> bool:
         """Have transfers carried that were carried before, and are pending again; return whether they will be."""

@@ -38,7 +38,7 @@ _LEDGER = text("""
 SELECT (SELECT count(*) FROM snowflake_nodes WHERE expires_at <= now()
         AND reserved_until_ms <= extract(epoch FROM now()) * 1000 + :wait_ms) AS free_nodes,
     (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) dead) AS dead_letters,
-    (SELECT extract(epoch FROM now() - created_at)::float8 FROM transfers
+    (SELECT extract(epoch FROM now() - greatest(created_at, not_before))::float8 FROM transfers
      WHERE status = 'pending' AND coalesce(next_attempt_at, created_at) <= now()
      ORDER BY coalesce(next_attempt_at, created_at), id LIMIT 1) AS pending_s,
     (SELECT coalesce(jsonb_object_agg(tgname, tgenabled IN ('O', 'A')), '{}') FROM pg_trigger

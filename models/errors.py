@@ -52,10 +52,63 @@ class SelfTransferInvalid(Refused):
     code = "self_transfer_invalid"
 
 
+class NotReversible(Refused):
+    """Only a transfer that was posted, and is no reversal itself, can be given back."""
+
+    code = "not_reversible"
+
+
+class ReversalExceeds(Refused):
+    """No more can be given back of a transfer than is left of it."""
+
+    code = "reversal_exceeds"
+
+    def __init__(self, left_cents: int | None = None) -> None:
+        """``left_cents``: what is left, where that is known."""
+        super().__init__()
+        if left_cents is not None:
+            self.left = left_cents
+
+
 class IdempotencyKeyReused(Refused):
     """The idempotency key was used before, for another request."""
 
     code = "idempotency_key_reused"
+
+    def __init__(self, transfer_id: int | None = None) -> None:
+        """``transfer_id``: what the key is bound to."""
+        super().__init__()
+        self.transfer_id = transfer_id
+
+
+class BulkRejected(Refused):
+    """Another transfer of an atomic bulk was refused."""
+
+    code = "bulk_rejected"
+
+
+class BulkNotFound(WalletServiceError):
+    """There is no such bulk, or it is not the asker's to see."""
+
+    def __init__(self, bulk_id: int) -> None:
+        super().__init__()
+        self.bulk_id = bulk_id
+
+
+class NotCancelable(Refused):
+    """The transfer cannot be canceled."""
+
+    code = "not_cancelable"
+
+    def __init__(self, status: str, why: str) -> None:
+        """``status``: how it stands. ``why``: half a sentence for whoever wanted to cancel it."""
+        super().__init__()
+        self.status = status
+        self.why = why
+
+    def __str__(self) -> str:
+        """Return why, and how it stands."""
+        return f"The transfer cannot be canceled: {self.why} (it is {self.status})."
 
 
 class TransferNotFound(WalletServiceError):
@@ -101,6 +154,16 @@ class EntriesLeft(WalletServiceError):
             self.last_day = last_day
 
 
+class NoIndexServes(WalletServiceError):
+    """No index serves such a list."""
+
+    def __init__(self, asked: str, needed: str) -> None:
+        """``asked``: for which filter there is none; ``needed``: what has to be said besides."""
+        super().__init__()
+        self.asked = asked
+        self.needed = needed
+
+
 class NotArchived(WalletServiceError):
     """Nothing more leaves for an archive."""
 
@@ -131,5 +194,14 @@ class OutcomeUnknown(Fault):
 
 REFUSALS: dict[str, type[Refused]] = {
     kind.code: kind
-    for kind in (WalletNotFound, BalanceInsufficient, BalanceOverflow, SelfTransferInvalid, IdempotencyKeyReused)
+    for kind in (
+        WalletNotFound,
+        BalanceInsufficient,
+        BalanceOverflow,
+        SelfTransferInvalid,
+        IdempotencyKeyReused,
+        NotReversible,
+        ReversalExceeds,
+        BulkRejected,
+    )
 }

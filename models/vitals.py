@@ -27,11 +27,16 @@ class Sessions(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """Transfers that are not settled, each count up to :data:`MAX_COUNTED`; the age is 0 when none is pending."""
+    """Transfers that are not settled, each count up to :data:`MAX_COUNTED`; the age is 0 when none is pending.
+
+    ``planned``: those that nobody is to try before an instant that has yet to come; they are not among ``pending``.
+    ``oldest_pending_s``: seconds since it was accepted, or since the instant that it was planned for.
+    """
 
     pending: int
     oldest_pending_s: float
     dead_letters: int
+    planned: int = 0
 
 
 class EventBacklog(NamedTuple):
@@ -71,10 +76,11 @@ SELECT application_name, state = 'idle' AS is_idle, count(*) AS connections,
 FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' GROUP BY 1, 2
 """)
 _BACKLOG = text("""
-SELECT count(*) AS pending, extract(epoch FROM clock_timestamp() - min(created_at)) AS oldest_pending_s,
+SELECT count(*) FILTER (WHERE NOT is_planned) AS pending, count(*) FILTER (WHERE is_planned) AS planned,
+    extract(epoch FROM clock_timestamp() - min(since) FILTER (WHERE NOT is_planned)) AS oldest_pending_s,
     (SELECT count(*) FROM (SELECT FROM transfers WHERE status = 'failed' LIMIT :most) AS dead) AS dead_letters
 FROM (
-    SELECT created_at FROM transfers
+    SELECT greatest(created_at, not_before) AS since, coalesce(not_before > now(), false) AS is_planned FROM transfers
     WHERE status = 'pending' AND (coalesce(next_attempt_at, created_at), id) > (CAST(:due AS timestamptz), :id)
     ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :most
 ) AS counted
@@ -144,7 +150,7 @@ def find_backlog(engine: Engine, *, after: Place = BEGINNING) -> Backlog:
     """
     (row,) = fetch_all(engine, _BACKLOG.bindparams(due=after.due, id=after.id))
     # A server whose clock was set back has rows of the future.
-    return Backlog(row.pending, max(0.0, float(row.oldest_pending_s or 0)), row.dead_letters)
+    return Backlog(row.pending, max(0.0, float(row.oldest_pending_s or 0)), row.dead_letters, row.planned)
 
 
 def find_event_backlog(engine: Engine) -> EventBacklog:

@@ -131,14 +131,17 @@ watch_seats = Gauge(
 # --- transfers
 
 _transfers = Counter("wallet_transfers", "Transfers by their outcome.", ["kind", "outcome"], registry=registry)
-# ``posted``, ``rejected``, ``failed``: their status now; ``accepted``: recorded for a job; ``refused``: never recorded.
+# ``posted``, ``rejected``, ``failed``, ``canceled``: their status now; ``accepted``: recorded for a job; ``refused``:
+# never recorded.
 _OUTCOMES = [
     *product(("deposit", "withdrawal"), ("posted", "refused")),
-    *product(("transfer",), ("posted", "rejected", "failed", "accepted", "refused")),
+    *product(("transfer",), ("posted", "rejected", "failed", "canceled", "accepted", "refused")),
 ]
 transfers = {(kind, outcome): _transfers.labels(kind, outcome) for kind, outcome in _OUTCOMES}
 transfer_settle_seconds = _histogram(
-    "wallet_transfer_settle_seconds", "From accepting a transfer to posting it by a job.", _SETTLE_BOUNDS_S
+    "wallet_transfer_settle_seconds",
+    "From accepting a transfer, or from when it is planned for, to posting it by a job.",
+    _SETTLE_BOUNDS_S,
 )
 
 group_size = _histogram("wallet_group_size", "Orders that were posted or recorded in one transaction.", _BATCH_BOUNDS)
@@ -235,9 +238,12 @@ def leave_to_others() -> None:
 
 throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication", "password"))
 # ``requests``, ``calls``: told that it is too busy, untried. ``waiting``: a long poll answered at once, since too many
-# waited. ``watching``: a watch that had to end, likewise.
+# waited. ``watching``: a watch that had to end, likewise. ``statements``: one that was not begun.
 shed = _counters(
-    "wallet_shed", "What was turned away under load.", "where", ("requests", "calls", "waiting", "watching")
+    "wallet_shed",
+    "What was turned away under load.",
+    "where",
+    ("requests", "calls", "waiting", "watching", "statements"),
 )
 
 # --- beside requests and jobs
@@ -286,8 +292,16 @@ build_info = ScrapedGauge("wallet_build_info", "What runs here.", ("version", "p
 jobs = ScrapedGauge("wallet_jobs", "RQ's jobs.", ("state",))
 redis_memory = ScrapedGauge("wallet_redis_memory_bytes", "What the queue's Redis holds.")
 redis_max_memory = ScrapedGauge("wallet_redis_max_memory_bytes", "What it may hold, 0 without a limit.")
-pending_transfers = ScrapedGauge("wallet_pending_transfers", "Pending transfers, counted up to 100000.")
-oldest_pending = ScrapedGauge("wallet_oldest_pending_seconds", "Age of the oldest pending transfer, 0 without one.")
+pending_transfers = ScrapedGauge(
+    "wallet_pending_transfers", "Pending transfers that are not planned for later, counted up to 100000."
+)
+planned_transfers = ScrapedGauge(
+    "wallet_planned_transfers",
+    "Transfers that are planned for later, counted up to 100000 with those that are pending.",
+)
+oldest_pending = ScrapedGauge(
+    "wallet_oldest_pending_seconds", "Age of the oldest pending transfer, or since it was to be tried; 0 without one."
+)
 events_behind = ScrapedGauge("wallet_events_behind", "Events that cannot be read yet, of up to 10000 transactions.")
 oldest_event_behind = ScrapedGauge(
     "wallet_oldest_event_behind_seconds", "Age of the oldest event that cannot be read yet, 0 without one."

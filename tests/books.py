@@ -135,6 +135,36 @@ CHECKS = {
             FROM event_batches WHERE position IS NOT NULL
         ) counted WHERE coalesce(events, 0) <> last_event - forgotten OR first <> forgotten + 1 OR last <> last_event
     """,
+    "what was given back of a transfer is what its reversals have moved, and no more than it": """
+        SELECT t.id, t.amount, t.reversed_amount, r.given_back FROM transfers t
+        LEFT JOIN (SELECT reverses, sum(amount) AS given_back FROM transfers
+            WHERE status = 'posted' AND reverses IS NOT NULL GROUP BY reverses) r ON r.reverses = t.id
+        WHERE t.reversed_amount > t.amount OR (t.reversed_amount IS NOT NULL AND t.status <> 'posted')
+            OR (coalesce(t.reversed_amount, 0) <> coalesce(r.given_back, 0) AND NOT EXISTS (SELECT FROM archives))
+    """,
+    "a reversal moves money back where it came from, and is given back by none": """
+        SELECT r.* FROM transfers r LEFT JOIN transfers t ON t.id = r.reverses WHERE r.reverses IS NOT NULL AND (
+            r.reversed_amount IS NOT NULL OR t.reverses IS NOT NULL
+            OR (r.source, r.destination) IS DISTINCT FROM (t.destination, t.source)
+        ) AND (t.id IS NOT NULL OR NOT EXISTS (SELECT FROM archives))
+    """,
+    "a bulk counts its transfers, all of them, by how they have ended": """
+        SELECT b.*, t.* FROM bulks b LEFT JOIN LATERAL (
+            SELECT count(*) AS n, sum(amount) AS cents, min(source) AS payer, max(source) AS other_payer,
+                count(*) FILTER (WHERE status = 'posted') AS posted,
+                count(*) FILTER (WHERE status = 'failed') AS failed,
+                count(*) FILTER (WHERE status = 'rejected') AS rejected,
+                count(*) FILTER (WHERE status = 'canceled') AS canceled
+            FROM transfers WHERE bulk_id = b.id
+        ) t ON true
+        WHERE NOT EXISTS (SELECT FROM archives) AND (
+            (b.count, b.amount, b.user_id, b.user_id, b.posted, b.rejected, b.failed, b.canceled)
+            IS DISTINCT FROM (t.n, t.cents, t.payer, t.other_payer, t.posted, t.rejected, t.failed, t.canceled))
+    """,
+    "of an atomic bulk all is posted, or nothing": """
+        SELECT * FROM bulks WHERE atomic AND (
+            posted NOT IN (0, count) OR rejected NOT IN (0, count) OR failed NOT IN (0, count) OR canceled > 0)
+    """,
     "no amount ordered is below 1": "SELECT id, amount FROM transfers WHERE amount < 1",
 }
 

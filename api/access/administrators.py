@@ -27,3 +27,16 @@ def require_admin() -> None:
     identity, proxies = cast("tuple[Identity, Proxies]", current_app.extensions[_EXTENSION])
     identity.require_admin(call_of(request.environ))
     refuse_other_sites(request.environ, proxies)
+
+
+def require_user_or_admin() -> int | None:
+    """Return the id of the user whose request Flask has, None for an administrator's.
+
+    Raises:
+        ApiError: as :meth:`api.access.identity.Identity.require_user`; ``forbidden`` as :func:`require_admin`.
+    """
+    identity, proxies = cast("tuple[Identity, Proxies]", current_app.extensions[_EXTENSION])
+    caller = identity.require_user_or_admin(call_of(request.environ))
+    if caller is None:
+        refuse_other_sites(request.environ, proxies)
+    return caller

@@ -83,13 +83,17 @@ class Identity:
         raise ApiError("forbidden", "Only administrators may do this.")
 
     def require_user_or_admin(self, call: Call) -> int | None:
-        """Return the id of the user who asks, None for an administrator. For what changes nothing.
+        """Return the id of the user who asks, None for an administrator.
+
+        A browser may send an administrator's password for another site's page: what changes something asks
+        :func:`api.access.administrators.require_user_or_admin`.
 
         Raises:
             ApiError: as :meth:`require_user`.
         """
         if self._is_admin(call, call.authorization or ""):
             self._limits.take(call, "admin")
+            logs.bind(admin=self._admin_user)
             return None
         return self.require_user(call)
 

@@ -1,8 +1,11 @@
 """Moving money: a call becomes an order, and its answer says whether it was one before."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from api.calls.call import Call
+from api.calls.problems import ApiError
 from api.services import Services
 from models.ledger.attempts import Due
 from models.ledger.transfer import NO_DETAILS, Acceptance, Details, Kind, Order, Receipt
@@ -19,6 +22,23 @@ class Terms(NamedTuple):
     amount_cents: int
     idempotency_key: str | None
     details: Details = NO_DETAILS
+
+
+class ReversalTerms(NamedTuple):
+    """What is given back, and how much of it in cents (``REST_CENTS``: all that is left); the rest as in Terms."""
+
+    original_id: int
+    amount_cents: int
+    idempotency_key: str | None
+    details: Details = NO_DETAILS
+
+
+# What gives back a transfer of a kind.
+_REVERSED = {
+    Kind.TRANSFER: Kind.TRANSFER,
+    Kind.DEPOSIT: Kind.WITHDRAWAL,
+    Kind.WITHDRAWAL: Kind.DEPOSIT,
+}
 
 
 def deposit(services: Services, call: Call, terms: Terms) -> Receipt:
@@ -41,21 +61,59 @@ def transfer_now(services: Services, call: Call, terms: Terms, destination: int)
     return _execute(services, call, order)
 
 
-def transfer_later(services: Services, call: Call, terms: Terms, destination: int) -> Acceptance:
-    """Record a transfer, and have its job put on the queue.
+def transfer_later(
+    services: Services, call: Call, terms: Terms, destination: int, not_before: datetime | None = None
+) -> Acceptance:
+    """Record a transfer, and have its job put on the queue; or, if it is planned for later, shown until then.
 
     Raises:
         models.errors.WalletServiceError: as :meth:`models.ledger.orders.Orders.accept`.
     """
     order = _order("transfer/v2", Kind.TRANSFER, terms, call, (terms.user_id, destination))
+    if not_before is not None:
+        order = replace(order, not_before=not_before)
     acceptance = services.orders.accept(order)
     _note(call, acceptance)
     logs.bind(job_id=str(acceptance.transfer_id))
     if not acceptance.replayed:
         # After the commit, and if it fails no harm is done: the transfer is durable and the relay will find it.
         due = Due(acceptance.transfer_id, order.source, order.destination, order.amount_cents, order.trace)
-        services.way_on.put_on(due)
+        if not_before is not None and not_before > datetime.now(UTC):
+            services.way_on.show_planned(due, not_before)
+        else:
+            services.way_on.put_on(due)
     return acceptance
+
+
+def reverse(services: Services, call: Call, terms: ReversalTerms, *, caller: int | None) -> Receipt:
+    """Give back a transfer, or a part of it, before this returns.
+
+    Args:
+        services: of this process.
+        call: the call.
+        terms: what, and how much.
+        caller: the user who asks; None: an administrator.
+
+    Raises:
+        TransferNotFound: there is none, or he is not a party to it.
+        ApiError: ``forbidden``: it was not he who was paid.
+        models.errors.WalletServiceError: as :func:`deposit`.
+    """
+    original = services.history.get_transfer(terms.original_id, seen_by=caller)
+    if caller is not None and (original.kind is not Kind.TRANSFER or caller != original.destination):
+        raise ApiError("forbidden", "Only who was paid by another user may give it back, or an administrator.")
+    order = Order(
+        call="transfers/reverse/v1" if caller is not None else "transfers/reverse/v1 by an administrator",
+        kind=_REVERSED[original.kind],
+        source=original.destination,
+        destination=original.source,
+        amount_cents=terms.amount_cents,
+        idempotency_key=terms.idempotency_key,
+        trace=call.trace.traceparent,
+        details=terms.details,
+        reverses=original.id,
+    )
+    return _execute(services, call, order)
 
 
 def _order(name: str, kind: Kind, terms: Terms, call: Call, parties: tuple[int | None, int | None]) -> Order:

@@ -13,8 +13,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from api.calls.call import Call
 from models.database.faults import first_line
 from models.errors import (
+    BulkNotFound,
+    EntriesLeft,
     EventNotFound,
     Fault,
+    IdempotencyKeyReused,
+    NoIndexServes,
     OutcomeUnknown,
     Refused,
     TooManyWebhooks,
@@ -47,6 +51,7 @@ PROBLEMS = {
         Problem("not_found", 404, "Nothing is here"),
         Problem("wallet_not_found", 404, "No such wallet"),
         Problem("job_not_found", 404, "No such job"),
+        Problem("bulk_not_found", 404, "No such bulk"),
         Problem("webhook_not_found", 404, "No such webhook"),
         Problem("method_not_allowed", 405, "Method not allowed"),
         Problem("payload_too_large", 413, "The body is too large"),
@@ -54,7 +59,11 @@ PROBLEMS = {
         Problem("balance_insufficient", 422, "The balance is insufficient"),
         Problem("self_transfer_invalid", 422, "Cannot transfer to oneself"),
         Problem("balance_overflow", 422, "The balance would become too large"),
+        Problem("not_reversible", 422, "The transfer cannot be given back"),
+        Problem("reversal_exceeds", 422, "Less is left of the transfer"),
         Problem("idempotency_key_reused", 422, "The idempotency key was used before"),
+        Problem("not_cancelable", 422, "It can be canceled no more"),
+        Problem("entries_left", 422, "Entries of this time have left"),
         Problem("rate_limited", 429, "Too many requests"),
         Problem("unavailable", 503, "Temporarily unavailable"),
         Problem("outcome_unknown", 503, "The outcome is not known"),
@@ -88,6 +97,7 @@ class Explained:
 # What somebody has asked for and is not there, or may not be.
 _LACKING: Mapping[type[WalletServiceError], tuple[str, str]] = {
     TransferNotFound: ("job_not_found", "There is no such job, or it is not yours."),
+    BulkNotFound: ("bulk_not_found", "There is no such bulk, or it is not yours."),
     WebhookNotFound: ("webhook_not_found", "There is no such webhook."),
     EventNotFound: ("bad_input", "body: event_id: there is no such event for this webhook, or it is kept no more"),
     TooManyWebhooks: ("bad_input", "There are as many webhooks as there may be."),
@@ -100,9 +110,9 @@ def explain(error: Exception, call: Call) -> Explained:
         case ApiError():
             return Explained(error.code, error.detail, error.headers)
         case Refused():
-            return Explained(error.code, str(error))
-        case WalletServiceError() if type(error) in _LACKING:
-            return Explained(*_LACKING[type(error)])
+            return _refused(error)
+        case WalletServiceError() if (found := _unfound(error)) is not None:
+            return found
         case OutcomeUnknown():
             _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
             return _unknown(error.transfer_id)
@@ -112,10 +122,32 @@ def explain(error: Exception, call: Call) -> Explained:
     return explain_unexpected(error, call)
 
 
+def _refused(error: Refused) -> Explained:
+    """Say why the books do not allow it; a key that was used names what it is bound to."""
+    if isinstance(error, IdempotencyKeyReused):
+        return Explained(error.code, str(error), facts={"transfer_id": str(error.transfer_id)})
+    return Explained(error.code, str(error))
+
+
 def explain_unexpected(error: Exception, call: Call) -> Explained:
     """Say that a defect of ours has shown. In the placing of an order it is an OutcomeUnknown, if anything was sent."""
     _log.critical("unexpected error", exc_info=error)
     return _failed(call, "The service met an unexpected error, which has been logged.")
+
+
+def _unfound(error: WalletServiceError) -> Explained | None:
+    """Say what there is none of, and what there may be instead; None: it is about something else."""
+    if type(error) in _LACKING:
+        return Explained(*_LACKING[type(error)])
+    match error:
+        case NoIndexServes():
+            return Explained("bad_input", f"query: {error.asked}: needs {error.needed}")
+        case EntriesLeft():
+            last_day = vars(error).get("last_day")  # where they leave just now, nobody knows yet
+            upto = "" if last_day is None else f" up to {last_day}"
+            why = f"Entries{upto} have left the database for an archive: ask for what is later."
+            return Explained("entries_left", why)
+    return None
 
 
 def _failed(call: Call, why: str) -> Explained:

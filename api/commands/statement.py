@@ -1,31 +1,25 @@
 """``flask statement``: a user's entries between two days, as a file."""
 
-import csv
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 import click
-import orjson
 from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
-from api.commands.layout import facts_of
 from api.commands.parameters import ID
 from api.contract.schemas import TransactionOut
+from api.contract.statement_file import Days, Format, spell
 from api.running import services
-from models.ledger.statements import Statement, Statements
+from models.ledger.statements import Statements
 
 DAY = click.DateTime(["%Y-%m-%d"])
-# A spreadsheet takes a cell that begins like this for a formula. Numbers are not text, and stay as they are.
-FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
-# What stands in transaction_type of the lines around the entries.
-OPENING, CLOSING = "opening_balance", "closing_balance"
 
 
 @click.command(
@@ -50,7 +44,7 @@ OPENING, CLOSING = "opening_balance", "closing_balance"
 @click.option(
     "--to", "last_day", type=DAY, metavar="YYYY-MM-DD", required=True, help="The last day, to its end in UTC."
 )
-@click.option("--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@click.option("--format", "kind", type=click.Choice([each.value for each in Format]), default="csv", show_default=True)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
@@ -67,53 +61,16 @@ def command(user_id: int, first_day: datetime, last_day: datetime, kind: str, ou
     """
     if last_day < first_day:
         raise click.BadParameter("is before --from", param_hint="--to")
-    statements, days = Statements(services().engine), (first_day.date(), last_day.date())
+    statements, days = Statements(services().engine), Days(first_day.date(), last_day.date())
     statement = statements.get_statement(user_id, *days)
     entries = map(TransactionOut.of, statements.entries(statement))
-    write = _write_csv if kind == "csv" else _write_json
     with (
         _opened(output) as file,
         click.progressbar(
             entries, length=len(statement.seqs), label="entries", file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as shown,
     ):
-        write(file, statement, days, shown)
-
-
-def _write_csv(file: IO[str], statement: Statement, days: tuple[date, date], entries: Iterable[TransactionOut]) -> None:
-    columns = [*TransactionOut.model_fields]
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    first, last = (day.isoformat() for day in days)
-    writer.writerow(
-        {"transaction_type": OPENING, "balance_after": statement.opening_balance_cents, "created_at": first}
-    )
-    writer.writerows({name: _cell(value) for name, value in facts_of(entry).items()} for entry in entries)
-    writer.writerow({"transaction_type": CLOSING, "balance_after": statement.closing_balance_cents, "created_at": last})
-
-
-def _write_json(
-    file: IO[str], statement: Statement, days: tuple[date, date], entries: Iterable[TransactionOut]
-) -> None:
-    """Write one object, a line for each entry, so that neither this end nor the other needs to hold it all."""
-    head = {
-        "user_id": str(statement.wallet_id),
-        "from": days[0],
-        "to": days[1],
-        "opening_balance": statement.opening_balance_cents,
-        "closing_balance": statement.closing_balance_cents,
-    }
-    file.write(orjson.dumps(head).decode().removesuffix("}") + ',"transactions":[')
-    separator = "\n"
-    for entry in entries:
-        file.write(separator + orjson.dumps(facts_of(entry)).decode())
-        separator = ",\n"
-    file.write("\n]}\n")
-
-
-def _cell(value: object) -> object:
-    """Keep a text from being run by the spreadsheet that opens it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_MARKS) else value
+        file.writelines(spell(Format(kind), statement, days, shown))
 
 
 @contextmanager

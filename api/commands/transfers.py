@@ -52,7 +52,7 @@ def show_command(job_id: int, *, as_json: bool) -> None:
         "Examples:",
         "  flask transfers watch 118361825078153216 --timeout 5 && echo paid",
         "",
-        "Exit status: 0 posted; 1 rejected or failed; 2 not final in time, no such transfer, or wrong usage.",
+        "Exit status: 0 posted; 1 rejected, failed or canceled; 2 not final in time, no such transfer, or wrong usage.",
     ),
 )
 @click.argument("job_id", type=ID)

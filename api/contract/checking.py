@@ -45,4 +45,4 @@ def check_idempotency_key(key: str) -> str:
 
 
 def _is_amount(problem: Any) -> bool:
-    return bool(problem["loc"] == ("amount",) and problem["type"] not in {"missing", "extra_forbidden"})
+    return bool(problem["loc"][-1:] == ("amount",) and problem["type"] not in {"missing", "extra_forbidden"})

@@ -39,6 +39,7 @@ HEADERS: dict[str, Json] = {
         pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
     ),
     "Location": _header("Where to follow the job.", "/api/jobs/v1/118361825078153216", format="uri-reference"),
+    "Content-Disposition": _header("What to call the file.", 'attachment; filename="statement.csv"'),
     "Retry-After": {
         "description": "After how many seconds to ask again.",
         "required": True,

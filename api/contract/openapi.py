@@ -158,7 +158,7 @@ def _operation(app: Flask, path: str, endpoint: str) -> Json:
         found["description"] = description.strip()
     if row.body:
         content = {"schema": _ref(row.body), "example": row.body_example}
-        found["requestBody"] = {"required": True, "content": {"application/json": content}}
+        found["requestBody"] = {"required": row.is_body_required, "content": {"application/json": content}}
     return found
 
 
@@ -242,7 +242,8 @@ def _success(row: Operation, status: int, answer: Answer) -> Json:
             answer.media_type: {
                 "schema": _ref(model) if model else answer.schema,
                 "example": answer.example,
-            }
+            },
+            **{kind: {"schema": {"type": "string"}, "example": example} for kind, example in answer.also.items()},
         },
     }
     if answer.links:

@@ -23,6 +23,10 @@ from api.contract.schemas import (
     AmountBody,
     AuditOut,
     BalanceOut,
+    BalanceQuery,
+    BulkAcceptedOut,
+    BulkBody,
+    BulkOut,
     DeadLettersOut,
     DeadLettersQuery,
     EventsOut,
@@ -30,15 +34,20 @@ from api.contract.schemas import (
     HealthOut,
     JobOut,
     JobQuery,
+    LaterTransferBody,
     MoneyOut,
     NoQuery,
     ReadinessOut,
     RequeuedAllOut,
     RequeuedOut,
+    ReversalBody,
+    StatementQuery,
     TransactionsOut,
     TransactionsQuery,
     TransferBody,
     TransferOut,
+    TransfersOut,
+    TransfersQuery,
 )
 from api.contract.webhook_schemas import (
     AddedWebhookOut,
@@ -103,6 +112,8 @@ class Answer:
     example: Any = field(kw_only=True)
     description: str = field(kw_only=True, default="")
     media_type: str = field(kw_only=True, default="application/json")
+    # Texts that it may be instead, by their media types: an example of each.
+    also: Mapping[str, str] = field(kw_only=True, default_factory=dict)
     headers: tuple[str, ...] = field(kw_only=True, default=())
     links: tuple[str, ...] = field(kw_only=True, default=())
 
@@ -117,6 +128,7 @@ class Operation:
     query: type[BaseModel] = NoQuery
     body: type[BaseModel] | None = None
     body_example: Any = None
+    is_body_required: bool = True
     # It takes an Idempotency-Key, and its outcome can be unknown.
     moves_money: bool = False
     # Codes of its own, beside those that follow from the rest.
@@ -134,12 +146,20 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
         "example": "118361825078153216",
     },
+    "bulk_id": {
+        "description": "The `bulk_id` of an earlier answer.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "example": "118361825078153216",
+    },
 }
 
 LINKS = {
     "job": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/job_id"),
+    "bulk": Link(endpoint="bulks.bulk", parameter="bulk_id", value="$response.body#/bulk_id"),
+    "cancel": Link(endpoint="jobs.cancel", parameter="job_id", value="$response.body#/job_id"),
     "transfer": Link(endpoint="jobs.job", parameter="job_id", value="$response.body#/transfer_id"),
     "next_transactions": Link(endpoint="wallets.transactions", parameter="cursor", value="$response.body#/next_cursor"),
+    "next_transfers": Link(endpoint="finding.transfers", parameter="cursor", value="$response.body#/next_cursor"),
     "next_dead_letters": Link(
         endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
     ),
@@ -179,6 +199,8 @@ _POSTED = {
 }
 _DEAD = _POSTED | {"status": "failed", "reason": "attempts_exhausted", "attempts": 4, "last_error": "lock timeout"}
 _PENDING = _POSTED | {"status": "pending", "attempts": 0, "completed_at": None}
+_PLANNED = _PENDING | {"next_attempt_at": "2026-12-01T08:00:00.000000Z", "not_before": "2026-12-01T08:00:00.000000Z"}
+_CANCELED = _PLANNED | {"status": "canceled", "next_attempt_at": None, "completed_at": _POSTED["completed_at"]}
 _AUDIT = {
     "ok": False,
     "started_at": "2026-11-23T14:47:38.155688Z",
@@ -278,7 +300,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "transfers.transfer_later": Operation(
         tag="Money",
-        body=TransferBody,
+        body=LaterTransferBody,
         body_example=_PAY,
         moves_money=True,
         problems=("wallet_not_found", "balance_insufficient", "self_transfer_invalid"),
@@ -287,7 +309,70 @@ OPERATIONS: dict[str, Operation] = {
                 AcceptedOut,
                 example={"success": True, "job_id": _ID, "status": "pending", "status_url": f"/api/jobs/v1/{_ID}"},
                 headers=("Location", "Retry-After", *_REPLAYED),
-                links=("job",),
+                links=("job", "cancel"),
+            )
+        },
+    ),
+    "transfers.reverse": Operation(
+        tag="Money",
+        who=Who.USER_OR_ADMIN,
+        body=ReversalBody,
+        body_example={"amount": 500, "description": "half of it back"},
+        is_body_required=False,
+        moves_money=True,
+        problems=(
+            "forbidden",
+            "job_not_found",
+            "wallet_not_found",
+            "balance_insufficient",
+            "balance_overflow",
+            "not_reversible",
+            "reversal_exceeds",
+        ),
+        answers={
+            200: Answer(
+                TransferOut,
+                example={"balance": 503, "transfer_id": _ID, "success": True},
+                headers=_REPLAYED,
+                links=("transfer",),
+            )
+        },
+    ),
+    "bulks.send": Operation(
+        tag="Money",
+        body=BulkBody,
+        body_example={"transfers": [_PAY, {"destination_user_id": 3, "amount": 500}], "atomic": False},
+        moves_money=True,
+        problems=("wallet_not_found", "self_transfer_invalid", "balance_overflow", "invalid_amount"),
+        answers={
+            202: Answer(
+                BulkAcceptedOut,
+                example={"bulk_id": _ID, "count": 2, "status_url": f"/api/bulks/v1/{_ID}"},
+                headers=("Location", "Retry-After", *_REPLAYED),
+                links=("bulk",),
+            )
+        },
+    ),
+    "bulks.bulk": Operation(
+        tag="Jobs",
+        who=Who.USER_OR_ADMIN,
+        problems=("bulk_not_found",),
+        answers={
+            200: Answer(
+                BulkOut,
+                example={
+                    "bulk_id": _ID,
+                    "count": 2,
+                    "amount": 1503,
+                    "atomic": False,
+                    "pending": 1,
+                    "posted": 1,
+                    "rejected": 0,
+                    "failed": 0,
+                    "canceled": 0,
+                    "created_at": _AT,
+                    "completed_at": None,
+                },
             )
         },
     ),
@@ -298,8 +383,64 @@ OPERATIONS: dict[str, Operation] = {
         problems=("job_not_found",),
         answers={200: Answer(JobOut, example=_POSTED)},
     ),
+    "jobs.cancel": Operation(
+        tag="Jobs",
+        who=Who.USER_OR_ADMIN,
+        # Forbidden: to the payee.
+        problems=("forbidden", "job_not_found", "not_cancelable"),
+        answers={200: Answer(JobOut, example=_CANCELED)},
+    ),
+    "finding.transfers": Operation(
+        tag="Reads",
+        who=Who.USER_OR_ADMIN,
+        query=TransfersQuery,
+        problems=("wallet_not_found",),
+        answers={
+            200: Answer(
+                TransfersOut,
+                example={
+                    "transfers": [_POSTED],
+                    "page_size": 1,
+                    "has_more": True,
+                    "next_cursor": f"1795445258155688-{_ID}",
+                },
+                links=("next_transfers",),
+            )
+        },
+    ),
+    "finding.transfer": Operation(
+        tag="Reads",
+        who=Who.USER_OR_ADMIN,
+        problems=("job_not_found",),
+        answers={200: Answer(JobOut, example=_POSTED)},
+    ),
+    "statements.statement": Operation(
+        tag="Reads",
+        who=Who.USER_OR_ADMIN,
+        query=StatementQuery,
+        problems=("wallet_not_found", "entries_left"),
+        answers={
+            200: Answer(
+                {"type": "object", "required": ["opening_balance", "closing_balance", "transactions"]},
+                example={
+                    "user_id": "1",
+                    "from": "2026-11-01",
+                    "to": "2026-11-30",
+                    "opening_balance": 10000,
+                    "closing_balance": 8997,
+                    "transactions": [_ENTRY],
+                },
+                description="A file; as CSV if that is asked for. One without its end was broken off.",
+                headers=("Content-Disposition",),
+                also={"text/csv": "transaction_id,transfer_id,type,transaction_type,amount,balance_after\n"},
+            )
+        },
+    ),
     "wallets.balance": Operation(
-        tag="Reads", problems=("wallet_not_found",), answers={200: Answer(BalanceOut, example={"balance": 10000})}
+        tag="Reads",
+        query=BalanceQuery,
+        problems=("wallet_not_found", "entries_left"),
+        answers={200: Answer(BalanceOut, example={"balance": 10000})},
     ),
     "wallets.transactions": Operation(
         tag="Reads",

@@ -6,23 +6,29 @@ by ``WithJsonSchema``, which costs a request nothing.
 
 import re
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeAlias
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from api.contract.checking import MAX_KEY_LENGTH
+from api.contract.instants import InstantIn
 from api.waiting import MAX_WAIT_S
 from jobs.event_json import as_json, resource_of, rfc3339
 from models.audit.record import AuditResult
+from models.ledger.bulks import MAX_ATOMIC_ITEMS, MAX_ITEMS, Bulk
 from models.ledger.events import REQUEUED, Event
 from models.ledger.history import HistoryEntry
+from models.ledger.listing import Filters, Place
 from models.ledger.settlement import EntryType
 from models.ledger.statements import WalletView
-from models.ledger.transfer import MAX_CENTS, MAX_ID, NO_DETAILS, Details, Kind, Status, Transfer
+from models.ledger.transfer import MAX_CENTS, MAX_ID, NO_DETAILS, REST_CENTS, Details, Kind, Status, Transfer
 
 MAX_PAGE_SIZE = 100
+# How far ahead a transfer may be planned: a leap year.
+MAX_DAYS_AHEAD = 366
 MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE, MAX_METADATA_BYTES = 20, 40, 500, 4_096
 
 _TYPE_NAMES: dict[int, str] = {
@@ -34,6 +40,10 @@ _TYPE_NAMES: dict[int, str] = {
 EVENT_TYPES = [f"transfer.{each}" for each in (*(each.value for each in Status if each.is_final), REQUEUED)]
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# Microseconds since 1970, up to the year 5138, and an id.
+_PLACE = re.compile(r"(0|[1-9][0-9]{0,16})-([1-9][0-9]{0,18})")
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 # JSON's spelling of a number that is not negative, with bounds.
 _DECIMAL = re.compile(r"[0-9]{1,19}(\.[0-9]{1,60})?([eE][+-]?[0-9]{1,3})?")
 
@@ -52,6 +62,25 @@ def _check_id(digits: str) -> str:
     return digits
 
 
+def _read_place(spelled: object) -> object:
+    """Read what :func:`_spell_place` has spelled."""
+    found = _PLACE.fullmatch(spelled) if isinstance(spelled, str) else None
+    if found is None or int(found[2]) > MAX_ID:
+        raise PydanticCustomError("cursor", "Input should be a cursor that was given before")
+    return Place(_EPOCH + int(found[1]) * _MICROSECOND, int(found[2]))
+
+
+def _spell_place(place: Place) -> str:
+    return f"{(place.created_at - _EPOCH) // _MICROSECOND}-{place.id}"
+
+
+def _read_day(spelled: object) -> object:
+    try:
+        return date.fromisoformat(spelled if isinstance(spelled, str) and _DAY.fullmatch(spelled) else "")
+    except ValueError:
+        raise PydanticCustomError("day", "Input should be a day, such as 2026-11-23") from None
+
+
 def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
     spelled = orjson.dumps(pairs)
     if len(spelled) > MAX_METADATA_BYTES:
@@ -59,6 +88,12 @@ def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
     if b"\\u0000" in spelled and any("\0" in word for pair in pairs.items() for word in pair):
         raise PydanticCustomError("bad_character", "Metadata should be without the character U+0000")
     return pairs
+
+
+def _check_plan(instant: datetime) -> datetime:
+    if instant - datetime.now(UTC) > timedelta(days=MAX_DAYS_AHEAD):
+        raise PydanticCustomError("too_late", f"Input should be at most {MAX_DAYS_AHEAD} days ahead")
+    return instant
 
 
 def _decimals_up_to(limit: int) -> str:
@@ -86,11 +121,12 @@ _MOVED = _BALANCE | {"minimum": 1}
 _SIGNED = _BALANCE | {"minimum": -MAX_CENTS}
 _INSTANT = {"type": "string", "format": "date-time", "pattern": "Z$"}
 
+_NO_NUL = r"^[^\u0000]*$"
 _METADATA = {
     "type": "object",
     "maxProperties": MAX_METADATA_PAIRS,
-    "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_KEY},
-    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE},
+    "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_KEY, "pattern": _NO_NUL},
+    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE, "pattern": _NO_NUL},
     "description": "Pairs of words that are kept with it: 4 KiB in all, as JSON, and no U+0000.",
 }
 
@@ -116,6 +152,14 @@ Metadata: TypeAlias = Annotated[
     AfterValidator(_check_metadata),
     WithJsonSchema(_METADATA),
 ]
+PlannedFor: TypeAlias = Annotated[
+    InstantIn,
+    AfterValidator(_check_plan),
+    Field(
+        description=f"When to try it: RFC 3339, at most {MAX_DAYS_AHEAD} days ahead. Funds are looked at then. What has"
+        " passed is at once."
+    ),
+]
 IdIn: TypeAlias = Annotated[
     int, BeforeValidator(_digits_to_int), Field(strict=True, ge=1, le=MAX_ID), WithJsonSchema(_ID_IN)
 ]
@@ -135,6 +179,27 @@ Cursor: TypeAlias = Annotated[
     AfterValidator(_check_id),
     WithJsonSchema({"type": "string", "pattern": f"^{_INT64_DIGITS}$"}),
 ]
+QueryCents: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_digits_to_int),
+    Field(strict=True, ge=0, le=MAX_CENTS),
+    WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_CENTS}),
+]
+KeyIn: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", min_length=1, max_length=MAX_KEY_LENGTH)]
+# A model's own words in place of a reference to an enumeration, which a parameter cannot follow.
+StatusIn: TypeAlias = Annotated[Status, WithJsonSchema({"type": "string", "enum": [each.value for each in Status]})]
+KindIn: TypeAlias = Annotated[Kind, WithJsonSchema({"type": "string", "enum": [each.value for each in Kind]})]
+PlaceIn: TypeAlias = Annotated[
+    Place,
+    BeforeValidator(_read_place),
+    WithJsonSchema({"type": "string", "pattern": f"^(0|[1-9][0-9]{{0,16}})-{_INT64_DIGITS}$"}),
+]
+PlaceOut: TypeAlias = Annotated[
+    Place,
+    PlainSerializer(_spell_place, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^{_PLACE.pattern}$"}),
+]
+DayIn: TypeAlias = Annotated[date, BeforeValidator(_read_day), WithJsonSchema({"type": "string", "format": "date"})]
 IdOut: TypeAlias = Annotated[int, PlainSerializer(str, return_type=str), WithJsonSchema(_DIGITS_OUT)]
 CursorOut: TypeAlias = Annotated[str, WithJsonSchema(_DIGITS_OUT)]
 # What jobs/event_json.py has spelled already.
@@ -160,10 +225,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
-class AmountBody(_Body):
-    """How much to deposit or withdraw, in cents, and what there is to say of it."""
-
-    amount: AmountCents
+class _Said(_Body):
     description: Description | None = None
     reference: Reference | None = None
     metadata: Metadata | None = None
@@ -176,10 +238,36 @@ class AmountBody(_Body):
         return Details(self.description, self.reference, self.metadata or None)
 
 
+class AmountBody(_Said):
+    """How much to deposit or withdraw, in cents, and what there is to say of it."""
+
+    amount: AmountCents
+
+
+class ReversalBody(_Said):
+    """How much to give back, in cents, and what there is to say of it. Without an amount all that is left."""
+
+    # By a factory: what stands for all that is left is no amount, and not to be told as one.
+    amount: AmountCents = Field(default_factory=lambda: REST_CENTS)
+
+
 class TransferBody(AmountBody):
     """Whom to pay, how much, in cents, and what there is to say of it."""
 
     destination_user_id: IdIn
+
+
+class LaterTransferBody(TransferBody):
+    """Whom to pay, how much, in cents, what there is to say of it, and before when not to."""
+
+    not_before: PlannedFor | None = None
+
+
+class BulkBody(_Body):
+    """Transfers to send at once, and whether all of them are posted or none is."""
+
+    transfers: list[TransferBody] = Field(min_length=1, max_length=MAX_ITEMS)
+    atomic: bool = Field(default=False, strict=True, description=f"With it, {MAX_ATOMIC_ITEMS} transfers at most.")
 
 
 class NoQuery(_Body):
@@ -199,6 +287,49 @@ class TransactionsQuery(_Body):
     page: PageNumber | None = Field(default=None, description="Without it the first one. A cursor goes before it.")
     page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
+
+
+class BalanceQuery(_Body):
+    """At which instant; without it, now."""
+
+    at: InstantIn | None = Field(
+        default=None, description="Not in the future. RFC 3339, with an offset; a `+` is spelled `%2B` here."
+    )
+
+
+_BOUND = "RFC 3339, with an offset; it belongs to them."
+
+
+class TransfersQuery(_Body):
+    """What is known of the transfers, and which part of the list."""
+
+    status: StatusIn | None = None
+    kind: KindIn | None = None
+    direction: Literal["in", "out"] | None = Field(default=None, description="Only what was received, or was paid.")
+    counterparty_user_id: IdIn | None = Field(default=None, description="The other party.")
+    reference: Reference | None = None
+    idempotency_key: KeyIn | None = Field(default=None, description="The key that one has sent it with.")
+    bulk_id: IdIn | None = None
+    amount_min: QueryCents | None = Field(default=None, description="Cents; so much belongs to them.")
+    amount_max: QueryCents | None = Field(default=None, description="Cents; so much belongs to them.")
+    created_from: InstantIn | None = Field(default=None, description=_BOUND)
+    created_to: InstantIn | None = Field(default=None, description=_BOUND)
+    user_id: IdIn | None = Field(default=None, description="Administrators only: whose. Without it, everyone's.")
+    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
+    cursor: PlaceIn | None = Field(default=None, description="The `next_cursor` of an earlier page.")
+
+    def filters(self, user_id: int | None) -> Filters:
+        """What is known, of the transfers of a user or of everyone."""
+        return Filters(**self.model_dump(exclude={"page_size", "cursor", "user_id"}), user_id=user_id)
+
+
+class StatementQuery(_Body):
+    """Which days, both of them included, in UTC, and how they are written."""
+
+    from_: DayIn = Field(alias="from", description="The first day, from its beginning in UTC.")
+    to: DayIn = Field(description="The last day, to its end in UTC.")
+    format: Literal["json", "csv"] = "json"
+    user_id: IdIn | None = Field(default=None, description="Administrators only, who have to say whose.")
 
 
 class HealthOut(_Answer):
@@ -242,6 +373,47 @@ class AcceptedOut(_Answer):
     status_url: str
 
 
+class BulkAcceptedOut(_Answer):
+    """Transfers that are durable, all of them, and will be posted or rejected by jobs."""
+
+    bulk_id: IdOut
+    count: Count
+    status_url: str
+
+
+class BulkOut(_Answer):
+    """How a bulk stands: how many of its transfers are pending, and how many have ended how."""
+
+    bulk_id: IdOut
+    count: Count
+    amount: MovedCents
+    atomic: bool
+    pending: Count
+    posted: Count
+    rejected: Count
+    failed: Count
+    canceled: Count
+    created_at: Instant
+    completed_at: Instant | None
+
+    @classmethod
+    def of(cls, bulk: Bulk) -> "BulkOut":
+        """Show a bulk."""
+        return cls(
+            bulk_id=bulk.id,
+            count=bulk.count,
+            amount=bulk.amount_cents,
+            atomic=bulk.is_atomic,
+            pending=bulk.pending,
+            posted=bulk.posted,
+            rejected=bulk.rejected,
+            failed=bulk.failed,
+            canceled=bulk.canceled,
+            created_at=bulk.created_at,
+            completed_at=bulk.completed_at,
+        )
+
+
 class JobOut(_Answer):
     """A transfer of any kind, as the job that makes it true."""
 
@@ -269,6 +441,15 @@ class JobOut(_Answer):
     def of(cls, transfer: Transfer) -> "JobOut":
         """Show a transfer."""
         return cls(**resource_of(transfer))
+
+
+class TransfersOut(_Answer):
+    """A page of transfers, newest first. It may hold fewer than were asked for, or none, though there is more."""
+
+    transfers: list[JobOut]
+    page_size: int
+    has_more: bool
+    next_cursor: PlaceOut | None
 
 
 class EventsQuery(_Body):

@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl
 import orjson
 from flask import Response, current_app
 from pydantic import BaseModel
-from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
 from api.calls.problems import ApiError
@@ -44,8 +43,7 @@ def read_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) ->
     """Read the request's JSON object.
 
     Raises:
-        ApiError: ``unsupported_media_type``, ``bad_input`` or ``invalid_amount``.
-        RequestEntityTooLarge: it has more bytes than that.
+        ApiError: ``unsupported_media_type``, ``bad_input``, ``invalid_amount`` or ``payload_too_large``.
     """
     kind = environ.get("CONTENT_TYPE", "")
     if kind != _JSON and parse_options_header(kind)[0].lower() != _JSON:
@@ -110,18 +108,17 @@ def _read_raw(environ: Mapping[str, Any], most_bytes: int) -> bytes:
     """Read the whole body; of one without a length (chunked) a byte more than there may be, which tells.
 
     Raises:
-        RequestEntityTooLarge: the body is larger than that.
-        ApiError: ``bad_input``: the body ended before its Content-Length.
+        ApiError: ``payload_too_large``; ``bad_input``: the body ended before its Content-Length.
     """
     digits = environ.get("CONTENT_LENGTH")
     length = int(digits) if digits and digits.isdecimal() else None
     if length is not None and length > most_bytes:
-        raise RequestEntityTooLarge
+        raise ApiError("payload_too_large", f"The body may have {most_bytes} bytes.")
     if length is None and not environ.get("wsgi.input_terminated"):
         return b""
     raw: bytes = environ["wsgi.input"].read(most_bytes + 1 if length is None else length)
     if len(raw) > most_bytes:
-        raise RequestEntityTooLarge
+        raise ApiError("payload_too_large", f"The body may have {most_bytes} bytes.")
     if length is not None and len(raw) < length:
         raise ApiError("bad_input", "The body is shorter than its Content-Length.")
     return raw

@@ -4,8 +4,9 @@ A field that is 0 or empty is one that is not there: proto3 does not tell the tw
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -13,13 +14,14 @@ from api.actions import orders
 from api.actions.orders import Terms
 from api.actions.reads import BALANCE, HISTORY
 from api.actions.watching import Watcher, Watching
-from api.calls.problems import RETRY_AFTER_S, ApiError
+from api.calls.problems import RETRY_AFTER_S
 from api.contract.checking import validate
-from api.contract.schemas import AmountBody, NoQuery, TransactionsQuery, TransferBody
+from api.contract.schemas import AmountBody, LaterTransferBody, NoQuery, TransactionsQuery, TransferBody
 from api.edge.proxies import Proxies
 from api.grpc.answering import Asked, Face, stream, unary
 from api.grpc.messages import job_of, page_of, said_of
 from api.services import Services
+from jobs.event_json import rfc3339
 from models.errors import TransferNotFound
 from models.ledger.transfer import Kind, Receipt, Status
 from wallet.v1.wallet_pb2 import (
@@ -37,6 +39,8 @@ from wallet.v1.wallet_pb2_grpc import WalletServiceServicer
 
 _WHAT = "request"
 _NOTHING = NoQuery()
+
+Body = TypeVar("Body", bound=TransferBody)
 
 
 class WalletServicer(Face, WalletServiceServicer):
@@ -62,22 +66,27 @@ class WalletServicer(Face, WalletServiceServicer):
     def Transfer(self, request: TransferRequest, asked: Asked) -> MoneyReply:
         """Move money before answering."""
         user_id = self.services.identity.require_user(asked.call)
-        return _moved(orders.transfer_now(self.services, asked.call, *_read_transfer(request, asked, user_id)))
+        terms, body = _read_transfer(request, asked, user_id, TransferBody)
+        return _moved(orders.transfer_now(self.services, asked.call, terms, body.destination_user_id))
 
     @unary
     def EnqueueTransfer(self, request: TransferRequest, asked: Asked) -> Job:
         """Record the transfer, put its job on the queue, and answer with what GetJob answers of it."""
         user_id = self.services.identity.require_user(asked.call)
-        terms, destination = _read_transfer(request, asked, user_id)
-        acceptance = orders.transfer_later(self.services, asked.call, terms, destination)
+        terms, body = _read_transfer(request, asked, user_id, LaterTransferBody)
+        acceptance = orders.transfer_later(self.services, asked.call, terms, body.destination_user_id, body.not_before)
+        planned = "" if body.not_before is None else rfc3339(body.not_before)
+        is_ahead = body.not_before is not None and body.not_before > datetime.now(UTC)
         job = Job(
             job_id=acceptance.transfer_id,
             status=Status.PENDING.value,
             source_user_id=user_id,
-            destination_user_id=destination,
+            destination_user_id=body.destination_user_id,
             amount=terms.amount_cents,
             kind=Kind.TRANSFER.value,
             **said_of(terms.details),
+            not_before=planned,
+            next_attempt_at=planned if is_ahead else "",
         )
         asked.call.tell("Retry-After", str(RETRY_AFTER_S))
         return job
@@ -119,15 +128,14 @@ def _read_amount(request: AmountRequest, asked: Asked, user_id: int) -> Terms:
     return Terms(user_id, body.amount, asked.sent.read_idempotency_key(), body.details)
 
 
-def _read_transfer(request: TransferRequest, asked: Asked, user_id: int) -> tuple[Terms, int]:
+def _read_transfer(request: TransferRequest, asked: Asked, user_id: int, model: type[Body]) -> tuple[Terms, Body]:
     asked.check_message(request)
-    if request.not_before:  # to pass over it would not be what was asked for
-        raise ApiError("bad_input", f"{_WHAT}: not_before: is not supported yet")
     given = _given(request) | {"destination_user_id": request.destination_user_id}
-    body = validate(TransferBody, given, what=_WHAT)
+    if request.not_before:  # which not every model has
+        given["not_before"] = request.not_before
+    body = validate(model, given, what=_WHAT)
     asked.check_time()
-    terms = Terms(user_id, body.amount, asked.sent.read_idempotency_key(), body.details)
-    return terms, body.destination_user_id
+    return Terms(user_id, body.amount, asked.sent.read_idempotency_key(), body.details), body
 
 
 def _given(request: AmountRequest | TransferRequest) -> dict[str, Any]:

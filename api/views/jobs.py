@@ -1,10 +1,12 @@
-"""Following a transfer of any kind by its job id."""
+"""Following a transfer of any kind by its job id, and calling it off."""
 
 import re
 
 from flask import Blueprint, request
 
-from api.contract.schemas import JobOut, JobQuery
+from api.access.administrators import require_user_or_admin
+from api.actions import canceling
+from api.contract.schemas import JobOut, JobQuery, NoQuery
 from api.contract.validation import answers, read_query
 from api.edge.edge import call_of
 from api.running import services
@@ -13,7 +15,7 @@ from models.ledger.transfer import MAX_ID
 
 blueprint = Blueprint("jobs", __name__)
 
-_JOB_ID = re.compile(r"[0-9]{1,19}")
+_ID = re.compile(r"[0-9]{1,19}")
 
 
 @blueprint.get("/api/jobs/v1/<job_id>")
@@ -27,15 +29,28 @@ def job(job_id: str) -> JobOut:
     return JobOut.of(services().waiting.wait_until_final(lambda: look(transfer_id, seen_by=caller), query.wait))
 
 
+@blueprint.post("/api/jobs/v1/<job_id>/cancel")
+@answers
+def cancel(job_id: str) -> JobOut:
+    """Call off a pending transfer that is not being tried; one that was called off before stays so."""
+    caller = require_user_or_admin()
+    read_query(request.environ, NoQuery)
+    return JobOut.of(canceling.cancel(services(), read_job_id(job_id), by=caller))
+
+
 def read_job_id(job_id: str) -> int:
     """Read a job id from a path.
 
     Raises:
         TransferNotFound: no job can have it.
     """
-    transfer_id = int(job_id) if _JOB_ID.fullmatch(job_id) else 0
-    if transfer_id > MAX_ID:
-        transfer_id = 0
-    if not transfer_id:
-        raise TransferNotFound(transfer_id)
+    transfer_id = read_id(job_id)
+    if transfer_id is None:
+        raise TransferNotFound(0)
     return transfer_id
+
+
+def read_id(given: str) -> int | None:
+    """Read an id from a path, None if it can be nothing's."""
+    found = int(given) if _ID.fullmatch(given) else 0
+    return found if 0 < found <= MAX_ID else None

@@ -1,27 +1,40 @@
 """Transfers to another user: v1 waits until the money has moved, v2 answers once the transfer is durable."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
-from flask import Blueprint
+from flask import Blueprint, request
 
+from api.access.administrators import require_user_or_admin
 from api.actions import orders
-from api.actions.orders import Terms
+from api.actions.orders import ReversalTerms, Terms
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.schemas import AcceptedOut, NoQuery, TransferBody, TransferOut
-from api.contract.validation import read_body, read_idempotency_key, read_query
+from api.contract.schemas import (
+    AcceptedOut,
+    LaterTransferBody,
+    NoQuery,
+    ReversalBody,
+    TransferBody,
+    TransferOut,
+)
+from api.contract.validation import answers, read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
 from api.edge.edge import call_of
+from api.running import services
 from api.services import Services
+from api.views.jobs import read_job_id
 
 blueprint = Blueprint("transfers", __name__)
+
+Body = TypeVar("Body", bound=TransferBody)
 
 
 @blueprint.post("/api/transfer/v1")
 @directly
 def transfer_now(services: Services, environ: dict[str, Any]) -> Answer:
     """Move money before answering."""
-    receipt = orders.transfer_now(services, call_of(environ), *_read(services, environ))
+    terms, body = _read(services, environ, TransferBody)
+    receipt = orders.transfer_now(services, call_of(environ), terms, body.destination_user_id)
     return Answer.of(TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id))
 
 
@@ -30,16 +43,38 @@ def transfer_now(services: Services, environ: dict[str, Any]) -> Answer:
 def transfer_later(services: Services, environ: dict[str, Any]) -> Answer:
     """Record the transfer, put its job on the queue, and answer with where to follow it."""
     call = call_of(environ)
-    acceptance = orders.transfer_later(services, call, *_read(services, environ))
+    terms, body = _read(services, environ, LaterTransferBody)
+    acceptance = orders.transfer_later(services, call, terms, body.destination_user_id, body.not_before)
     url = f"{environ['SCRIPT_NAME']}/api/jobs/v1/{acceptance.transfer_id}"
     call.tell("Location", url)
     call.tell("Retry-After", str(RETRY_AFTER_S))
     return Answer.of(AcceptedOut(job_id=acceptance.transfer_id, status_url=url), HTTPStatus.ACCEPTED)
 
 
-def _read(services: Services, environ: dict[str, Any]) -> tuple[Terms, int]:
-    """Read on which terms, and to whom."""
+@blueprint.post("/api/transfers/v1/<job_id>/reverse")
+@answers
+def reverse(job_id: str) -> TransferOut:
+    """Give back what a transfer has paid: all that is left of it, or a part.
+
+    Who was paid may, and an administrator, who may reverse deposits and withdrawals, too. The balance is that of the
+    wallet that gives, or that gets a withdrawal back.
+    """
+    environ = request.environ
+    caller = require_user_or_admin()
+    read_query(environ, NoQuery)
+    body = read_body(environ, ReversalBody, most_bytes=services().max_body_bytes) if _has_body() else ReversalBody()
+    terms = ReversalTerms(read_job_id(job_id), body.amount, read_idempotency_key(environ), body.details)
+    receipt = orders.reverse(services(), call_of(environ), terms, caller=caller)
+    return TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
+
+
+def _has_body() -> bool:
+    return bool(request.content_length) or "HTTP_TRANSFER_ENCODING" in request.environ
+
+
+def _read(services: Services, environ: dict[str, Any], model: type[Body]) -> tuple[Terms, Body]:
+    """Read on which terms, and what else there is."""
     user_id = services.identity.require_user(call_of(environ))
     read_query(environ, NoQuery)
-    body = read_body(environ, TransferBody, most_bytes=services.max_body_bytes)
-    return Terms(user_id, body.amount, read_idempotency_key(environ), body.details), body.destination_user_id
+    body = read_body(environ, model, most_bytes=services.max_body_bytes)
+    return Terms(user_id, body.amount, read_idempotency_key(environ), body.details), body

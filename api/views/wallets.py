@@ -1,5 +1,6 @@
 """One's own wallet: deposit, withdraw, balance, history."""
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ from flask import Blueprint
 from api.actions import orders
 from api.actions.orders import Terms
 from api.actions.reads import BALANCE, HISTORY
-from api.contract.schemas import AmountBody, MoneyOut, NoQuery, TransactionsQuery
+from api.calls.problems import ApiError
+from api.contract.schemas import AmountBody, BalanceOut, BalanceQuery, MoneyOut, NoQuery, TransactionsQuery
 from api.contract.validation import read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
 from api.edge.edge import call_of
@@ -39,8 +41,17 @@ def withdraw(services: Services, environ: dict[str, Any]) -> Answer:
 @blueprint.get("/api/wallet/balance/v1")
 @directly
 def balance(services: Services, environ: dict[str, Any]) -> Answer:
-    """Return the posted balance."""
-    return Answer(BALANCE.answer(services, call_of(environ), partial(read_query, environ, NoQuery)))
+    """Return the posted balance, as it is or as it was at an instant."""
+    call = call_of(environ)
+    if not environ["QUERY_STRING"]:
+        return Answer(BALANCE.answer(services, call, NoQuery))
+    user_id = services.identity.require_user(call)
+    at = read_query(environ, BalanceQuery).at
+    if at is None:
+        return Answer.of(BalanceOut(balance=services.history.get_balance(user_id).cents))
+    if at > datetime.now(UTC):
+        raise ApiError("bad_input", "query: at: lies in the future")
+    return Answer.of(BalanceOut(balance=services.statements.get_balance_at(user_id, at)))
 
 
 @blueprint.get("/api/transactions/v1")

@@ -5,6 +5,7 @@ in the order in which they were answered. That takes microseconds, and never wai
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from config import Settings
 from jobs.kafka import pinging
@@ -31,6 +32,19 @@ class KafkaWayOn:
     def put_on(self, due: Due) -> None:
         """Have a recorded transfer carried."""
         self._sender.send(REQUESTED, key_of(due.source), encode(due))
+
+    def put_all_on(self, dues: Sequence[Due]) -> None:
+        """Have recorded transfers carried."""
+        for due in dues:
+            self.put_on(due)
+
+    def show_planned(self, planned: Due, at: datetime) -> None:
+        """Show nothing: a topic has what is due."""
+        del planned, at
+
+    def take_off(self, transfer_id: int) -> None:
+        """Take nothing back: a record stays where it is, and its worker finds that it is over."""
+        del transfer_id
 
     def put_back(self, dues: Sequence[Due]) -> bool:
         """Leave it to the relay, which finds what is due again within a fraction of a second."""

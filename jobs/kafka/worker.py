@@ -219,7 +219,7 @@ class KafkaWorker:
             return Settled(undone=[*ids], fault=first_line(error))
         settled.undone = [
             each for each in ids if each not in settled.outcomes and each not in settled.spent
-            and each not in settled.unknown
+            and each not in settled.unknown and each not in settled.early
         ]  # fmt: skip
         return settled
 
@@ -410,6 +410,7 @@ def _merge(into: Settled, more: Settled) -> None:
     into.dead |= more.dead
     into.traces |= more.traces
     into.unknown += more.unknown
+    into.early |= more.early
     into.set_apart |= more.set_apart
     into.fault = into.fault or more.fault
 

@@ -11,6 +11,7 @@ from jobs.connections import connect_worker_redis
 from jobs.killers import MAX_LOST, note_dead
 from jobs.rq.audit_queue import QueueCheck
 from jobs.rq.keys import NewJob, RqKeys, transfer_id_of
+from jobs.rq.schedule import Schedule
 from jobs.transport import Fed
 from models.audit.audit import Check
 from models.database.engine import transaction
@@ -37,6 +38,7 @@ class RqBacklog:
         self._engine = engine
         self._clock = clock
         self._next_list_check = self._next_forgetting = 0.0
+        self._schedule = Schedule(self._keys, engine, clock=clock)
 
     def take_back(self) -> int:
         """Take back the jobs of workers that died or hang, and remember in PostgreSQL that they were lost.
@@ -44,6 +46,7 @@ class RqBacklog:
         Redis names those that have lost many leases; PostgreSQL, which knows in which generation, has the last word.
         """
         self._forget_workers_if_due()
+        self._schedule.keep_if_due()
         reaped = self._keys.reap(limit=MAX_REAPED)
         moved = {int(each): lost for each, lost in reaped.moved.items() if transfer_id_of(each)}
         killers = [int(each) for each in reaped.killers if transfer_id_of(each)]

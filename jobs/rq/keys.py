@@ -71,6 +71,8 @@ JOB_BYTES = 500
 # Of all these, so many are only for those that have waited in PostgreSQL: who has just been accepted must not overtake
 # them. More than workers take between two passes of the relay.
 RESERVED_WAITING = 5_000
+# Jobs that are shown as scheduled, some 5 MB, before those that are furthest off have to go. PostgreSQL has them all.
+MOST_SCHEDULED = 10_000
 # How many may wait by the memory that there is, as long as that is fresh (lua/room.lua). Not one of RQ's keys.
 MOST = "wallet:queue:most"
 # How soon a worker looks again whom a full Redis does not let wait for a job.
@@ -115,6 +117,14 @@ class NewJob(NamedTuple):
     lost: int = 0
 
 
+class ComingJob(NamedTuple):
+    """A job to show as scheduled."""
+
+    id: int
+    trace: str | None
+    due: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Reaped:
     """Leases that had run out: what went back to the queue, with how often by now, and what kills its workers."""
@@ -131,7 +141,8 @@ class RqKeys:
         self._enqueue: Script = connection.register_script(ENQUEUE.text)
         self._claim: Script = connection.register_script(_script("claim"))
         self._renew: Script = connection.register_script(_script("renew"))
-        self._finish: Script = connection.register_script(_script("room", "finish"))
+        self._finish: Script = connection.register_script(FINISH.text)
+        self._plan: Script = connection.register_script(PLAN.text)
         self._hand_back: Script = connection.register_script(_script("hand_back"))
         self._postpone: Script = connection.register_script(_script("postpone"))
         self._bury: Script = connection.register_script(_script("bury"))
@@ -181,8 +192,14 @@ class RqKeys:
 
     def finish(self, lease: str, ids: Sequence[int]) -> None:
         """Book jobs whose transfers are final and are no dead letters, whoever holds them by now."""
-        keys = [STARTED, FINISHED, FAILED, SCHEDULED, QUEUE, MOST]
-        self._finish(keys=keys, args=[_now(), RESULT_TTL_S, lease, MEMORY_SHARE, JOB_BYTES, *ids])
+        self._finish(keys=_FINISH_KEYS, args=_finish_arguments(lease, ids))
+
+    def show(self, jobs: Iterable[ComingJob]) -> int:
+        """Show jobs as scheduled that nobody is to have before they are due, and return how many were not shown yet.
+
+        Those that a worker or the queue has are left alone; of more than may be shown those are that come first.
+        """
+        return int(self._plan(keys=_PLAN_KEYS, args=_plan_arguments(jobs)))
 
     def hand_back(self, lease: str, ids: Sequence[int]) -> int:
         """Put jobs back where they were taken from, those that the lease still holds; return how many."""
@@ -342,9 +359,13 @@ def _script(*names: str) -> str:
     return "".join((_LUA / f"{part}.lua").read_text() for part in ("shared", *names))
 
 
-# One script for the ways of a request, which has it called by a RedisLine.
+# Those for the ways of a request, which has them called by a RedisLine.
 ENQUEUE = line.Script(_script("room", "enqueue"))
+PLAN = line.Script(_script("room", "plan"))
+FINISH = line.Script(_script("room", "finish"))
 _ENQUEUE_KEYS = [QUEUE, QUEUES, SCHEDULED, FAILED, FINISHED, STARTED, MOST]
+_PLAN_KEYS = [SCHEDULED, QUEUE, MOST]
+_FINISH_KEYS = [STARTED, FINISHED, FAILED, SCHEDULED, QUEUE, MOST]
 
 
 def enqueueing(jobs: Iterable[NewJob], *, lost: bool = False) -> line.Command:
@@ -360,6 +381,29 @@ def _enqueue_arguments(jobs: Iterable[NewJob], *, lost: bool) -> list[Any]:
     for job in jobs:
         arguments += [job.id, _data(job.id), _meta(job.trace), job.lost]
     return arguments
+
+
+def showing(jobs: Iterable[ComingJob]) -> line.Command:
+    """Return the command for what :meth:`RqKeys.show` does."""
+    return PLAN.call(_PLAN_KEYS, *_plan_arguments(jobs))
+
+
+def _plan_arguments(jobs: Iterable[ComingJob]) -> list[Any]:
+    arguments: list[Any] = [
+        _now(), JOB_TIMEOUT_S, RESULT_TTL_S, FAILURE_TTL_S, JOB_DESCRIPTION, MOST_SCHEDULED, MEMORY_SHARE, JOB_BYTES
+    ]  # fmt: skip
+    for job in jobs:
+        arguments += [job.id, _data(job.id), _meta(job.trace), job.due.timestamp()]
+    return arguments
+
+
+def finishing(ids: Iterable[int]) -> line.Command:
+    """Return the command for what :meth:`RqKeys.finish` does, whoever holds the jobs."""
+    return FINISH.call(_FINISH_KEYS, *_finish_arguments("", ids))
+
+
+def _finish_arguments(lease: str, ids: Iterable[int]) -> list[Any]:
+    return [_now(), RESULT_TTL_S, lease, MEMORY_SHARE, JOB_BYTES, *ids]
 
 
 def _now() -> str:

@@ -143,14 +143,14 @@ class BatchWorker(ResidentWorker):
         if settled.undone:
             self._keys.hand_back(claim.lease, settled.undone)
         due = {each: spent.next_attempt_at for each, spent in settled.spent.items() if spent.next_attempt_at}
-        if due:
-            self._keys.postpone(claim.lease, due)
+        if due or settled.early:
+            self._keys.postpone(claim.lease, due | settled.early)
         for transfer_id, spent in settled.spent.items():
             if spent.next_attempt_at is None:
                 self._bury(claim, transfer_id, spent.generation, "its attempts ran out; see last_error")
         for transfer_id, generation in settled.dead.items():
             self._bury(claim, transfer_id, generation, "it had failed before; see last_error")
-        accounted_for = {*settled.outcomes, *settled.undone, *settled.spent}
+        accounted_for = {*settled.outcomes, *settled.undone, *settled.spent, *settled.early}
         for job_id in claim.ids:
             if transfer_id_of(job_id) not in accounted_for:
                 _log.error("job of no transfer", job_id=str(job_id))

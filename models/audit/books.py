@@ -1,10 +1,11 @@
 """The audit of the books: wallets, entries and transfers against each other.
 
-Two walks. The first goes along the entries in the order of their key, wallet by wallet, and carries a wallet's running
+Three walks. The first goes along the entries in the order of their key, wallet by wallet, and carries its running
 balance from slice to slice, so that a wallet with a million entries costs many slices and not a large one. It is
 complete, and compared with its wallet's row, in the slice that sees no entry after it. Entries are immutable: it
 matters not that earlier slices saw an earlier state of the books. The second walk goes along the transfers that there
-were at the beginning. From an entry to its transfer and back is one look-up by primary key each.
+were at the beginning. From an entry to its transfer and back is one look-up by primary key each. The third counts the
+transfers of each bulk.
 
 The grand total (what deposits less withdrawals have made is what the entries sum up to) is taken *as of an instant*,
 the cut: both walks sum up what was completed until then. That stands still once every transaction has ended that may
@@ -183,6 +184,23 @@ WITH page AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT * FROM entries WHERE wallet_id = page.destination AND seq = page.destination_seq LIMIT 1
     ) given ON true
+), originals AS (
+    -- reversals have entries after the original's on the same wallets: they may have left where these have
+    SELECT page.id, page.amount, page.status, page.reverses, page.reversed_amount, back.given_back,
+        coalesce(page.source_seq <= (SELECT seq FROM openings WHERE wallet_id = page.source), false)
+            OR coalesce(page.destination_seq <= (SELECT seq FROM openings WHERE wallet_id = page.destination), false)
+            AS may_have_left
+    FROM page CROSS JOIN LATERAL (
+        SELECT coalesce(sum(amount), 0) AS given_back FROM transfers WHERE reverses = page.id AND status = 'posted'
+    ) back WHERE page.reversed_amount IS NOT NULL
+), reversals AS (
+    SELECT page.id, page.reverses, original.id AS original_id, original.status AS original_status,
+        original.amount AS original_amount, original.reversed_amount AS given_back,
+        CASE WHEN original.id IS NULL THEN EXISTS (SELECT FROM archives)
+            ELSE original.reversed_amount >= page.amount AND original.source IS NOT DISTINCT FROM page.destination
+                AND original.destination IS NOT DISTINCT FROM page.source END AS is_counted
+    FROM page LEFT JOIN LATERAL (SELECT * FROM transfers WHERE transfers.id = page.reverses LIMIT 1) original ON true
+    WHERE page.reverses IS NOT NULL AND page.status = 'posted'
 ), broken AS (
     SELECT 'posted_has_entries' AS invariant, CAST(id AS text) AS id,
         format('%s %s of %s from wallet %s to wallet %s: no such entry on the %s', kind, id, amount,
@@ -193,6 +211,17 @@ WITH page AS MATERIALIZED (
     SELECT 'unposted_has_no_entries', CAST(id AS text),
         format('transfer %s is %s, and points to entries', id, status)
     FROM linked WHERE status <> 'posted' AND (source_seq IS NOT NULL OR destination_seq IS NOT NULL)
+    UNION ALL
+    SELECT 'reversals_within_original', CAST(id AS text),
+        format('transfer %s of %s: %s was given back, by reversals of %s together', id, amount, reversed_amount,
+            given_back)
+    FROM originals WHERE reversed_amount > amount OR status <> 'posted' OR reverses IS NOT NULL
+        OR given_back > reversed_amount OR (given_back < reversed_amount AND NOT may_have_left)
+    UNION ALL
+    SELECT 'reversals_within_original', CAST(id AS text),
+        format('reversal %s of transfer %s: that is %s', id, reverses, CASE WHEN original_id IS NULL THEN 'not there'
+            ELSE format('%s, of %s, %s given back', original_status, original_amount, coalesce(given_back, 0)) END)
+    FROM reversals WHERE is_counted IS NOT TRUE
     UNION ALL
     SELECT 'amount_is_positive', CAST(id AS text), format('transfer %s: amount %s', id, amount)
     FROM linked WHERE amount < 1
@@ -208,11 +237,43 @@ SELECT (SELECT max(id) FROM page) AS id, (SELECT count(*) FROM page) AS transfer
 """)
 
 
+# As many as have together so many transfers, and one more; these are counted in the index that lists a bulk's. Some of
+# them may have left.
+_BULKS = text("""
+WITH page AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT next.*, sum(count) OVER (ORDER BY id) - count AS before
+        FROM (SELECT * FROM bulks WHERE id > :after ORDER BY id LIMIT :limit) AS next
+    ) AS summed WHERE before < :limit
+), counts AS MATERIALIZED (
+    SELECT page.id, page.count, page.posted, page.rejected, page.failed, page.canceled, found.*
+    FROM page CROSS JOIN LATERAL (
+        SELECT count(*) AS n, count(*) FILTER (WHERE status = 'posted') AS n_posted,
+            count(*) FILTER (WHERE status = 'rejected') AS n_rejected,
+            count(*) FILTER (WHERE status = 'failed') AS n_failed,
+            count(*) FILTER (WHERE status = 'canceled') AS n_canceled
+        FROM transfers WHERE bulk_id = page.id
+    ) AS found
+), broken AS (
+    SELECT 'bulk_counts_transfers' AS invariant, CAST(id AS text) AS id,
+        format('bulk %s of %s: says posted %s, rejected %s, failed %s, canceled %s; it has %s: %s, %s, %s, %s', id,
+            count, posted, rejected, failed, canceled, n, n_posted, n_rejected, n_failed, n_canceled) AS detail
+    FROM counts WHERE (rejected, failed, canceled) <> (n_rejected, n_failed, n_canceled)
+        OR count - posted <> n - n_posted OR (posted <> n_posted AND NOT EXISTS (SELECT FROM archives))
+), named AS (
+    SELECT invariant, count(DISTINCT id) AS count, (array_agg(DISTINCT id))[1 : :max_ids] AS ids, min(detail) AS detail
+    FROM broken GROUP BY invariant
+)
+SELECT (SELECT max(id) FROM page) AS id, (SELECT count(*) FROM page) AS bulks,
+    (SELECT coalesce(jsonb_agg(named), '[]') FROM named) AS findings
+""")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
     """Where the audit of the books stands; all of it is JSON.
 
-    ``walk``: cut, seal, wallets, transfers. ``cut``: the instant of the grand total; None: it is not taken.
+    ``walk``: cut, seal, wallets, transfers, bulks. ``cut``: the instant of the grand total; None: it is not taken.
     ``archives``: how many there were then.
     ``wallet_id``, ``seq``: the last entry seen (a seq of _MAX: the wallet is done with), and then what was summed up of
     this wallet so far. ``moved``, ``made``: what entries, and deposits less withdrawals, come to until the cut.
@@ -248,7 +309,13 @@ class BooksCheck:
             Unavailable: the database is away, or the slice too large for the time that a statement may take.
         """
         place = _Place(**position)
-        walk = {"cut": self._cut, "seal": self._seal, "wallets": self._wallets, "transfers": self._transfers}
+        walk = {
+            "cut": self._cut,
+            "seal": self._seal,
+            "wallets": self._wallets,
+            "transfers": self._transfers,
+            "bulks": self._bulks,
+        }
         return walk[place.walk](place, limit)
 
     def _one(self, statement: Any, **parameters: object) -> Row[Any]:
@@ -312,7 +379,12 @@ class BooksCheck:
             at = datetime.fromisoformat(place.cut)
             detail = f"until {at}, deposits less withdrawals made {made} cents, entries sum up to {place.moved}"
             found.append(Finding(invariant="money_is_conserved", count=1, ids=[], detail=detail))
-        return Slice(position=None, checked=checked, findings=found)
+        return Slice(position=asdict(replace(place, walk="bulks", after=_MIN)), checked=checked, findings=found)
+
+    def _bulks(self, place: _Place, limit: int) -> Slice:
+        row = self._one(_BULKS, after=place.after, limit=limit, max_ids=MAX_IDS)
+        position = asdict(replace(place, after=row.id)) if row.bulks else None
+        return Slice(position=position, checked={}, findings=_findings(row))
 
 
 def _on(place: _Place, **of_slice: Any) -> Slice:

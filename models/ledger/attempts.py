@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, func, or_, select, text
+from sqlalchemy import Connection, Engine, Row, func, not_, or_, select, text
 
 from models.database.engine import fetch_all
 from models.ledger.posting import Outcome
@@ -52,6 +52,14 @@ class Due(NamedTuple):
     lost_leases: int = 0
 
 
+class Coming(NamedTuple):
+    """A pending transfer that is not due yet, and when it is."""
+
+    id: int
+    trace: str | None
+    due: datetime
+
+
 class Place(NamedTuple):
     """Where something stands among what is pending: by when it became due (PostgreSQL's clock), then by its id."""
 
@@ -80,18 +88,30 @@ class Page(NamedTuple):
 
 # What changes some transfers, and leaves one row that tells of it (events.py): with theirs as they are now, since they
 # may be otherwise later, but for what is nobody's except the caller's. Its id is drawn when all of them are locked.
-# What is pending after an attempt is merely tried again.
-_TELL = """
+# What is pending after an attempt is merely tried again. Their bulks count them, as in posting.py.
+TELL = """
 WITH changed AS ({change}), told AS (
     INSERT INTO event_batches (transfers, snapshots, created_at)
     SELECT array_agg(id ORDER BY id),
         jsonb_agg(to_jsonb(changed) - ARRAY['idempotency_key', 'request_hash'] ORDER BY id), statement_timestamp()
     FROM changed WHERE status <> 'pending' OR attempts = 0 HAVING count(*) > 0
+), counts AS (
+    SELECT bulk_id, count(*) FILTER (WHERE status = 'failed') - count(*) FILTER (WHERE status = 'pending') AS failed,
+        count(*) FILTER (WHERE status = 'canceled') AS canceled
+    FROM changed WHERE bulk_id IS NOT NULL AND (status <> 'pending' OR attempts = 0) GROUP BY bulk_id
+), kept AS (
+    SELECT id FROM bulks WHERE id = ANY (ARRAY(SELECT bulk_id FROM counts)) ORDER BY id FOR NO KEY UPDATE
+), counted AS (
+    UPDATE bulks AS b SET failed = b.failed + counts.failed, canceled = b.canceled + counts.canceled,
+        completed_at = CASE
+            WHEN b.posted + b.rejected + b.failed + counts.failed + b.canceled + counts.canceled = b.count
+            THEN statement_timestamp() END
+    FROM counts JOIN kept ON kept.id = counts.bulk_id WHERE b.id = counts.bulk_id
 )
-SELECT id, source, destination, amount, generation, attempts, next_attempt_at, trace, lost_leases FROM changed
+SELECT id, source, destination, amount, generation, attempts, next_attempt_at, trace, lost_leases, bulk_id FROM changed
 """
 _SPEND = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers AS t SET
     attempts = t.attempts + 1,
@@ -125,7 +145,7 @@ RETURNING t.id, t.lost_leases
 """)
 # What was counted before is locked, and stays in its generation.
 _FAIL_LOST = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
     last_error = 'the worker died each time it was tried', next_attempt_at = NULL
@@ -134,10 +154,36 @@ RETURNING *
 """
     )
 )
+# Those of an atomic bulk end together: they have failed, too.
+_FAIL_COMPANIONS = text(
+    TELL.format(
+        change="""
+UPDATE transfers AS t SET status = 'failed', reason = dead.reason, completed_at = statement_timestamp(),
+    last_error = dead.last_error, next_attempt_at = NULL
+FROM (
+    SELECT DISTINCT ON (d.bulk_id) d.bulk_id, d.reason, d.last_error FROM transfers AS d
+    JOIN bulks AS b ON b.id = d.bulk_id AND b.atomic
+    WHERE d.id = ANY (CAST(:ids AS bigint[])) AND d.status = 'failed' ORDER BY d.bulk_id, d.id
+) AS dead
+JOIN LATERAL (
+    SELECT id FROM transfers WHERE bulk_id = dead.bulk_id ORDER BY id FOR NO KEY UPDATE
+) AS locked ON true
+WHERE t.id = locked.id AND t.status = 'pending'
+RETURNING t.*
+"""
+    )
+)
+# What is brought back brings its companions with it.
+_FIND_COMPANIONS = text("""
+SELECT t.id, t.generation FROM transfers AS t WHERE t.status = 'failed' AND t.bulk_id IN (
+    SELECT d.bulk_id FROM transfers AS d JOIN bulks AS b ON b.id = d.bulk_id AND b.atomic
+    WHERE d.id = ANY (CAST(:ids AS bigint[])) AND d.status = 'failed'
+)
+""")
 # A generation that somebody saw as dead is reopened once, however often he asks. It is due as of now: what becomes
 # pending never does so in the past, where nobody would look for it.
 _REOPEN = text(
-    _TELL.format(
+    TELL.format(
         change="""
 UPDATE transfers AS t SET status = 'pending', reason = NULL, attempts = 0, generation = t.generation + 1,
     lost_leases = 0, next_attempt_at = now(), completed_at = NULL
@@ -164,12 +210,26 @@ FROM (
     ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :limit
 ) AS found ON true ORDER BY found.due, found.id
 """)
+_FIND_COMING = text("""
+SELECT id, trace, coalesce(next_attempt_at, created_at) FROM transfers
+WHERE status = 'pending' AND coalesce(next_attempt_at, created_at) > now()
+ORDER BY coalesce(next_attempt_at, created_at), id LIMIT :limit
+""")
 
 
 def find_seen(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Seen]:
-    """Return the counters of those that are pending."""
+    """Return the counters of those that are pending, and not planned for later: nobody tries those."""
+    is_planned = func.coalesce(transfers.c.not_before > func.now(), False)
     query = select(transfers.c.id, transfers.c.attempts, transfers.c.generation).where(
-        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending"
+        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", not_(is_planned)
+    )
+    return {row.id: Seen(row.attempts, row.generation) for row in fetch_all(engine, query)}
+
+
+def find_seen_of_bulk(engine: Engine, bulk_id: int) -> dict[int, Seen]:
+    """Return the counters of what is pending of a bulk."""
+    query = select(transfers.c.id, transfers.c.attempts, transfers.c.generation).where(
+        transfers.c.bulk_id == bulk_id, transfers.c.status == "pending"
     )
     return {row.id: Seen(row.attempts, row.generation) for row in fetch_all(engine, query)}
 
@@ -194,8 +254,15 @@ def spend(
         "error": error,
         "reason": ATTEMPTS_EXHAUSTED,
     }
-    rows = connection.execute(_SPEND, parameters)
+    rows = connection.execute(_SPEND, parameters).all()
+    _fail_companions(connection, [row.id for row in rows if row.bulk_id is not None and row.next_attempt_at is None])
     return {row.id: Spent(row.generation, row.attempts, row.next_attempt_at, row.trace) for row in rows}
+
+
+def _fail_companions(connection: Connection, dead: Sequence[int]) -> None:
+    """Have those fail, too, that are in an atomic bulk with a dead letter."""
+    if dead:
+        connection.execute(_FAIL_COMPANIONS, {"ids": list(dead)})
 
 
 def count_lost(connection: Connection, leases: Mapping[int, int]) -> dict[int, int]:
@@ -220,17 +287,22 @@ def fail_lost(connection: Connection, transfer_ids: Iterable[int], *, most: int)
         transfer_ids: which; those are spared that have not lost ``most`` leases in their present generation.
         most: leases.
     """
-    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST, "most": most})
+    rows = connection.execute(_FAIL_LOST, {"ids": list(transfer_ids), "reason": WORKER_LOST, "most": most}).all()
+    _fail_companions(connection, [row.id for row in rows if row.bulk_id is not None])
     return {row.id: Spent(row.generation, row.attempts, None, row.trace) for row in rows}
 
 
 def reopen(connection: Connection, generations: Mapping[int, int]) -> list[Due]:
     """Bring dead letters back as pending, in a new generation and with all their attempts.
 
+    Of an atomic bulk all come back, whichever is asked for.
+
     Args:
         connection: in a transaction.
         generations: the generation in which each was seen dead; one that was reopened since is left alone.
     """
+    companions = {row.id: row.generation for row in connection.execute(_FIND_COMPANIONS, {"ids": list(generations)})}
+    generations = companions | dict(generations)
     rows = connection.execute(_REOPEN, {"ids": list(generations), "generations": list(generations.values())})
     return [
         Due(row.id, row.source, row.destination, row.amount, row.trace, row.attempts, row.lost_leases) for row in rows
@@ -282,6 +354,23 @@ def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
         .order_by(transfers.c.id)
     )
     return [Due._make(row) for row in fetch_all(engine, query)]
+
+
+def find_coming(engine: Engine, *, limit: int) -> list[Coming]:
+    """Return the next transfers that are pending and not due yet, planned or tried before, the soonest first.
+
+    Raises:
+        Unavailable: the database is away, or that took longer than a statement may.
+    """
+    return [Coming._make(row) for row in fetch_all(engine, _FIND_COMING.bindparams(limit=limit))]
+
+
+def find_early(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, datetime]:
+    """Return for when those of the transfers are planned that are pending and not to be tried before."""
+    query = select(transfers.c.id, transfers.c.not_before).where(
+        transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", transfers.c.not_before > func.now()
+    )
+    return {row.id: row.not_before for row in fetch_all(engine, query)}
 
 
 def find_outcomes(engine: Engine, transfer_ids: Iterable[int]) -> dict[int, Outcome]:

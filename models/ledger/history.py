@@ -105,7 +105,9 @@ class Progress(NamedTuple):
     attempts: int
 
 
-class _TransferRow(NamedTuple):
+class TransferRow(NamedTuple):
+    """What of the table's row makes a :class:`Transfer`."""
+
     id: int
     kind: str
     source: int | None
@@ -196,7 +198,7 @@ class History:
             Unavailable: the database cannot be reached.
         """
         rows = read_rows(self._engine, _TRANSFER, transfer_id)
-        transfer = as_transfer(_TransferRow._make(rows[0])) if rows else None
+        transfer = as_transfer(TransferRow._make(rows[0])) if rows else None
         if transfer is None or (seen_by is not None and not transfer.is_party(seen_by)):
             raise TransferNotFound(transfer_id)
         return transfer

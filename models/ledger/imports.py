@@ -17,7 +17,7 @@ from models.database.session import Session, Statement
 from models.errors import OutcomeUnknown, Unavailable, WalletServiceError
 from models.ledger.import_file import Opening
 from models.ledger.orders import MAX_TRIES, Ids
-from models.ledger.posting import NewTransfer, array, find_wallets, lock_wallets, open_wallets, post_new, texts
+from models.ledger.posting import Locked, NewTransfer, array, find_wallets, lock_wallets, open_wallets, post_new, texts
 from models.ledger.transfer import Kind, Order, Status
 
 CALL = "import"
@@ -164,7 +164,7 @@ class _Work:
                 NewTransfer(new, Kind.DEPOSIT, None, row.user_id, row.balance_cents, self.key, _hash(row))
                 for new, row in zip(self.ids[first : first + SLICE], rows, strict=True)
             ]
-            posting = post_new(session, news, lock_wallets(session, [row.user_id for row in rows]), then="")
+            posting = post_new(session, news, Locked(lock_wallets(session, [row.user_id for row in rows])), then="")
             # A new wallet takes any balance, and its owner cannot see it before the commit.
             if any(outcome.status is not Status.POSTED for outcome in posting.outcomes.values()):
                 raise AssertionError("a deposit into a new wallet was rejected")

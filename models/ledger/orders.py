@@ -37,7 +37,7 @@ from models.errors import (
 )
 from models.ledger.groups import Groups, NotTakenError
 from models.ledger.placement import Fate, Placement, Poster, record_together
-from models.ledger.transfer import Acceptance, Order, Receipt
+from models.ledger.transfer import REST_CENTS, Acceptance, Order, Receipt
 from models.schema.tables import entries, receipts, transfers, wallets
 
 # A conflict (a deadlock, an id drawn twice, a rival that rolled back) is gone at the next try. A server that died
@@ -105,7 +105,8 @@ class Orders:
         """Record a transfer for later: it is durable when this returns.
 
         Raises:
-            Refused: what can be seen at once: a transfer to oneself, no such wallet, a balance below the amount.
+            Refused: what can be seen at once: a transfer to oneself, no such wallet, a balance below the amount (which
+                is not looked at if the transfer is planned).
             Unavailable: nothing was recorded.
             OutcomeUnknown: as for :meth:`execute`.
         """
@@ -247,7 +248,8 @@ def _find_recorded(connection: Connection, current: Placement) -> Row[Any]:
             transfers.c.id == current.transfer_id,
             transfers.c.source.is_not_distinct_from(order.source),
             transfers.c.destination.is_not_distinct_from(order.destination),
-            transfers.c.amount == order.amount_cents,
+            transfers.c.amount == (order.amount_cents if order.amount_cents != REST_CENTS else transfers.c.amount),
+            transfers.c.reverses.is_not_distinct_from(order.reverses),
         )
         if (row := connection.execute(own).first()) is not None:
             return row
@@ -271,7 +273,7 @@ def _find_by_key(connection: Connection, order: Order) -> Row[Any] | None:
         )
     ).first()
     if row is not None and bytes(row.request_hash) != order.request_hash:
-        raise IdempotencyKeyReused
+        raise IdempotencyKeyReused(row.id)
     return row
 
 
@@ -301,7 +303,7 @@ def _check_covered(connection: Connection, order: Order) -> None:
 
     Raises:
         WalletNotFound: one of the two has no wallet; the payer's is named first.
-        BalanceInsufficient: the posted balance is below the amount.
+        BalanceInsufficient: the posted balance is below the amount, and the transfer is not planned.
     """
     parties = [order.source, order.destination]
     rows = connection.execute(select(wallets.c.id, wallets.c.balance).where(wallets.c.id.in_(parties)))
@@ -309,5 +311,5 @@ def _check_covered(connection: Connection, order: Order) -> None:
     for wallet_id in parties:
         if wallet_id not in balances:
             raise WalletNotFound(wallet_id)
-    if balances[order.source] < order.amount_cents:
+    if order.not_before is None and balances[order.source] < order.amount_cents:
         raise BalanceInsufficient

@@ -18,12 +18,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from models.cache.wallet_cache import Eviction, Evictor
 from models.database.faults import is_connection_lost
 from models.database.session import Session, Statement
-from models.errors import REFUSALS, Refused
+from models.errors import REFUSALS, Refused, ReversalExceeds
 from models.ledger.groups import Groups, NotTakenError
 from models.ledger.posting import (
     OPEN_WALLETS,
     ROW,
     ROW_TYPES,
+    Locked,
     NewTransfer,
     array,
     columns,
@@ -34,7 +35,7 @@ from models.ledger.posting import (
     post_new,
     texts,
 )
-from models.ledger.settlement import Wallet
+from models.ledger.settlement import Original, Wallet
 from models.ledger.transfer import Order
 from observe import metrics
 
@@ -61,23 +62,33 @@ _LOOK_TYPES = ("bigint[]", "bigint[]", "bigint[]", "text[]")
 _LOCK_ALL = Statement("look_and_lock", _LOOK_TYPES, _LOOK.format(locking=""))
 _LOCK_FREE = Statement("look_and_lock_free", _LOOK_TYPES, _LOOK.format(locking=" SKIP LOCKED"))
 # What can be refused at once is refused in the round trip that records the rest. In doubt, the insert must meet the
-# earlier one, whatever the balance is by now: the job will judge.
+# earlier one, whatever the balance is by now: the job will judge, as it does of what is planned. That becomes due as
+# planned or, if that has passed, now: nothing becomes due in the past (frontier.py).
 _RECORD = Statement(
     "record_orders",
-    (*ROW_TYPES, "boolean[]"),
+    (*ROW_TYPES, "boolean[]", "timestamptz[]"),
     """
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace,
-    description, reference, metadata)
+    description, reference, metadata, not_before, next_attempt_at)
 SELECT new.id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
-    description, reference, CAST(new.metadata AS jsonb)
-FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-    AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata, in_doubt)
+    description, reference, CAST(new.metadata AS jsonb), not_before,
+    CASE WHEN not_before > statement_timestamp() THEN not_before END
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS new (
+    id, kind, source, destination, amount, key, hash, trace, description, reference, metadata, in_doubt, not_before)
 LEFT JOIN wallets AS payer ON payer.id = source LEFT JOIN wallets AS payee ON payee.id = destination
-WHERE in_doubt OR (payer.balance >= amount AND payee.id IS NOT NULL)
+WHERE in_doubt OR (payer.balance >= CASE WHEN not_before IS NULL THEN amount ELSE 0 END AND payee.id IS NOT NULL)
 ORDER BY source, key, new.id
 ON CONFLICT DO NOTHING RETURNING id
 """,
 )
+
+# What is given back is locked before any wallet, like everything that is recorded already.
+_ORIGINALS = """
+SELECT id, amount, coalesce(reversed_amount, 0), status = 'posted' AND reverses IS NULL FROM transfers
+WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE{locking}
+"""
+_LOCK_ORIGINALS = Statement("lock_originals", ("bigint[]",), _ORIGINALS.format(locking=""))
+_LOCK_FREE_ORIGINALS = Statement("lock_free_originals", ("bigint[]",), _ORIGINALS.format(locking=" SKIP LOCKED"))
 
 _log = structlog.get_logger("ledger")
 
@@ -153,10 +164,10 @@ class Placement:
         """The transfer that it is to become."""
         order, key = self.order, self.order.idempotency_key
         digest = None if key is None else order.request_hash
-        parties = order.source, order.destination
         return NewTransfer(
-            self.transfer_id, order.kind, *parties, order.amount_cents, key, digest, order.trace, order.details
-        )
+            self.transfer_id, order.kind, order.source, order.destination, order.amount_cents,
+            key, digest, order.trace, order.details, order.reverses,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +208,12 @@ class Poster:
                 _wait(session, members)
             session.begin(lock_timeout_ms=self.patience_ms)
             if locked_out is None:
+                originals, blocked = _lock_originals(session, members, _LOCK_ORIGINALS), set[int]()
                 _open(session, members)
                 taken, wallets = _look(session, members, _LOCK_ALL)
-                blocked = set()
             else:
-                blocked = _open_free(session, members)
+                originals = _lock_originals(session, members, _LOCK_FREE_ORIGINALS)
+                blocked = _parties_without(originals, members) | _open_free(session, members)
                 session.bound_locks(self.patience_ms)
                 taken, wallets = _look(session, members, _LOCK_FREE)
                 blocked |= find_blocked(session, [each.new.pending for each in members], wallets)
@@ -215,10 +227,11 @@ class Poster:
                     each.end(Fate.FAILED, locked_out)
                 else:
                     each.block(blocked & each.parties)
-            posting = post_new(session, [each.new for each in ready], wallets, evict=partial(self._evict, ready))
+            news, evict = [each.new for each in ready], partial(self._evict, ready)
+            posting = post_new(session, news, Locked(wallets, originals), evict=evict)
         for each in ready:
             if (reason := posting.outcomes[each.transfer_id].reason) is not None:
-                each.end(Fate.REFUSED, REFUSALS[reason]())
+                each.end(Fate.REFUSED, _refusal(reason, originals.get(each.transfer_id)))
             else:
                 each.balance_cents = posting.balances[each.transfer_id]
                 each.end(Fate.DONE)
@@ -243,12 +256,18 @@ def record_together(group: Sequence[Placement], engine: Engine, *, patience_ms: 
             rows = columns([each.new.row for each in group], ROW)
             for each in group:
                 each.sent = True
-            recorded = {row[0] for row in session.rows(_RECORD, *rows, doubts)}
+            recorded = {row[0] for row in session.rows(_RECORD, *rows, doubts, _plans(group))}
     except (DBAPIError, PoolTimeoutError) as error:
         _tell(group, error, is_impatient=patience_ms is not None)
         return
     for each in group:
         each.end(Fate.DONE if each.transfer_id in recorded else Fate.TAKEN)
+
+
+def _plans(group: Sequence[Placement]) -> str:
+    """Spell when each is planned for; unnest() takes an array that is too short for one that ends in nulls."""
+    plans = [each.order.not_before for each in group]
+    return texts([None if each is None else each.isoformat() for each in plans]) if any(plans) else "{}"
 
 
 def _wait(session: Session, members: Sequence[Placement]) -> None:
@@ -275,7 +294,36 @@ def _open_free(session: Session, members: Sequence[Placement]) -> set[int]:
 
 
 def _depositors(members: Sequence[Placement]) -> set[int]:
-    return {each.order.user_id for each in members if each.order.source is None}
+    """Return whose wallets are opened, should they have none. Who gets something back had one."""
+    return {each.order.user_id for each in members if each.order.source is None and each.order.reverses is None}
+
+
+def _lock_originals(session: Session, members: Sequence[Placement], locking: Statement) -> dict[int, Original]:
+    """Lock what the reversals among these give back, and return it by them. There is nothing to be had of what is gone.
+
+    Of what somebody holds ``_LOCK_FREE_ORIGINALS`` finds as little.
+    """
+    reversals = {each.transfer_id: each.order.reverses for each in members if each.order.reverses is not None}
+    if not reversals:
+        return {}
+    found = {row[0]: Original(*row) for row in session.rows(locking, array(sorted(set(reversals.values()))))}
+    if locking is _LOCK_FREE_ORIGINALS:
+        return {each: found[original_id] for each, original_id in reversals.items() if original_id in found}
+    gone = Original(0, 0, 0, is_reversible=False)
+    return {each: found.get(original_id, gone) for each, original_id in reversals.items()}
+
+
+def _parties_without(originals: Mapping[int, Original], members: Sequence[Placement]) -> set[int]:
+    """Return the wallets of those whose originals somebody holds."""
+    held = [each for each in members if each.order.reverses is not None and each.transfer_id not in originals]
+    return set().union(*(each.parties for each in held))
+
+
+def _refusal(reason: str, original: Original | None) -> Refused:
+    """Say why an order is refused."""
+    if reason == ReversalExceeds.code and original is not None:
+        return ReversalExceeds(original.left_cents)
+    return REFUSALS[reason]()
 
 
 def _look(

@@ -6,14 +6,17 @@ of idempotency last, with the insert that is followed by the commit. Two batches
 other, and never in a circle.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from models.cache.kept_evictions import keeping
 from models.cache.wallet_cache import Evict, Eviction, nobody_caches
 from models.database.session import Session, Statement
-from models.ledger.settlement import Decision, Pending, Settlement, Wallet, settle
+from models.ledger.settlement import Decision, Original, Pending, Settlement, Wallet, settle, settle_whole
 from models.ledger.transfer import NO_DETAILS, Details, Kind, Status
 
 COMMIT = "COMMIT"
@@ -25,23 +28,35 @@ _NO_ROW = NO_DETAILS.row
 
 # FOR NO KEY UPDATE, not FOR UPDATE: an insert elsewhere that merely refers to a row takes KEY SHARE on it, and the two
 # dead-locked 228 of 240 concurrent transfers in a trial; with NO KEY UPDATE none.
-# What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending.
+# What is pending is told apart after it is locked, or PostgreSQL may look for it among all that is pending. What is
+# planned for later is left alone, whoever has brought it here.
 _LOCK = """
 WITH locked AS (
-    SELECT id, source, destination, amount, trace, status FROM transfers
-    WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE{locking}
+    SELECT id, source, destination, amount, trace, bulk_id, not_before, status FROM transfers
+    WHERE {which} ORDER BY id FOR NO KEY UPDATE{locking}
 ), batch AS (
-    SELECT id, source, destination, amount, trace FROM locked WHERE status = 'pending'
+    SELECT id, source, destination, amount, trace, bulk_id, not_before FROM locked
+    WHERE status = 'pending' AND (not_before IS NULL OR not_before <= statement_timestamp()){only_if}
 ), held AS (
     SELECT id, balance, version FROM wallets
     WHERE id IN (SELECT source FROM batch UNION SELECT destination FROM batch)
     ORDER BY id FOR NO KEY UPDATE{locking}
 )
-SELECT id, source, destination, amount, trace, NULL AS balance, NULL AS version FROM batch
-UNION ALL SELECT id, NULL, NULL, NULL, NULL, balance, version FROM held
+SELECT id, source, destination, amount, trace, bulk_id, NULL AS balance, NULL AS version, not_before FROM batch
+UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, balance, version, NULL FROM held
 """
-_LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(locking=""))
-_LOCK_FREE = Statement("lock_free_of_batch", ("bigint[]",), _LOCK.format(locking=" SKIP LOCKED"))
+_OF_BATCH = {"which": "id = ANY ($1)", "only_if": ""}
+_LOCK_ALL = Statement("lock_batch", ("bigint[]",), _LOCK.format(**_OF_BATCH, locking=""))
+_LOCK_FREE = Statement("lock_free_of_batch", ("bigint[]",), _LOCK.format(**_OF_BATCH, locking=" SKIP LOCKED"))
+# All of it is pending, or it is left alone.
+_LOCK_BULK = Statement(
+    "lock_bulk",
+    ("bigint",),
+    _LOCK.format(
+        which="bulk_id = $1", only_if=" AND NOT EXISTS (SELECT FROM locked WHERE status <> 'pending')", locking=""
+    ),
+)
+_FIND_ATOMIC = Statement("find_atomic", ("bigint[]",), "SELECT id FROM bulks WHERE id = ANY ($1) AND atomic")
 _LOCK_WALLETS = Statement(
     "lock_wallets",
     ("bigint[]",),
@@ -72,35 +87,60 @@ WITH moved AS (
     INSERT INTO event_batches (transfers, created_at) VALUES ($11, statement_timestamp())
 )
 """
-_WRITE_RECORDED = Statement(
-    "write_recorded",
-    (*_WRITE_TYPES, "bigint[]", "text[]", "bigint[]", "bigint[]"),
-    _WRITE
-    + """
+_RECORDED = """{also}
 UPDATE transfers AS t
 SET status = CASE WHEN new.reason IS NULL THEN 'posted' ELSE 'rejected' END,
     reason = new.reason, source_seq = new.source_seq, destination_seq = new.destination_seq,
     attempts = attempts + 1, next_attempt_at = NULL, completed_at = statement_timestamp()
 FROM unnest($11, $12, $13, $14) AS new (id, reason, source_seq, destination_seq)
 WHERE t.id = ANY (ARRAY[new.id])
-""",
+"""
+_RECORDED_TYPES = (*_WRITE_TYPES, "bigint[]", "text[]", "bigint[]", "bigint[]")
+_WRITE_RECORDED = Statement("write_recorded", _RECORDED_TYPES, _WRITE + _RECORDED.format(also=""))
+# A bulk counts what becomes of its transfers in the transaction in which it does. Whoever locks several bulks locks
+# them in the order of their ids, after everything else.
+_WRITE_OF_BULKS = Statement(
+    "write_of_bulks",
+    (*_RECORDED_TYPES, *["bigint[]"] * 3),
+    _WRITE
+    + _RECORDED.format(
+        also=""", kept AS (
+    SELECT id FROM bulks WHERE id = ANY ($15) ORDER BY id FOR NO KEY UPDATE
+), counted AS (
+    UPDATE bulks AS b SET posted = b.posted + new.posted, rejected = b.rejected + new.rejected,
+        completed_at = CASE WHEN b.posted + new.posted + b.rejected + new.rejected + b.failed + b.canceled = b.count
+            THEN statement_timestamp() END
+    FROM unnest($15, $16, $17) AS new (id, posted, rejected) JOIN kept USING (id) WHERE b.id = ANY (ARRAY[new.id])
+)"""
+    ),
 )
 # What nobody has waited for as pending is recorded as posted at once. A key that somebody else has used meanwhile
 # fails the statement, and the commit with it.
-_WRITE_NEW = Statement(
-    "write_new",
-    (*_WRITE_TYPES, *ROW_TYPES, *["bigint[]"] * 2),
-    _WRITE
-    + """
+_NEW = """{also}
 INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash, trace,
-    description, reference, metadata, source_seq, destination_seq, status, attempts, completed_at)
+    description, reference, metadata, source_seq, destination_seq, status, attempts, completed_at{column})
 SELECT id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
     description, reference, CAST(metadata AS jsonb), source_seq, destination_seq, 'posted', 1, statement_timestamp()
-FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+    {column}
+FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23{parameter})
     AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata,
-        source_seq, destination_seq)
+        source_seq, destination_seq{column})
 ORDER BY coalesce(source, destination), key
-""",
+"""
+_NEW_TYPES = (*_WRITE_TYPES, *ROW_TYPES, *["bigint[]"] * 2)
+_WRITE_NEW = Statement("write_new", _NEW_TYPES, _WRITE + _NEW.format(also="", column="", parameter=""))
+_WRITE_REVERSALS = Statement(
+    "write_reversals",
+    (*_NEW_TYPES, *["bigint[]"] * 3),
+    _WRITE
+    + _NEW.format(
+        also=""", given_back AS (
+    UPDATE transfers AS t SET reversed_amount = original.cents
+    FROM unnest($25, $26) AS original (id, cents) WHERE t.id = ANY (ARRAY[original.id])
+)""",
+        column=", reverses",
+        parameter=", $24",
+    ),
 )
 
 
@@ -116,6 +156,7 @@ class NewTransfer(NamedTuple):
     request_hash: bytes | None = None
     trace: str | None = None
     details: Details = NO_DETAILS
+    reverses: int | None = None
 
     @property
     def pending(self) -> Pending:
@@ -128,6 +169,16 @@ class NewTransfer(NamedTuple):
         digest = None if self.request_hash is None else self.request_hash.hex()
         order = (self.id, self.kind.value, *self.pending[1:], self.idempotency_key, digest, self.trace)
         return (*order, *(_NO_ROW if self.details is NO_DETAILS else self.details.row))
+
+
+class Locked(NamedTuple):
+    """What a transaction has locked for new transfers.
+
+    ``wallets``: those of their parties that exist. ``originals``: by the reversals among them, what each gives back.
+    """
+
+    wallets: Mapping[int, Wallet]
+    originals: Mapping[int, Original] = MappingProxyType({})
 
 
 class Outcome(NamedTuple):
@@ -143,7 +194,9 @@ class Posting:
 
     ``outcomes`` has every transfer that exists, those that were final before too; ``decided`` are those that were not;
     ``wallets`` has those that changed; ``traces`` the W3C traceparents of those that were decided now; ``eviction`` is
-    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each.
+    to be looked after once more. ``balances``: of new transfers only, the giver's cents just after each. ``planned``:
+    for when those were planned that were decided now, of those that were. ``apart``: the transfers that were left
+    pending, since they are of an atomic bulk, by that (:func:`post_bulk`).
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -152,6 +205,8 @@ class Posting:
     decided: list[int] = field(default_factory=list)
     eviction: Eviction = field(default_factory=lambda: Eviction({}))
     balances: dict[int, int] = field(default_factory=dict)
+    apart: dict[int, list[int]] = field(default_factory=dict)
+    planned: dict[int, datetime] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[int, int]:
@@ -165,7 +220,7 @@ def post(
     """Post a batch of recorded transfers in a transaction of its own: it is true when this returns.
 
     A transfer that is final already is left alone and its stored outcome returned, which is what makes it safe
-    to run a job twice.
+    to run a job twice. So is one that is planned for later, as pending.
 
     Args:
         session: in no transaction.
@@ -197,26 +252,83 @@ def post_within(
 ) -> Posting:
     """Do what :func:`post` does, in a transaction that has begun: it ends as ``then`` says, if anything was decided."""
     rows = session.rows(_LOCK_ALL if wait_for_locks else _LOCK_FREE, array(transfer_ids))
-    batch = [Pending._make(row[:4]) for row in rows if row[5] is None]
-    wallets = {row[0]: Wallet(row[5], row[6]) for row in rows if row[5] is not None}
+    batch = [Pending._make(row[:4]) for row in rows if row[6] is None]
+    wallets = {row[0]: Wallet(row[6], row[7]) for row in rows if row[6] is not None}
+    bulks = {row[0]: row[5] for row in rows if row[5] is not None}
+    apart = _of_atomic(session, bulks) if bulks else {}
+    if apart:
+        batch = [transfer for transfer in batch if bulks.get(transfer.id) not in apart]
     wallets |= _opened(session, batch, wallets)
     if not wait_for_locks:
         blocked = find_blocked(session, batch, wallets)
         batch = [transfer for transfer in batch if not blocked & {transfer.source, transfer.destination}]
     if not batch:
+        return Posting(apart=apart)
+    posting = _write_recorded(session, settle(batch, wallets), bulks, evict, then)
+    posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
+    posting.planned = {row[0]: row[8] for row in rows if row[8] and row[0] in posting.outcomes}
+    posting.apart = apart
+    return posting
+
+
+def post_bulk(session: Session, bulk_id: int, *, evict: Evict = nobody_caches) -> Posting:
+    """Post an atomic bulk in a transaction of its own: all of it, or reject all of it. It is true when this returns.
+
+    One that is not pending as a whole is left alone.
+
+    Raises:
+        psycopg2.Error: as :func:`post`.
+    """
+    session.begin()
+    rows = session.rows(_LOCK_BULK, bulk_id)
+    batch = [Pending._make(row[:4]) for row in rows if row[6] is None]
+    if not batch:
+        session.rollback()
         return Posting()
-    settlement = settle(batch, wallets)
-    writing = _Writing(_WRITE_RECORDED, columns(settlement.decisions, "ntnn"), then)
+    settlement = settle_whole(batch, {row[0]: Wallet(row[6], row[7]) for row in rows if row[6] is not None})
+    posting = _write_recorded(session, settlement, {each.id: bulk_id for each in batch}, evict, COMMIT)
+    posting.traces = {row[0]: row[4] for row in rows if row[4]}
+    return posting
+
+
+def _of_atomic(session: Session, bulks: Mapping[int, int]) -> dict[int, list[int]]:
+    """Return the transfers that are of an atomic bulk, by that."""
+    atomic = {row[0] for row in session.rows(_FIND_ATOMIC, array(sorted(set(bulks.values()))))}
+    apart: dict[int, list[int]] = {}
+    for transfer_id, bulk_id in bulks.items():
+        if bulk_id in atomic:
+            apart.setdefault(bulk_id, []).append(transfer_id)
+    return apart
+
+
+def _write_recorded(
+    session: Session, settlement: Settlement, bulks: Mapping[int, int], evict: Evict, then: str
+) -> Posting:
+    """Write what recorded transfers come to, of which some may be of bulks."""
+    decided = columns(settlement.decisions, "ntnn")
+    if bulks and (counted := _count_by_bulk(settlement, bulks)):
+        writing = _Writing(_WRITE_OF_BULKS, [*decided, *columns(counted, "nnn")], then)
+    else:
+        writing = _Writing(_WRITE_RECORDED, decided, then)
     posting = _write(session, settlement, writing, evict)
     posting.decided = list(posting.outcomes)
-    posting.traces = {row[0]: row[4] for row in rows if row[4] and row[0] in posting.outcomes}
     return posting
+
+
+def _count_by_bulk(settlement: Settlement, bulks: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """Return bulks, each with how many of its transfers are posted and how many rejected."""
+    posted: Counter[int] = Counter()
+    rejected: Counter[int] = Counter()
+    for decision in settlement.decisions:
+        if (bulk_id := bulks.get(decision.transfer_id)) is not None:
+            (posted if decision.reason is None else rejected)[bulk_id] += 1
+    return [(bulk_id, posted[bulk_id], rejected[bulk_id]) for bulk_id in sorted({*posted, *rejected})]
 
 
 def post_new(
     session: Session,
     news: Sequence[NewTransfer],
-    wallets: Mapping[int, Wallet],
+    locked: Locked,
     *,
     evict: Evict = nobody_caches,
     then: str = COMMIT,
@@ -224,9 +336,9 @@ def post_new(
     """Record and post what the books allow, in the order given. What they do not allow is not recorded.
 
     Args:
-        session: in a transaction that has locked the wallets.
+        session: in a transaction that has locked the originals, and after them the wallets.
         news: what to post.
-        wallets: those of its parties that exist.
+        locked: these.
         evict: as in :func:`post`.
         then: what follows in the same round trip; nothing does if nothing was written.
 
@@ -234,18 +346,35 @@ def post_new(
         psycopg2.errors.UniqueViolation: an id or a key is somebody else's by now.
         psycopg2.Error: any other technical fault.
     """
-    settlement = settle([each.pending for each in news], wallets)
+    settlement = settle([each.pending for each in news], locked.wallets, locked.originals)
     posted = [
-        (*new.row, decision.source_seq, decision.destination_seq)
-        for new, decision in zip(news, settlement.decisions, strict=True)
-        if decision.reason is None
+        (new, decision) for new, decision in zip(news, settlement.decisions, strict=True) if decision.reason is None
     ]
     if not posted:
         return _posting(settlement)
-    posting = _write(session, settlement, _Writing(_WRITE_NEW, columns(posted, f"{ROW}nn"), then), evict)
+    if settlement.given_back:
+        writing = _Writing(_WRITE_REVERSALS, _reversal_columns(posted, settlement, locked.originals), then)
+    else:
+        rows = [(*new.row, decision.source_seq, decision.destination_seq) for new, decision in posted]
+        writing = _Writing(_WRITE_NEW, columns(rows, f"{ROW}nn"), then)
+    posting = _write(session, settlement, writing, evict)
     # A transfer's first entry is the giver's.
     posting.balances = {entry.transfer_id: entry.balance_after_cents for entry in reversed(settlement.entries)}
     return posting
+
+
+def _reversal_columns(
+    posted: Sequence[tuple[NewTransfer, Decision]], settlement: Settlement, originals: Mapping[int, Original]
+) -> list[str]:
+    """Return the columns of what is posted, reversals among it, and those of the originals."""
+    given_back = settlement.given_back
+    rows = [
+        # One that was to give back the rest has turned out to move something.
+        (*new._replace(amount_cents=given_back.get(new.id, new.amount_cents)).row, *decision[2:], new.reverses)
+        for new, decision in posted
+    ]
+    touched = {originals[each].id: originals[each].reversed_cents for each in given_back}
+    return [*columns(rows, f"{ROW}nnn"), *columns(sorted(touched.items()), "nn")]
 
 
 def _write(session: Session, settlement: Settlement, writing: "_Writing", evict: Evict) -> Posting:

@@ -3,13 +3,20 @@
 This is where money is computed, and the only place. Everything around it is about locks and delivery.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from models.errors import BalanceInsufficient, BalanceOverflow, WalletNotFound
-from models.ledger.transfer import MAX_CENTS
+from models.errors import (
+    BalanceInsufficient,
+    BalanceOverflow,
+    BulkRejected,
+    NotReversible,
+    ReversalExceeds,
+    WalletNotFound,
+)
+from models.ledger.transfer import MAX_CENTS, REST_CENTS
 
 
 class EntryType(IntEnum):
@@ -39,6 +46,24 @@ class Wallet(NamedTuple):
     version: int
 
 
+@dataclass(slots=True)
+class Original:
+    """A transfer that others give back, under its row lock: its amount and what was given back so far, in cents.
+
+    ``is_reversible``: it is posted, and no reversal itself.
+    """
+
+    id: int
+    amount_cents: int
+    reversed_cents: int
+    is_reversible: bool
+
+    @property
+    def left_cents(self) -> int:
+        """What can still be given back."""
+        return self.amount_cents - self.reversed_cents
+
+
 class Entry(NamedTuple):
     """One signed row to write on one wallet, with the balance just after it."""
 
@@ -62,27 +87,65 @@ class Decision(NamedTuple):
 
 @dataclass(slots=True)
 class Settlement:
-    """What a batch comes to; ``wallets`` holds those that changed, as they are to be."""
+    """What a batch comes to; ``wallets`` holds those that changed, as they are to be.
+
+    ``given_back``: how many cents each reversal that was posted has moved.
+    """
 
     decisions: list[Decision] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     wallets: dict[int, Wallet] = field(default_factory=dict)
+    given_back: dict[int, int] = field(default_factory=dict)
 
 
-def settle(batch: Iterable[Pending], wallets: Mapping[int, Wallet]) -> Settlement:
-    """Decide each transfer in the order given, on the balances that those before it left.
+_NONE: Mapping[int, Original] = {}
 
-    A rejected transfer changes nothing. A wallet that is not in ``wallets`` does not exist.
+
+def settle(
+    batch: Iterable[Pending], wallets: Mapping[int, Wallet], originals: Mapping[int, Original] = _NONE
+) -> Settlement:
+    """Decide each transfer in the order given, on what those before it left.
+
+    A rejected transfer changes nothing. A wallet that is not in ``wallets`` does not exist. ``originals``, by the
+    reversals of the batch: what each gives back; those that are posted count in it.
     """
     settlement = Settlement()
     current = dict(wallets)
     for transfer in batch:
-        reason = _refusal(transfer, current)
-        if reason is None:
+        original = originals.get(transfer.id) if originals else None
+        if original is not None:
+            settlement.decisions.append(_give_back(transfer, original, current, settlement))
+        elif (reason := _refusal(transfer, current)) is None:
             settlement.decisions.append(_post(transfer, current, settlement))
         else:
             settlement.decisions.append(Decision(transfer.id, reason))
     return settlement
+
+
+def settle_whole(batch: Sequence[Pending], wallets: Mapping[int, Wallet]) -> Settlement:
+    """Decide an atomic bulk, in the order given: all of it is posted, or nothing. The first to be refused says why."""
+    settlement = settle(batch, wallets)
+    blamed = next((each for each in settlement.decisions if each.reason is not None), None)
+    if blamed is None:
+        return settlement
+    others = {each.id: Decision(each.id, BulkRejected.code) for each in batch if each.id != blamed.transfer_id}
+    return Settlement([others.get(each.id, blamed) for each in batch])
+
+
+def _give_back(transfer: Pending, original: Original, wallets: dict[int, Wallet], settlement: Settlement) -> Decision:
+    """Decide a reversal: no more than is left, by the very rules of any other movement."""
+    left_cents = original.left_cents
+    if transfer.amount_cents == REST_CENTS:
+        transfer = transfer._replace(amount_cents=left_cents)
+    if not original.is_reversible:
+        return Decision(transfer.id, NotReversible.code)
+    if not 0 < transfer.amount_cents <= left_cents:
+        return Decision(transfer.id, ReversalExceeds.code)
+    if (reason := _refusal(transfer, wallets)) is not None:
+        return Decision(transfer.id, reason)
+    original.reversed_cents += transfer.amount_cents
+    settlement.given_back[transfer.id] = transfer.amount_cents
+    return _post(transfer, wallets, settlement)
 
 
 def _refusal(transfer: Pending, wallets: Mapping[int, Wallet]) -> str | None:

@@ -3,12 +3,14 @@
 Entries are immutable, and a wallet's seq has no gaps and grows with time. So a wallet's version, read once, bounds
 what a statement shows as well as a snapshot would, and days are found in the entries by halving.
 
+An instant is found likewise, so what a wallet held then is a look-up, and no sum.
+
 Entries that have left for an archive (archives.py) are the only ones that can be missing: before the wallet's opening,
 or, should they leave just now, where they were expected. Then there is no statement, rather than one with a gap.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
@@ -80,28 +82,29 @@ class Statements:
         from_instant = datetime.combine(first_day, time.min, UTC)
         if wallet.last_at is not None and from_instant <= wallet.last_at:
             raise EntriesLeft(wallet_id, wallet.last_at.astimezone(UTC).date())
-        seqs = range((wallet.opening_seq or 0) + 1, wallet.version + 1)
-
-        def instant_of(seq: int) -> datetime:
-            instant: datetime = self._row(wallet_id, seq).created_at
-            return instant
-
+        seqs, instant_of = _seqs(wallet), self._instants(wallet_id)
         first = bisect_left(seqs, from_instant, key=instant_of)
         # To the microsecond, which is as fine as PostgreSQL's clock is.
         end = bisect_right(seqs, datetime.combine(last_day, time.max, UTC), lo=first, key=instant_of)
-
-        def balance_after(count: int) -> int:
-            """Return the balance after so many of the entries that are here."""
-            cents: int = self._row(wallet_id, seqs[count - 1]).balance_after if count else wallet.opening_balance or 0
-            return cents
-
-        opening_cents = balance_after(first)
+        opening_cents = self._balance_after(wallet, first)
         return Statement(
             wallet_id=wallet_id,
             seqs=seqs[first:end],
             opening_balance_cents=opening_cents,
-            closing_balance_cents=balance_after(end) if end > first else opening_cents,
+            closing_balance_cents=self._balance_after(wallet, end) if end > first else opening_cents,
         )
+
+    def get_balance_at(self, wallet_id: int, instant: datetime) -> int:
+        """Return what a wallet held at an instant, in cents: with all that was posted by then; 0 before there was any.
+
+        Raises:
+            WalletNotFound: the user has no wallet.
+            EntriesLeft: entries of this time have left the database, or may have.
+        """
+        wallet = self._wallet(wallet_id)
+        if wallet.last_at is not None and instant < wallet.last_at:
+            raise EntriesLeft(wallet_id, wallet.last_at.astimezone(UTC).date())
+        return self._balance_after(wallet, bisect_right(_seqs(wallet), instant, key=self._instants(wallet_id)))
 
     def entries(self, statement: Statement) -> Iterator[HistoryEntry]:
         """Read a statement's entries, oldest first.
@@ -125,11 +128,30 @@ class Statements:
             raise WalletNotFound(wallet_id)
         return rows[0]
 
+    def _instants(self, wallet_id: int) -> Callable[[int], datetime]:
+        def instant_of(seq: int) -> datetime:
+            instant: datetime = self._row(wallet_id, seq).created_at
+            return instant
+
+        return instant_of
+
+    def _balance_after(self, wallet: Row[Any], count: int) -> int:
+        """Return the balance after so many of the entries that are here."""
+        cents: int = (
+            self._row(wallet.id, _seqs(wallet)[count - 1]).balance_after if count else wallet.opening_balance or 0
+        )
+        return cents
+
     def _row(self, wallet_id: int, seq: int) -> Row[Any]:
         rows = fetch_all(self._engine, _entries(wallet_id, entries.c.seq == seq))
         if not rows:
             raise EntriesLeft(wallet_id)
         return rows[0]
+
+
+def _seqs(wallet: Row[Any]) -> range:
+    """The entries that are here."""
+    return range((wallet.opening_seq or 0) + 1, wallet.version + 1)
 
 
 def _entries(wallet_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:

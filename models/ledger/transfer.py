@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 MAX_CENTS = 2**63 - 1  # int64, the widest integer of PostgreSQL and of every client that matters
 MAX_ID = 2**63 - 1
+# An amount that is none: all of a transfer that has not been given back yet, whatever that is by then.
+REST_CENTS = 0
 
 
 class Kind(StrEnum):
@@ -60,6 +62,9 @@ class Order:
     """What somebody asks for, before it has an id.
 
     ``call`` names the API call (``transfer/v2``): an idempotency key is bound to it as well as to the rest.
+    ``reverses``: the id of a transfer that it gives back, or ``amount_cents`` of it (:data:`REST_CENTS`: the rest).
+    ``not_before``: it is not to be tried before that instant, and its funds are looked at when it is; for orders that
+    are accepted only.
     """
 
     call: str
@@ -70,6 +75,8 @@ class Order:
     idempotency_key: str | None = None
     trace: str | None = None
     details: Details = NO_DETAILS
+    reverses: int | None = None
+    not_before: datetime | None = None
 
     @property
     def user_id(self) -> int:
@@ -83,8 +90,12 @@ class Order:
     def request_hash(self) -> bytes:
         """Digest of what an idempotency key is bound to beside the user: the call and the parsed body."""
         facts = f"{self.call}|{self.source}|{self.destination}|{self.amount_cents}"
+        if self.reverses is not None:
+            facts += f"|reverses {self.reverses}"
         if self.details != NO_DETAILS:
             facts += f"|{json.dumps(self.details.row)}"
+        if self.not_before is not None:
+            facts += f"|not before {self.not_before.astimezone(UTC).isoformat()}"
         return hashlib.sha256(facts.encode()).digest()
 
 
@@ -109,6 +120,11 @@ class Transfer:
     reverses: int | None = None  # the transfer that it gives back, or a part of
     reversed_cents: int | None = None  # how much of it was given back since
     bulk_id: int | None = None  # what it was sent with
+
+    @property
+    def giver(self) -> int | None:
+        """Return who gave its order: the payer, or the depositor of a deposit."""
+        return self.destination if self.source is None else self.source
 
     def is_party(self, user_id: int) -> bool:
         """Whether the user pays or is paid by this transfer."""

@@ -17,9 +17,10 @@ PRIVILEGES: Mapping[str, str] = {
     "wallets": "SELECT, INSERT, UPDATE (balance, version)",
     "transfers": (
         "SELECT, INSERT, UPDATE (status, reason, attempts, generation, lost_leases, source_seq, destination_seq,"
-        " last_error, next_attempt_at, completed_at)"
+        " last_error, next_attempt_at, completed_at, reversed_amount)"
     ),
     "entries": "SELECT, INSERT",
+    "bulks": "SELECT, INSERT, UPDATE (posted, rejected, failed, canceled, completed_at)",
     # What leaves, and what is kept of it, is the owner's alone to say (models/ledger/archives.py).
     "archives": "SELECT",
     "openings": "SELECT",

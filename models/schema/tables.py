@@ -147,8 +147,47 @@ Index(
     transfers.c.id,
     postgresql_where=transfers.c.status == text("'pending'"),
 )
+# models/audit/books.py: what has given back a transfer.
+Index("transfers_reverses", transfers.c.reverses, postgresql_where=transfers.c.reverses.is_not(None))
 # jobs/dead_letters.py: what failed, newest first, a page at a time.
 Index("transfers_failed", transfers.c.id, postgresql_where=transfers.c.status == text("'failed'"))
+# models/ledger/listing.py: each by what a caller knows of it, newest first. Conditions that hold of every id and every
+# reference have to be said by whoever wants the index: so no other plan takes it for its own.
+_NEWEST = (transfers.c.created_at, transfers.c.id)
+Index("transfers_by_source", transfers.c.source, *_NEWEST, postgresql_where=transfers.c.source > text("0"))
+Index(
+    "transfers_by_destination", transfers.c.destination, *_NEWEST, postgresql_where=transfers.c.destination > text("0")
+)
+Index(
+    "transfers_by_parties",
+    transfers.c.source,
+    transfers.c.destination,
+    *_NEWEST,
+    postgresql_where=transfers.c.source.is_not(None) & transfers.c.destination.is_not(None),
+)
+_HAS_REFERENCE = transfers.c.reference.is_not(None)
+Index(
+    "transfers_by_source_reference",
+    transfers.c.source,
+    transfers.c.reference,
+    *_NEWEST,
+    postgresql_where=_HAS_REFERENCE,
+)
+Index(
+    "transfers_by_destination_reference",
+    transfers.c.destination,
+    transfers.c.reference,
+    *_NEWEST,
+    postgresql_where=_HAS_REFERENCE,
+)
+Index("transfers_by_reference", transfers.c.reference, *_NEWEST, postgresql_where=transfers.c.reference > text("''"))
+Index(
+    "transfers_by_status",
+    transfers.c.status,
+    *_NEWEST,
+    postgresql_where=(transfers.c.status != text("'posted'")) & (transfers.c.id > text("0")),
+)
+Index("transfers_by_bulk", transfers.c.bulk_id, *_NEWEST, postgresql_where=transfers.c.bulk_id.is_not(None))
 
 entries = Table(
     "entries",
@@ -175,6 +214,36 @@ entries = Table(
 
 # models/ledger/history.py with a type: a filtered page is a range of this one.
 Index("entries_by_type", entries.c.wallet_id, entries.c.type, entries.c.seq)
+
+bulks = Table(
+    "bulks",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # a Snowflake
+    Column("user_id", BigInteger, nullable=False),  # the payer of all of it
+    Column("count", Integer, nullable=False),
+    Column("amount", BigInteger, nullable=False),  # cents: the sum
+    Column("atomic", Boolean, nullable=False),  # posted in one transaction, or not at all
+    # How many of its transfers have ended so; the others are pending.
+    Column("posted", Integer, nullable=False, server_default=text("0")),
+    Column("rejected", Integer, nullable=False, server_default=text("0")),
+    Column("failed", Integer, nullable=False, server_default=text("0")),
+    Column("canceled", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("completed_at", _timestamp),
+    CheckConstraint("id > 0", name="id_positive"),
+    CheckConstraint("count > 0 AND amount > 0", name="sums_positive"),
+    CheckConstraint(
+        "posted >= 0 AND rejected >= 0 AND failed >= 0 AND canceled >= 0"
+        " AND posted + rejected + failed + canceled <= count",
+        name="counts_within",
+    ),
+    CheckConstraint(
+        "(posted + rejected + failed + canceled = count) = (completed_at IS NOT NULL)", name="completed_when_counted"
+    ),
+    comment="Transfers that were sent together: how many, and how many of them have ended how.",
+    # Counted in place, batch by batch.
+    postgresql_with={"fillfactor": "50", **_SMALL},
+)
 
 archives = Table(
     "archives",
@@ -448,6 +517,8 @@ Index(
 GUARDS: Mapping[str, str] = {
     # What is posted, rejected or canceled stays so; what failed is pending again only in its next generation.
     "transfers_final": "transfers",
+    # What was given back only grows, of what was posted and is no reversal.
+    "transfers_given_back": "transfers",
     # A version only grows, and a balance changes only with it.
     "wallets_versioned": "wallets",
     # What an audit came to stays as it is.

@@ -39,3 +39,9 @@ def instant_of(snowflake_id: int) -> datetime:
 def instant_ms_of(snowflake_id: int) -> int:
     """Return when an id was issued, in Unix milliseconds."""
     return (snowflake_id >> _INSTANT_SHIFT) + EPOCH_MS
+
+
+def first_id_of(instant: datetime) -> int:
+    """Return what no id issued at an instant, or later, is below."""
+    instant_ms = (instant - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+    return encode(min(max(instant_ms, EPOCH_MS), LAST_MS), 0, 0)

@@ -207,7 +207,7 @@ class Worker(GeventWorker):
         framing.check(request)
         body, reader = request.body, request.body.reader
         length = getattr(reader, "length", None)  # of chunks it is not known
-        is_wanted = length is None or 0 < length <= self._services.max_body_bytes
+        is_wanted = length is None or 0 < length <= self._services.most_body_bytes(request.path)
         # gunicorn asks for any that is offered, when the application begins: also for one that will be refused.
         is_asked_for = request._expected_100_continue = request._expected_100_continue and is_wanted  # noqa: SLF001
         if is_wanted and (length is None or length <= MOST_HELD_BYTES):

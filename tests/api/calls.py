@@ -47,7 +47,12 @@ STATUS_OF = {
     "balance_insufficient": 422,
     "self_transfer_invalid": 422,
     "balance_overflow": 422,
+    "bulk_not_found": 404,
+    "not_reversible": 422,
+    "reversal_exceeds": 422,
     "idempotency_key_reused": 422,
+    "not_cancelable": 422,
+    "entries_left": 422,
     "rate_limited": 429,
     "unavailable": 503,
     "outcome_unknown": 503,
@@ -122,6 +127,9 @@ def decode(raw: bytes) -> Json:
 def problem(response: TestResponse, code: str, **extra: object) -> Json:
     """Return a problem, after checking it against the contract."""
     body = decode(response.data)
+    if code == "idempotency_key_reused":
+        assert is_id(body["transfer_id"])
+        extra = {"transfer_id": body["transfer_id"]} | extra
     assert (response.status_code, body["code"]) == (STATUS_OF[code], code), body
     assert response.content_type == "application/problem+json"
     assert body.keys() == PROBLEM_FIELDS | extra.keys()

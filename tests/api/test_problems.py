@@ -13,8 +13,9 @@ from api.calls.tracing import Trace
 from models.errors import (
     REFUSALS,
     BalanceInsufficient,
-    EntriesLeft,
+    BulkRejected,
     Fault,
+    IdempotencyKeyReused,
     NotArchived,
     OutcomeUnknown,
     TransferNotFound,
@@ -40,8 +41,7 @@ TECHNICAL: dict[str, Exception] = {
     "a statement that failed": OperationalError("SELECT secret", {}, Exception(SECRET)),
     "a pool that is empty": PoolTimeoutError(SECRET),
     "a defect": ZeroDivisionError(SECRET),
-    "an error that no face should meet": EntriesLeft(1),
-    "another one": NotArchived(SECRET),
+    "an error that no face should meet": NotArchived(SECRET),
     "a key that is not there": KeyError(SECRET),
     "one that cannot even be told": Mute(),
 }
@@ -60,7 +60,12 @@ def test_what_the_api_itself_has_found_out_is_told_as_it_is(call: Call) -> None:
     assert lines == []
 
 
-@pytest.mark.parametrize("code", REFUSALS)
+def test_a_key_that_was_used_names_what_it_is_bound_to(call: Call) -> None:
+    error = IdempotencyKeyReused(TRANSFER_ID)
+    assert explain(error, call).facts == {"transfer_id": str(TRANSFER_ID)}
+
+
+@pytest.mark.parametrize("code", sorted(REFUSALS.keys() - {IdempotencyKeyReused.code, BulkRejected.code}))
 def test_a_business_no_has_its_own_code_and_its_own_words(call: Call, code: str) -> None:
     error: Any = REFUSALS[code]()
     call.placed = TRANSFER_ID  # what was refused has been refused, whatever stands in the books

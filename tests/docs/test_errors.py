@@ -1,7 +1,7 @@
 """Every error code, status and reason stands in the reference."""
 
 from api.calls.problems import PROBLEMS
-from models.errors import REFUSALS, IdempotencyKeyReused
+from models.errors import REFUSALS, IdempotencyKeyReused, NotReversible, ReversalExceeds
 from models.ledger.attempts import ATTEMPTS_EXHAUSTED, WORKER_LOST
 from models.ledger.transfer import Status
 from tests.docs.pages import REFERENCE, by_name, rows, section
@@ -44,7 +44,7 @@ def test_every_status_stands_and_only_pending_is_not_final() -> None:
 
 def test_every_reason_stands_with_its_status() -> None:
     told = by_name(rows(section(PAGE, "Reasons")), "reason")
-    business = REFUSALS.keys() - {IdempotencyKeyReused.code}
+    business = REFUSALS.keys() - {IdempotencyKeyReused.code, NotReversible.code, ReversalExceeds.code}  # no jobs
     assert {reason: row["of"] for reason, row in told.items()} == {
         **dict.fromkeys(business, f"`{Status.REJECTED}`"),
         **dict.fromkeys((ATTEMPTS_EXHAUSTED, WORKER_LOST), f"`{Status.FAILED}`"),

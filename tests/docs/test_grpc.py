@@ -18,8 +18,18 @@ CODES = {
     "429": "RESOURCE_EXHAUSTED",
     "503": "UNAVAILABLE",
 }
-# What is wrong with HTTP alone.
-OF_REST_ONLY = {"not_found", "method_not_allowed", "unsupported_media_type", "webhook_not_found"}
+# What only a call by HTTP can be answered.
+OF_REST_ONLY = {
+    "not_found",
+    "method_not_allowed",
+    "unsupported_media_type",
+    "not_reversible",
+    "reversal_exceeds",
+    "bulk_not_found",
+    "not_cancelable",
+    "entries_left",
+    "webhook_not_found",
+}
 
 
 def test_every_error_of_the_reference_stands_with_its_code_and_whether_to_repeat() -> None:

@@ -16,7 +16,7 @@ from jobs.rq.keys import MOST, QUEUE, QUEUE_NAME, STARTED, NewJob, RqKeys
 from models.ledger.attempts import Due
 from models.schema.tables import transfers
 from tests.books import check_books
-from tests.models.ledger.ordering import post_now
+from tests.models.ledger.ordering import come, post_now
 
 PATIENCE_S = 30.0
 FIRST_ID = 1_000
@@ -56,6 +56,13 @@ def accept(
     with engine.begin() as connection:
         connection.execute(insert(transfers), rows)
     return [row["id"] for row in rows]
+
+
+def plan(engine: Engine, count: int, *, seconds: float, **accepted: int) -> list[int]:
+    """Record transfers that are planned for so many seconds from now."""
+    ids = accept(engine, count, **accepted)
+    come(engine, *ids, seconds=seconds)
+    return ids
 
 
 def due(number: int, *, source: int = 1, destination: int = 2, cents: int = 1, trace: str | None = None) -> Due:

@@ -17,6 +17,7 @@ from models.snowflake.ids import Snowflake
 from models.snowflake.leases import LEASE_S, NodeLease
 from models.vitals import Backlog, EventBacklog
 from ops.local.processes import wait_for
+from tests.models.ledger.ordering import come
 
 PATIENCE_S = 30.0
 
@@ -61,6 +62,17 @@ def test_the_backlog_is_counted_and_the_oldest_has_its_age(engine: Engine) -> No
     found = vitals.find_backlog(engine)
     assert (found.pending, found.dead_letters) == (4, 2)
     assert 600 <= found.oldest_pending_s < 660
+
+
+def test_what_is_planned_is_no_backlog_before_its_instant_and_as_old_as_that_afterwards(engine: Engine) -> None:
+    with engine.begin() as connection:
+        record(connection, 10, 3, status="pending", age_s=6_000)
+        record(connection, 20, 1, status="pending", age_s=60)
+    come(engine, 10, 11, seconds=3_600)
+    come(engine, 12, seconds=-120)
+    found = vitals.find_backlog(engine)
+    assert (found.pending, found.planned) == (2, 2)
+    assert 120 <= found.oldest_pending_s < 180
 
 
 def test_a_row_of_the_future_is_of_no_age(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from click.testing import Result
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, event
 
-from api.commands.statement import FORMULA_MARKS, _cell
+from api.contract.statement_file import FORMULA_MARKS, _cell
 from models.ledger import statements
 from tests.api.calls import HISTORY, TRANSFER, WITHDRAW, Json, answer, fund, get, post
 from tests.api.commands.conftest import Runner

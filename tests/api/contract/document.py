@@ -119,6 +119,7 @@ class _Operation:
         self._needs_credentials = bool(operation["security"])
         body = operation.get("requestBody")
         self._body = _validator(document, body["content"]["application/json"]["schema"]) if body else None
+        self._is_body_required = bool(body and body["required"])
         self._answers = {
             int(status): (
                 {kind: _validator(document, content["schema"]) for kind, content in response["content"].items()},
@@ -158,7 +159,7 @@ class _Operation:
                 yield f"{kind}: {name} is unknown"
             elif not validator.is_valid(_read(value, self._kinds[name])):
                 yield f"{kind}: {name} is wrong"
-        if self._body:
+        if self._body and (self._is_body_required or exchange.body):
             yield from self._faults_of_body(exchange, self._body)
 
     @staticmethod

@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.contract.schemas import TransfersQuery
 from tests.api.calls import (
     ADMIN,
     BALANCE,
@@ -53,11 +54,14 @@ _bodies = st.one_of(
     st.binary(max_size=200),
     st.just(b" " * 20_000),
 )
+FIND, STATEMENTS = "/api/transfers/v1", "/api/statements/v1"
 _segments = st.one_of(st.integers(-1, 2**64).map(str), st.text(st.characters(codec="utf-8"), max_size=10))
 _paths = st.one_of(
     st.sampled_from(
         [*MOVES, BALANCE, HISTORY, "/healthz", "/readyz", "/api/dead-letters/v1", "/api/dead-letters/v1/requeue"]
     ),
+    st.sampled_from([FIND, STATEMENTS]),
+    _segments.map(lambda segment: f"{FIND}/{segment}"),
     _segments.map(lambda segment: f"{JOBS}/{segment}"),
     _segments.map(lambda segment: f"/api/dead-letters/v1/{segment}/requeue"),
     st.lists(_segments, max_size=4).map(lambda segments: "/" + "/".join(segments)),
@@ -66,10 +70,18 @@ _queries: st.SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     st.dictionaries(
         st.one_of(
-            st.sampled_from(["type", "page", "page_size", "cursor"]), st.text(st.characters(codec="utf-8"), max_size=5)
+            st.sampled_from(
+                ["type", "page", "page_size", "cursor", "at", "from", "to", "format", *TransfersQuery.model_fields]
+            ),
+            st.text(st.characters(codec="utf-8"), max_size=5),
         ),
-        st.one_of(st.integers(-1, 10).map(str), _integers.map(str), st.text(st.characters(codec="utf-8"), max_size=10)),
-        max_size=2,
+        st.one_of(
+            st.integers(-1, 10).map(str),
+            _integers.map(str),
+            st.sampled_from(["2026-11-01", "2026-12-01", "2026-11-01T00:00:00Z", "1-1", "in", "json", "failed"]),
+            st.text(st.characters(codec="utf-8"), max_size=10),
+        ),
+        max_size=4,
     ),
 )
 _headers = st.fixed_dictionaries(

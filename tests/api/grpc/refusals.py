@@ -50,7 +50,7 @@ def refused(answer: Answer[Any], code: str) -> Answer[Any]:
     if code in {"unavailable", "outcome_unknown", "rate_limited"}:
         assert int(answer.trailing["retry-after"]) >= 1
         assert answer.initial["retry-after"] == answer.trailing["retry-after"]
-    assert ("transfer-id" in answer.trailing) == (code == "outcome_unknown")
+    assert ("transfer-id" in answer.trailing) == (code in {"outcome_unknown", "idempotency_key_reused"})
     assert ("www-authenticate" in answer.trailing) == (code in {"unauthorized", "forbidden"})
     return answer
 

@@ -41,7 +41,11 @@ BAD: dict[str, Ask] = {
         for method in MOVES
         for name, value in TOO_LONG.items()
     },
-    **{f"{method}: not_before": asks(method, pays(not_before="2030-01-01T00:00:00Z")) for method in TRANSFERS},
+    "what is waited for is planned": asks("Transfer", pays(not_before="2026-01-01T00:00:00Z")),
+    **{
+        f"planned for {instant}": asks("EnqueueTransfer", pays(not_before=instant))
+        for instant in ("9999-01-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01", "soon", " ")
+    },
     **{
         f"{method}: {destination} is no destination": asks(method, pays(destination_user_id=destination))
         for method in TRANSFERS

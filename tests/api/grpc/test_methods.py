@@ -1,11 +1,14 @@
 """What each method answers when all is well: the same facts as REST, in the contract's messages."""
 
 from collections.abc import Callable
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, text
 
+from jobs.event_json import rfc3339
+from models.ledger import cancellation
 from tests.api.calls import ADMIN, is_instant
 from tests.api.grpc.raw import call, framed
 from tests.api.grpc.server import MOVES, GrpcServer
@@ -189,3 +192,19 @@ def test_what_is_sent_by_hand_is_a_call_as_any(server: GrpcServer) -> None:
     (line,) = server.wait_for_lines(request_id="by-hand")
     assert line["code"] == "OK"
     assert server.ask("Deposit", MOVES["Deposit"], key="k").is_replay
+
+
+def test_a_transfer_can_be_planned_and_is_watched_until_it_is_called_off(server: GrpcServer, engine: Engine) -> None:
+    instant = datetime.now(UTC) + timedelta(days=1)
+    message = TransferRequest(destination_user_id=2, amount=50_000, not_before=instant.isoformat())
+    accepted = server.ask("EnqueueTransfer", message, key="k").message
+    spelled = rfc3339(instant)
+    assert (accepted.status, accepted.not_before, accepted.next_attempt_at) == ("pending", spelled, spelled)
+    pending = server.ask("GetJob", JobRequest(job_id=accepted.job_id)).message
+    assert (pending.status, pending.not_before, pending.next_attempt_at) == ("pending", spelled, spelled)
+    assert server.ask("EnqueueTransfer", message, key="k").message.job_id == accepted.job_id
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(server.ask, "WatchJob", JobRequest(job_id=accepted.job_id))
+        assert cancellation.cancel(engine, accepted.job_id)
+        assert watching.result().messages[-1].status == "canceled"
+    check_books(engine)

@@ -28,10 +28,12 @@ INVARIANTS = {
     "amount_is_positive",
     "balance_equals_entries",
     "balance_not_negative",
+    "bulk_counts_transfers",
     "entry_has_posted_transfer",
     "entry_has_wallet",
     "money_is_conserved",
     "posted_has_entries",
+    "reversals_within_original",
     "running_balance",
     "seq_without_gaps",
     "unposted_has_no_entries",
@@ -148,6 +150,46 @@ CRIMES: list[tuple[str, dict[str, list[str]]]] = [
         """,
         {"amount_is_positive": [WAITING]},
     ),
+    # More was given back than any reversal has moved; a reversal that counts nowhere, is of another, or of itself.
+    ("UPDATE transfers SET reversed_amount = 7 WHERE amount = 20", {"reversals_within_original": [POSTED]}),
+    (
+        """
+        ALTER TABLE transfers DROP CONSTRAINT transfers_reversed_within_amount;
+        UPDATE transfers SET reversed_amount = 21 WHERE amount = 20
+        """,
+        {"reversals_within_original": [POSTED]},
+    ),
+    (
+        "UPDATE transfers SET reverses = (SELECT id FROM transfers WHERE amount = 100) WHERE kind = 'withdrawal'",
+        {"reversals_within_original": [WITHDRAWN]},
+    ),
+    (
+        """
+        UPDATE transfers SET reverses = (SELECT id FROM transfers WHERE amount = 100) WHERE kind = 'withdrawal';
+        UPDATE transfers SET reversed_amount = 31 WHERE amount = 100
+        """,
+        {"reversals_within_original": [FIRST]},
+    ),
+    (
+        """
+        UPDATE transfers SET reverses = (SELECT id FROM transfers WHERE amount = 20) WHERE kind = 'withdrawal';
+        UPDATE transfers SET reversed_amount = 20 WHERE amount = 20
+        """,
+        {"reversals_within_original": [POSTED, WITHDRAWN]},
+    ),
+    # A bulk that has more than it says, and one that has fewer.
+    (
+        """
+        INSERT INTO bulks (id, user_id, count, amount, atomic) VALUES (7, 1, 2, 9, false);
+        UPDATE transfers SET bulk_id = 7 WHERE kind = 'transfer'
+        """,
+        {"bulk_counts_transfers": ["7"]},
+    ),
+    (
+        "INSERT INTO bulks (id, user_id, count, amount, atomic) VALUES (7, 1, 2, 9, false)",
+        {"bulk_counts_transfers": ["7"]},
+    ),
+    ("UPDATE transfers SET reverses = 5 WHERE kind = 'withdrawal'", {"reversals_within_original": [WITHDRAWN]}),
 ]
 LIMITS = (1, 2, 3, 2_000)
 

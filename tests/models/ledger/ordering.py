@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from threading import Event
 from typing import Any
 
@@ -12,7 +14,7 @@ from sqlalchemy import Engine, text
 from models.database.engine import create_bounded_engine
 from models.database.session import Session, Statement
 from models.ledger.posting import COMMIT, Posting, post
-from models.ledger.transfer import Kind, Order
+from models.ledger.transfer import REST_CENTS, Kind, Order
 
 PATIENCE_S = 30.0
 
@@ -52,9 +54,42 @@ def transfer(
     )
 
 
-def later(source: int, destination: int, amount_cents: int, *, key: str | None = None) -> Order:
-    """A transfer as v2 orders it: to be accepted, and posted by a job."""
-    return transfer(source, destination, amount_cents, key=key, call="transfer/v2")
+def later(
+    source: int, destination: int, amount_cents: int, *, key: str | None = None, not_before: datetime | None = None
+) -> Order:
+    """A transfer as v2 orders it: to be accepted, and posted by a job, not before an instant if there is one."""
+    return replace(transfer(source, destination, amount_cents, key=key, call="transfer/v2"), not_before=not_before)
+
+
+def come(engine: Engine, *transfer_ids: int, seconds: float = 0.0) -> None:
+    """Let the instant come that transfers are planned for; or be some seconds away."""
+    moved = (
+        "UPDATE transfers SET not_before = now() + :s * interval '1 s', next_attempt_at = now() + :s * interval '1 s'"
+        " WHERE id = ANY (:ids)"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(moved), {"ids": list(transfer_ids), "s": seconds})
+
+
+def reversal(
+    source: int | None,
+    destination: int | None,
+    original: int,
+    amount_cents: int = REST_CENTS,
+    *,
+    key: str | None = None,
+) -> Order:
+    """What gives an original back to ``destination``, all that is left of it or a part."""
+    kind = Kind.DEPOSIT if source is None else Kind.WITHDRAWAL if destination is None else Kind.TRANSFER
+    return Order(
+        call="transfers/reverse/v1",
+        kind=kind,
+        source=source,
+        destination=destination,
+        amount_cents=amount_cents,
+        idempotency_key=key,
+        reverses=original,
+    )
 
 
 def balances(engine: Engine) -> dict[int, int]:

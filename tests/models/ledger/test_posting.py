@@ -5,7 +5,9 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,10 +17,12 @@ from sqlalchemy import Connection, Engine, insert, select, text
 
 from models.database.session import Session
 from models.errors import Refused
+from models.ledger import cancellation
+from models.ledger.bulks import BulkItem, BulkOrder, Bulks
 from models.ledger.orders import Orders
-from models.ledger.posting import Outcome, Posting, open_wallets
+from models.ledger.posting import Outcome, Posting, open_wallets, post_bulk
 from models.ledger.settlement import Wallet
-from models.ledger.transfer import Order, Status
+from models.ledger.transfer import REST_CENTS, Order, Status
 from models.schema.tables import entries, transfers, wallets
 from models.snowflake.ids import Snowflake
 from tests import nursery
@@ -26,10 +30,12 @@ from tests.books import check_books
 from tests.models.ledger.ordering import (
     PATIENCE_S,
     balances,
+    come,
     count_transfers,
     deposit,
     later,
     post_now,
+    reversal,
     transfer,
     uncommitted,
     withdrawal,
@@ -53,6 +59,10 @@ class Model:
     pages: dict[int, list[tuple[int, int | None, int, int]]] = field(default_factory=dict)
     orders: dict[int, tuple[int | None, int | None, int]] = field(default_factory=dict)
     fates: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+    reversals: set[int] = field(default_factory=set)
+    given_back: dict[int, int] = field(default_factory=dict)
+    atomic: dict[int, list[int]] = field(default_factory=dict)
+    planned: set[int] = field(default_factory=set)
 
     def record(self, number: int, payer: int | None, payee: int | None, amount: int) -> None:
         self.orders[number] = (payer, payee, amount)
@@ -81,7 +91,8 @@ class Model:
 
     def post(self, numbers: list[int]) -> dict[int, tuple[str, str | None]]:
         known = sorted({number for number in numbers if number in self.orders})
-        waiting = [number for number in known if self.fates[number][0] == "pending"]
+        apart = {number for members in self.atomic.values() for number in members} | self.planned
+        waiting = [number for number in known if self.fates[number][0] == "pending" and number not in apart]
         for number in waiting:
             payer, payee, _ = self.orders[number]
             if payer is None and payee is not None:
@@ -93,6 +104,38 @@ class Model:
             else:
                 self.fates[number] = ("rejected", objection)
         return {number: self.fates[number] for number in known}
+
+    def post_bulk(self, bulk: int) -> None:
+        """All of it or nothing: what is refused first undoes what was before it."""
+        members = self.atomic[bulk]
+        if self.fates[members[0]][0] != "pending":
+            return
+        before = deepcopy((self.purses, self.pages))
+        for number in members:
+            objection = self.objection(*self.orders[number])
+            if objection is not None:
+                self.purses, self.pages = before
+                self.fates |= dict.fromkeys(members, ("rejected", "bulk_rejected")) | {number: ("rejected", objection)}
+                return
+            self.move(number)
+
+    def reverse(self, number: int, amount: int | None) -> tuple[str | None, int]:
+        """Return the objection to a reversal, and how much it would give back."""
+        payer, payee, whole = self.orders[number]
+        left = whole - self.given_back.get(number, 0)
+        back = left if amount is None else amount
+        if self.fates[number][0] != "posted" or number in self.reversals:
+            return "not_reversible", 0
+        if back > left or back < 1:
+            return "reversal_exceeds", 0
+        return self.objection(payee, payer, back), back
+
+    def cancel(self, number: int) -> bool:
+        is_apart = any(number in members for members in self.atomic.values())
+        if self.fates[number][0] != "pending" or is_apart:
+            return False
+        self.fates[number] = ("canceled", None)
+        return True
 
     def execute(self, payer: int | None, payee: int | None, amount: int) -> str | None:
         """Return the objection; without one the caller says under which number it was posted."""
@@ -118,12 +161,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.engine = engine
         self.ids = ids
         self.orders = Orders(engine, ids)
+        self.bulks = Bulks(engine, ids)
         self.model = Model()
 
     @initialize()
     def begin_with_empty_books(self) -> None:
         with self.engine.begin() as connection:
-            connection.execute(text("TRUNCATE entries, transfers, wallets"))
+            connection.execute(text("TRUNCATE entries, transfers, wallets, bulks"))
 
     @rule(user=users, amount=amounts)
     def deposit(self, user: int, amount: int) -> None:
@@ -137,6 +181,25 @@ class LedgerMachine(RuleBasedStateMachine):
     def transfer(self, payer: int, payee: int, amount: int) -> None:
         self.execute(transfer(payer, payee, amount))
 
+    @rule(choice=st.integers(0, 30), amount=st.none() | amounts)
+    def reverse(self, choice: int, amount: int | None) -> None:
+        """Of anything that is recorded, whatever became of it."""
+        (number,) = self.pick([choice])
+        if number not in self.model.orders:
+            return
+        payer, payee, _ = self.model.orders[number]
+        objection, back = self.model.reverse(number, amount)
+        order = reversal(payee, payer, number, REST_CENTS if amount is None else amount)
+        if objection is not None:
+            assert refusal(lambda: self.orders.execute(order)) == objection
+            return
+        receipt = self.orders.execute(order)
+        self.model.record(receipt.transfer_id, payee, payer, back)
+        self.model.move(receipt.transfer_id)
+        self.model.reversals.add(receipt.transfer_id)
+        self.model.given_back[number] = self.model.given_back.get(number, 0) + back
+        assert receipt.balance_cents == self.model.purses[order.user_id]
+
     @rule(payer=users, payee=users, amount=amounts)
     def accept(self, payer: int, payee: int, amount: int) -> None:
         objection = self.model.accept(payer, payee, amount)
@@ -146,6 +209,29 @@ class LedgerMachine(RuleBasedStateMachine):
         acceptance = self.orders.accept(later(payer, payee, amount))
         assert not acceptance.replayed
         self.model.record(acceptance.transfer_id, payer, payee, amount)
+
+    @rule(payer=users, payee=users, amount=amounts)
+    def plan(self, payer: int, payee: int, amount: int) -> None:
+        order = later(payer, payee, amount, not_before=datetime.now(UTC) + timedelta(hours=1))
+        objection = self.model.accept(payer, payee, amount)
+        if objection not in {None, "balance_insufficient"}:
+            assert refusal(lambda: self.orders.accept(order)) == objection
+            return
+        number = self.orders.accept(order).transfer_id
+        self.model.record(number, payer, payee, amount)
+        self.model.planned.add(number)
+
+    @rule(choice=choices)
+    def let_instants_come(self, choice: list[int]) -> None:
+        numbers = {each for each in self.pick(choice) if each in self.model.planned}
+        come(self.engine, *(each for each in numbers if self.model.fates[each][0] == "pending"))
+        self.model.planned -= numbers
+
+    @rule(choice=choices)
+    def cancel(self, choice: list[int]) -> None:
+        for number in self.pick(choice):
+            expected = number in self.model.orders and self.model.cancel(number)
+            assert cancellation.cancel(self.engine, number) == expected
 
     @rule(
         parties=st.one_of(
@@ -171,7 +257,33 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(posting.wallets[who].balance_cents == self.model.purses[who] for who in posting.wallets)
 
         again = post_now(self.engine, numbers)
-        assert again == Posting(posting.outcomes, {})
+        assert again == Posting(posting.outcomes, {}, apart=posting.apart)
+
+    @rule(
+        payer=users, items=st.lists(st.tuples(users, st.integers(1, 40)), min_size=1, max_size=4), atomic=st.booleans()
+    )
+    def send_a_bulk(self, payer: int, items: list[tuple[int, int]], atomic: bool) -> None:
+        order = BulkOrder(
+            user_id=payer, items=[BulkItem(*item) for item in items if item[0] != payer], is_atomic=atomic
+        )
+        if not order.items:
+            return
+        if payer not in self.model.purses:
+            assert refusal(lambda: self.bulks.accept(order)) == "wallet_not_found"
+            return
+        acceptance = self.bulks.accept(order)
+        for number, item in zip(acceptance.transfer_ids, order.items, strict=True):
+            self.model.record(number, payer, item.destination, item.amount_cents)
+        if atomic:
+            self.model.atomic[acceptance.bulk_id] = list(acceptance.transfer_ids)
+
+    @rule(choice=st.integers(0, 5))
+    def post_an_atomic_bulk(self, choice: int) -> None:
+        bulks = list(self.model.atomic)
+        if choice < len(bulks):
+            with Session(self.engine) as session:
+                post_bulk(session, bulks[choice])
+            self.model.post_bulk(bulks[choice])
 
     @rule(choice=choices)
     def post_a_batch_and_roll_back(self, choice: list[int]) -> None:
@@ -187,7 +299,12 @@ class LedgerMachine(RuleBasedStateMachine):
             pages: dict[int, list[tuple[int, int | None, int, int]]] = {who: [] for who in purses}
             for row in connection.execute(text("SELECT * FROM entries ORDER BY wallet_id, seq")):
                 pages[row.wallet_id].append((row.transfer_id, row.counterparty, row.amount, row.balance_after))
+            given_back = {
+                row.id: row.reversed_amount
+                for row in connection.execute(text("SELECT * FROM transfers WHERE reversed_amount IS NOT NULL"))
+            }
         assert (purses, fates, pages) == (self.model.purses, self.model.fates, self.model.pages)
+        assert given_back == self.model.given_back
 
     def teardown(self) -> None:
         check_books(self.engine)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, event, insert
+from sqlalchemy import Engine, delete, event, insert
 
 from models.errors import EntriesLeft, Unavailable, WalletNotFound
 from models.ledger import statements
@@ -164,6 +164,43 @@ def test_a_database_that_goes_away_in_the_middle_is_told(orders: Orders, postgre
             list(reading)
 
 
+# At an instant
+
+
+@given(gaps=st.lists(st.integers(0, 3), max_size=12), at=st.integers(-1, 40))
+def test_the_balance_at_an_instant_is_the_sum_of_what_was_posted_by_then(
+    shared_engine: Engine, gaps: list[int], at: int
+) -> None:
+    """Several may be posted at one instant."""
+    begin, seconds = datetime(2026, 11, 1, tzinfo=UTC), list(accumulate(gaps))
+    with shared_engine.begin() as connection:
+        connection.execute(delete(entries))
+        connection.execute(delete(openings))
+        connection.execute(delete(wallets))
+    write(shared_engine, 7, [begin + timedelta(seconds=each) for each in seconds])
+    expected = sum(cents for cents, second in enumerate(seconds, 1) if second <= at)
+    assert Statements(shared_engine).get_balance_at(7, begin + timedelta(seconds=at)) == expected
+
+
+def test_the_balance_at_an_instant_is_looked_up(engine: Engine, reader: Statements) -> None:
+    """By halving: of a thousand entries no more than eleven are read."""
+    begin = datetime(2026, 11, 1, tzinfo=UTC)
+    write(engine, 7, [begin + timedelta(seconds=each) for each in range(1_000)])
+    asked = list[str]()
+    event.listen(engine, "before_cursor_execute", note := lambda *given: asked.append(given[2]))
+    try:
+        assert reader.get_balance_at(7, begin + timedelta(seconds=499)) == 500 * 501 // 2
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len([each for each in asked if "entries" in each]) <= 11
+    assert "sum" not in str(asked)
+
+
+def test_there_is_no_balance_at_any_time_without_a_wallet(reader: Statements) -> None:
+    with pytest.raises(WalletNotFound):
+        reader.get_balance_at(7, datetime(2026, 11, 1, tzinfo=UTC))
+
+
 # Where entries have left
 
 
@@ -197,6 +234,16 @@ def test_there_is_none_of_days_that_have_left(opened: Statements, first: date, l
     assert str(refused.value) == (
         "Entries of this time have left the database for an archive. (wallet_id=7, last_day=2026-01-31)"
     )
+
+
+def test_the_balance_at_an_instant_is_that_of_the_opening_at_the_earliest(opened: Statements) -> None:
+    """The newest of those that have left was posted on the 31st; 100 is what the 11th of February left."""
+    tick = timedelta(microseconds=1)
+    newest, next_one = JANUARY + timedelta(days=30, seconds=3), JANUARY + timedelta(days=40, seconds=4)
+    with pytest.raises(EntriesLeft, match="last_day=2026-01-31"):
+        opened.get_balance_at(7, newest - tick)
+    instants = [newest, next_one, next_one + tick, datetime(2026, 3, 1, tzinfo=UTC)]
+    assert [opened.get_balance_at(7, instant) for instant in instants] == [60, 100, 100, 150]
 
 
 def test_a_wallet_is_shown_with_what_is_left(opened: Statements) -> None:

@@ -38,5 +38,5 @@ def test_only_pending_is_not_final() -> None:
 
 
 def test_the_words_are_those_of_the_contract() -> None:
-    assert [status.value for status in Status] == ["pending", "posted", "rejected", "failed"]
+    assert [status.value for status in Status] == ["pending", "posted", "rejected", "failed", "canceled"]
     assert [kind.value for kind in Kind] == ["deposit", "withdrawal", "transfer"]

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from models.audit import record
 from models.audit.audit import Finding, Progress
-from models.ledger import attempts, events
+from models.ledger import attempts, cancellation, events
 from models.ledger.attempts import Seen
 from models.ledger.orders import Orders
 from models.ledger.transfer import Status
@@ -19,7 +19,7 @@ from models.snowflake.leases import NodeLease
 from ops.local.roles import SERVICE
 from tests.books import check_books
 from tests.models.audit.auditing import begun
-from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, transfer
+from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, reversal, transfer
 
 FOUND = Finding(invariant="running_balance", count=1, ids=["1-2"], detail="why")
 AGAIN = "status = 'pending', reason = NULL, source_seq = NULL, destination_seq = NULL, completed_at = NULL"
@@ -36,6 +36,12 @@ REFUSED = [
     ("UPDATE transfers SET destination_seq = 7 WHERE status = 'posted'", "transfers_final"),
     ("UPDATE transfers SET completed_at = completed_at - interval '1 day' WHERE status = 'posted'", "transfers_final"),
     ("UPDATE transfers SET attempts = 0 WHERE status = 'posted'", "transfers_final"),
+    # Given back: what was counted could be given back once more.
+    ("UPDATE transfers SET reversed_amount = NULL WHERE reversed_amount > 0", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = reversed_amount - 1 WHERE reversed_amount > 0", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = 1 WHERE reverses IS NOT NULL", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = 1 WHERE status = 'pending'", "transfers_given_back"),
+    ("UPDATE transfers SET reversed_amount = reversed_amount + 1 WHERE reversed_amount > 0", None),
     # Rejected, and failed.
     ("UPDATE transfers SET AGAIN WHERE status = 'rejected'", "transfers_final"),
     ("UPDATE transfers SET reason = 'wallet_not_found' WHERE status = 'rejected'", "transfers_final"),
@@ -44,6 +50,13 @@ REFUSED = [
     (
         """UPDATE transfers SET status = 'posted', reason = NULL, source_seq = 9, destination_seq = 9
            WHERE status = 'failed'""",
+        "transfers_final",
+    ),
+    # Canceled.
+    ("UPDATE transfers SET AGAIN WHERE status = 'canceled'", "transfers_final"),
+    ("UPDATE transfers SET AGAIN, generation = generation + 1 WHERE status = 'canceled'", "transfers_final"),
+    (
+        "UPDATE transfers SET status = 'posted', source_seq = 9, destination_seq = 9 WHERE status = 'canceled'",
         "transfers_final",
     ),
     # Another life that nobody gave it: a worker that comes late could fail it.
@@ -74,9 +87,12 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
         orders = Orders(service, snowflake)
         orders.execute(deposit(1, 100))
         orders.execute(deposit(2, 1))
-        orders.execute(transfer(1, 2, 10))
-        rejected, failed, pending = (orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70))
-        orders.execute(transfer(1, 2, 1))
+        paid = orders.execute(transfer(1, 2, 10)).transfer_id
+        rejected, failed, pending, canceled = (
+            orders.accept(later(1, 2, cents)).transfer_id for cents in (90, 80, 70, 60)
+        )
+        orders.execute(transfer(1, 2, 3))
+        orders.execute(reversal(2, 1, paid, 2))
         # Some are numbered, and somebody else has forgotten some.
         for _ in range(3):
             events.number(service, most=1)
@@ -86,15 +102,17 @@ def service(service_database_url: str, engine: Engine) -> Iterator[Engine]:
             connection.execute(text("UPDATE event_head SET mark = newest_batch, settled = newest_batch"))
         assert events.forget(service, older_than_days=1, limit=1) == 1
         post_now(service, [rejected])
+        assert cancellation.cancel(service, canceled)
         with service.begin() as connection:
             attempts.spend(connection, {failed: Seen(0, 1)}, {failed: None}, error="e")
             connection.execute(text("INSERT INTO kept_evictions VALUES (1, 3)"))
         record.record(service, begun(findings={"running_balance": FOUND}))
-        outcomes = attempts.find_outcomes(service, [rejected, failed, pending])
-        assert [outcomes[each].status for each in (rejected, failed, pending)] == [
+        outcomes = attempts.find_outcomes(service, [rejected, failed, pending, canceled])
+        assert [outcomes[each].status for each in (rejected, failed, pending, canceled)] == [
             Status.REJECTED,
             Status.FAILED,
             Status.PENDING,
+            Status.CANCELED,
         ]
         yield service
         snowflake.release()

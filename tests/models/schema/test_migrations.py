@@ -193,6 +193,7 @@ ARCHIVE: dict[str, Any] = {
     "id": 1, "before": NOW, "entries": 2, "transfers": 0, "moved": 2**64, "made": -1, "digest": b"d" * 32,
 }  # fmt: skip
 OPENING: dict[str, Any] = {"wallet_id": 1, "seq": 1, "balance": 0, "last_at": NOW, "archive": 1}
+BULK: dict[str, Any] = {"id": 1, "user_id": 1, "count": 2, "amount": 3, "atomic": False}
 BATCH: dict[str, Any] = {"transfers": [1, 2], "created_at": NOW}
 HEAD: dict[str, Any] = {"last_event": 9, "forgotten": 2, "newest_batch": 7, "mark": 7, "settled": 5}
 WEBHOOK: dict[str, Any] = {"id": 1, "url": "https://a.test", "types": ["*"], "upto": 0, "secret": b"s" * 32}
@@ -202,6 +203,8 @@ DELIVERY: dict[str, Any] = {
 DELIVERED = DELIVERY | {"status": "delivered", "ended_at": NOW}
 
 FINE = [
+    ("bulks", BULK),
+    ("bulks", BULK | {"posted": 1, "rejected": 1, "completed_at": NOW}),
     ("wallets", WALLET),
     ("transfers", DEPOSIT),
     ("transfers", WITHDRAWAL),
@@ -269,6 +272,13 @@ WRONG = [
     ("transfers", TRANSFER | {"reverses": TRANSFER["id"]}, "transfers_reverses_another"),
     ("transfers", TRANSFER | {"reversed_amount": 0}, "transfers_reversed_within_amount"),
     ("transfers", TRANSFER | {"reversed_amount": TRANSFER["amount"] + 1}, "transfers_reversed_within_amount"),
+    ("bulks", BULK | {"id": 0}, "bulks_id_positive"),
+    ("bulks", BULK | {"count": 0}, "bulks_sums_positive"),
+    ("bulks", BULK | {"amount": 0}, "bulks_sums_positive"),
+    ("bulks", BULK | {"posted": -1}, "bulks_counts_within"),
+    ("bulks", BULK | {"posted": 2, "rejected": 1, "completed_at": NOW}, "bulks_counts_within"),
+    ("bulks", BULK | {"posted": 1, "canceled": 1}, "bulks_completed_when_counted"),
+    ("bulks", BULK | {"completed_at": NOW}, "bulks_completed_when_counted"),
     ("entries", RECEIVED | {"seq": 0}, "entries_seq_positive"),
     ("entries", RECEIVED | {"type": 4}, "entries_type_known"),
     ("entries", DEPOSITED | {"type": 0}, "entries_type_known"),
@@ -378,6 +388,7 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
         ("snowflake_nodes", {"node": 5}, {"node": 5}, "snowflake_nodes_pkey"),
         ("audits", AUDIT, AUDIT, "audits_under_way"),
         ("archives", ARCHIVE, ARCHIVE, "archives_pkey"),
+        ("bulks", BULK, BULK, "bulks_pkey"),
         ("openings", OPENING, OPENING, "openings_pkey"),
         ("event_batches", BATCH | {"position": 1}, BATCH | {"position": 1}, "event_batches_position"),
         ("event_head", HEAD, HEAD, "event_head_pkey"),

@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from tests.api.calls import (
     ADMIN,
@@ -322,3 +324,43 @@ def test_with_a_wrong_setting_the_server_does_not_start(tmp_path: Path, database
     assert log.read_text() == (
         "configuration error: REDIS_URL: must be a URL that begins with redis://, rediss:// or unix://\n"
     )
+
+
+@pytest.fixture
+def long_history(server: Gunicorn, engine: Engine) -> int:
+    """User 1 has 6,000 entries: of a statement, three slices."""
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM entries WHERE wallet_id = 1"))
+        connection.execute(text("UPDATE wallets SET balance = 6000, version = 6000 WHERE id = 1"))
+        connection.execute(
+            text(
+                "INSERT INTO entries (wallet_id, seq, transfer_id, type, amount, balance_after)"
+                " SELECT 1, n, n, 1, 1, n FROM generate_series(1, 6000) AS n"
+            )
+        )
+    del server
+    return 6_000
+
+
+def test_a_statement_is_sent_in_chunks(server: Gunicorn, long_history: int) -> None:
+    sent = server.get(_statement())
+    assert sent.headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in sent.headers
+    assert len(sent.json["transactions"]) == long_history
+
+
+def test_a_statement_that_breaks_off_is_known_for_a_part(server: Gunicorn, engine: Engine, long_history: int) -> None:
+    """An entry of the last slice has left: the last chunk never comes."""
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM entries WHERE wallet_id = 1 AND seq = 5001"))
+    with pytest.raises(IncompleteRead) as broken:
+        server.get(_statement())
+    assert b'"1-3000"' in broken.value.partial
+    assert b'"1-%d"' % long_history not in broken.value.partial
+    assert any("a statement is broken off" in line for line in server.lines())
+    assert server.get(BALANCE).status == 200
+
+
+def _statement() -> str:
+    today = datetime.now(UTC).date()
+    return f"/api/statements/v1?from={today - timedelta(days=1)}&to={today + timedelta(days=1)}"
