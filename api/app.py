@@ -27,6 +27,7 @@ from api.views import (
     statements,
     transfers,
     wallets,
+    webhooks,
 )
 from config import Settings
 
@@ -40,8 +41,8 @@ def create_app(settings: Settings) -> Flask:
     cors.install(app, settings)
     entry.install(app)
     for room in (
-        wallets, transfers, bulks, finding, statements, jobs, dead_letters, events, audit, actions, freezes, health,
-        docs, metrics,
+        wallets, transfers, bulks, finding, statements, jobs, dead_letters, events, webhooks, audit, actions, freezes,
+        health, docs, metrics,
     ):  # fmt: skip
         app.register_blueprint(room.blueprint)
     openapi.install(app)

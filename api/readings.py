@@ -37,7 +37,7 @@ STATEMENT_TIMEOUT_MS = 500
 # Where the backlog begins is looked for so long in a reading.
 SEARCH_S = 0.3
 # The kinds of processes that have connections, and those of other names.
-SERVICES = ("api", "grpc", "worker")
+SERVICES = ("api", "grpc", "worker", "webhooks")
 OTHER_SERVICE = "other"
 
 _log = structlog.get_logger("metrics")
@@ -131,7 +131,9 @@ def read_postgres(engine: Engine, frontier: Frontier) -> Reading:
     """
     try:
         reading = _read_sessions(engine)
-        for read in (partial(_read_backlog, frontier), _read_events, _read_frozen, _read_leases, _read_audit):
+        for read in (
+            partial(_read_backlog, frontier), _read_events, _read_webhooks, _read_frozen, _read_leases, _read_audit,
+        ):  # fmt: skip
             reading += _read_if_possible(read, engine)
     except Unavailable as error:
         raise Unreadable from error
@@ -206,6 +208,15 @@ def _read_events(engine: Engine) -> Reading:
 
 def _read_frozen(engine: Engine) -> Reading:
     return [metrics.frozen_wallets.of(vitals.find_frozen(engine))]
+
+
+def _read_webhooks(engine: Engine) -> Reading:
+    backlog = vitals.find_webhook_backlog(engine)
+    return [
+        metrics.webhooks.by({("enabled",): backlog.enabled, ("disabled",): backlog.disabled}),
+        metrics.webhook_deliveries.of(backlog.pending),
+        metrics.webhook_oldest.of(backlog.oldest_s),
+    ]
 
 
 def _read_leases(engine: Engine) -> Reading:

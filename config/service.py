@@ -67,6 +67,15 @@ class Settings(Listening, KafkaAccess):
     # Days that events stay to be read. Who is away for longer has missed some.
     events_days: int = Field(default=30, ge=1, le=3_650)
 
+    # Seconds between the attempts to deliver an event to a webhook: n delays make n + 1 attempts, over three days.
+    webhook_delays: Annotated[tuple[float, ...], NoDecode] = (
+        5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0,
+    )  # fmt: skip
+    # Networks that webhooks may reach though they are not public; by http those of loopback alone. By default none.
+    webhook_allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    # Days that deliveries stay to be looked at when they are over.
+    webhook_days: int = Field(default=30, ge=1, le=3_650)
+
     # How many waiting jobs a worker takes at once.
     batch_size: int = Field(default=300, ge=1, le=2_000)
 
@@ -99,7 +108,7 @@ class Settings(Listening, KafkaAccess):
     # Where a worker's own metrics can be read, beside the API's /metrics. Needed where they share no folder.
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
-    @field_validator("retry_delays", "cors_origins", mode="before")
+    @field_validator("retry_delays", "webhook_delays", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -118,7 +127,7 @@ class Settings(Listening, KafkaAccess):
             raise ValueError("must be a URL with https://, or with http:// on loopback, without user or password")
         return value
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "webhook_allow_networks", mode="before")
     @classmethod
     def _read_networks(cls, value: object) -> object:
         return read_networks(value) if isinstance(value, str) else value
@@ -129,7 +138,7 @@ class Settings(Listening, KafkaAccess):
         check_origins(value)
         return value
 
-    @field_validator("retry_delays")
+    @field_validator("retry_delays", "webhook_delays")
     @classmethod
     def _bound_delays(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not 1 <= len(value) <= MAX_RETRIES or any(not 0 <= delay <= MAX_DELAY_S for delay in value):

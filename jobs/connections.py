@@ -16,6 +16,10 @@ WORKER_ANSWER_TIMEOUT_S = 5.0
 
 # What a worker cannot do without: a connection to settle by, and one for its relay. It keeps them once it has them.
 CONNECTIONS_OF_A_WORKER = 2
+# What a process that sends webhooks has at most: one for what feeds, one for what claims, the others for attempts that
+# have ended. One such process is enough, and counted is a second, which takes over when the first is replaced.
+OF_WEBHOOKS = 4
+WEBHOOK_PROCESSES = 2
 # What a process of the API takes for a scrape, beside its pool (api/readings.py).
 OF_A_SCRAPE = 1
 
@@ -37,10 +41,13 @@ def make_engine(
 
 
 def count_wanted(settings: Settings, *, workers: int) -> tuple[int, int]:
-    """Return how many connections the faces may have at most, API and gRPC, and how many so many workers."""
+    """Return how many connections the faces may have at most, API and gRPC, and how many those behind them.
+
+    These are so many workers, and two processes that send webhooks.
+    """
     of_api = settings.api_processes * (settings.db_connections + OF_A_SCRAPE)
     of_grpc = settings.grpc_processes * settings.db_connections if settings.grpc_port else 0
-    return of_api + of_grpc, workers * settings.db_connections
+    return of_api + of_grpc, workers * settings.db_connections + WEBHOOK_PROCESSES * OF_WEBHOOKS
 
 
 def make_cache(settings: Settings, engine: Engine) -> WalletCache:

@@ -9,6 +9,7 @@ from typing import Any
 
 from models.ledger.events import Event, ToldEvent
 from models.ledger.transfer import Transfer
+from models.webhooks.history import TEST
 
 
 def rfc3339(instant: datetime) -> str:
@@ -30,6 +31,11 @@ def resource_of(transfer: Transfer) -> dict[str, Any]:
 def as_json(event: Event) -> dict[str, Any]:
     """Show an event."""
     return _event(event.type, event.id, rfc3339(event.created_at), resource_of(event.transfer))
+
+
+def trial_as_json(event_id: int, created_at: datetime, webhook_id: int) -> dict[str, Any]:
+    """Show what is sent to try a webhook out: like an event, though nothing has happened."""
+    return _event(TEST, event_id, rfc3339(created_at), {"webhook_id": str(webhook_id)})
 
 
 def all_as_json(events: Iterable[ToldEvent]) -> Iterator[dict[str, Any]]:

@@ -125,6 +125,30 @@ class TransferNotFound(WalletServiceError):
         self.transfer_id = transfer_id
 
 
+class WebhookNotFound(WalletServiceError):
+    """There is no such webhook."""
+
+    def __init__(self, webhook_id: int) -> None:
+        super().__init__()
+        self.webhook_id = webhook_id
+
+
+class TooManyWebhooks(WalletServiceError):
+    """There are as many webhooks as there may be."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+
+class EventNotFound(WalletServiceError):
+    """There is no such event, it is no longer kept, or the webhook is not told of it."""
+
+    def __init__(self, event_id: int) -> None:
+        super().__init__()
+        self.event_id = event_id
+
+
 class EntriesLeft(WalletServiceError):
     """Entries of this time have left the database for an archive."""
 

@@ -53,6 +53,15 @@ class Leases(NamedTuple):
     first_ends_in_s: float | None
 
 
+class WebhookBacklog(NamedTuple):
+    """Webhooks, and what enabled ones are still to be told of: deliveries, up to :data:`MAX_COUNTED`, and its age."""
+
+    enabled: int
+    disabled: int
+    pending: int
+    oldest_s: float
+
+
 class LastAudit(NamedTuple):
     """How the last audit of the books ended."""
 
@@ -89,6 +98,30 @@ FROM (
     WHERE position IS NULL AND id > (SELECT settled FROM event_head) ORDER BY id LIMIT :most
 ) AS counted
 """).bindparams(most=MAX_EVENT_BATCHES)
+# Of each that is enabled: the first delivery that was planned and is not over, and the first event that has none yet.
+_WEBHOOKS = text("""
+WITH enabled AS MATERIALIZED (
+    SELECT id, upto FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NULL
+), waiting AS (
+    SELECT first.created_at FROM enabled CROSS JOIN LATERAL (
+        SELECT created_at FROM webhook_deliveries WHERE webhook_id = enabled.id AND status = 'pending'
+        ORDER BY number LIMIT 1
+    ) AS first
+    UNION ALL
+    SELECT first.created_at FROM enabled JOIN event_head ON enabled.upto < event_head.last_event CROSS JOIN LATERAL (
+        SELECT created_at FROM event_batches WHERE position <= enabled.upto + 1 ORDER BY position DESC LIMIT 1
+    ) AS first
+)
+SELECT (SELECT count(*) FROM enabled) AS enabled,
+    (SELECT count(*) FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NOT NULL) AS disabled,
+    (SELECT count(*) FROM (
+        SELECT FROM enabled CROSS JOIN LATERAL (
+            SELECT FROM webhook_deliveries WHERE webhook_id = enabled.id AND status = 'pending'
+        ) AS each LIMIT :most
+    ) AS counted) AS pending,
+    extract(epoch FROM clock_timestamp() - min(created_at)) AS oldest_s
+FROM waiting
+""").bindparams(most=MAX_COUNTED)
 _LEASES = text("""
 SELECT count(*) AS held, extract(epoch FROM min(expires_at) - clock_timestamp()) AS first_ends_in_s
 FROM snowflake_nodes WHERE holder IS NOT NULL AND expires_at > clock_timestamp()
@@ -142,6 +175,16 @@ def find_frozen(engine: Engine) -> int:
         Unavailable: the database cannot be reached, or is not migrated.
     """
     return int(fetch_all(engine, _FROZEN)[0].frozen)
+
+
+def find_webhook_backlog(engine: Engine) -> WebhookBacklog:
+    """Count webhooks, and what they are still to be told of.
+
+    Raises:
+        Unavailable: the database cannot be reached, or is not migrated.
+    """
+    (row,) = fetch_all(engine, _WEBHOOKS)
+    return WebhookBacklog(row.enabled, row.disabled, row.pending, max(0.0, float(row.oldest_s or 0)))
 
 
 def find_leases(engine: Engine) -> Leases:

@@ -189,6 +189,21 @@ kafka_unannounced = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+# --- webhooks
+
+webhook_attempts = _counters(
+    "wallet_webhook_attempts", "Attempts to deliver an event to a webhook.", "result", ("delivered", "failed")
+)
+webhook_attempt_seconds = _histogram(
+    "wallet_webhook_attempt_seconds", "How long attempts took, 15 s at most.", (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0)
+)
+webhooks_disabled = _counters(
+    "wallet_webhooks_disabled",
+    "Webhooks that were disabled: by their receivers (410), or since nothing had succeeded for days.",
+    "why",
+    ("gone", "failing"),
+)
+
 # --- the cache
 
 cache_reads = _counters("wallet_cache_reads", "Reads that asked the cache.", "result", ("hit", "miss", "bypassed"))
@@ -251,7 +266,7 @@ def count_action(what: str, outcome: str) -> None:
 # What runs in threads that nobody waits for (observe/background.py).
 TASKS = (
     "queue_feeder", "kafka_deliveries", "cache_pulse", "relay", "audit", "reading", "waiting_room", "metrics_server",
-    "provider_keys", "rq_commands", "http_connections", "grpc_calls", "grpc_watches",
+    "provider_keys", "rq_commands", "http_connections", "grpc_calls", "grpc_watches", "webhooks", "webhook_feeder",
 )  # fmt: skip
 background_faults = _counters(
     "wallet_background_faults", "Faults that nobody foresaw, of what runs beside requests and jobs.", "task", TASKS
@@ -308,6 +323,14 @@ oldest_event_behind = ScrapedGauge(
 )
 dead_letters = ScrapedGauge("wallet_dead_letters", "Failed transfers, counted up to 100000.")
 frozen_wallets = ScrapedGauge("wallet_frozen_wallets", "Wallets with a side that is frozen, counted up to 100000.")
+webhooks = ScrapedGauge("wallet_webhooks", "Webhooks that there are.", ("status",))
+webhook_deliveries = ScrapedGauge(
+    "wallet_webhook_deliveries_pending", "Deliveries that are planned and not over, counted up to 100000."
+)
+webhook_oldest = ScrapedGauge(
+    "wallet_webhook_oldest_undelivered_seconds",
+    "Age of the oldest event that an enabled webhook is still to be told of, 0 without one.",
+)
 db_pool_connections = ScrapedGauge(
     "wallet_db_pool_connections", "Connections that processes have to PostgreSQL.", ("service", "state")
 )

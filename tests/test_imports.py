@@ -20,12 +20,17 @@ CASES = {
     "API with tokens": ("wsgi", {"AUTH_MODE": "jwt", "JWT_SECRET": "s" * 32}, ["alembic", "rq_dashboard", "rq"]),
     "make run": ("ops.local.stack", {}, ["confluent_kafka"]),
     "worker": (
-        "worker",
+        "jobs.work",
         {},
         ["confluent_kafka", *OF_OTHERS, "api", "flask", "werkzeug", "jinja2", "limits", "gunicorn"],
     ),
+    "who sends webhooks": (
+        "jobs.webhook_work",
+        {},
+        ["confluent_kafka", *OF_OTHERS, "api", "flask", "werkzeug", "jinja2", "gunicorn", "jobs.settler"],
+    ),
     "worker over Kafka": (
-        "worker",
+        "jobs.work",
         {"TRANSPORT": "kafka", "KAFKA_BROKERS": "nowhere:9092"},
         [*OF_OTHERS, "api", "rq", "jobs.rq"],
     ),

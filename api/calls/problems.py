@@ -15,12 +15,16 @@ from models.database.faults import first_line
 from models.errors import (
     BulkNotFound,
     EntriesLeft,
+    EventNotFound,
     Fault,
     IdempotencyKeyReused,
     NoIndexServes,
     OutcomeUnknown,
     Refused,
+    TooManyWebhooks,
     TransferNotFound,
+    WalletServiceError,
+    WebhookNotFound,
 )
 
 _log = structlog.get_logger("api")
@@ -48,6 +52,7 @@ PROBLEMS = {
         Problem("wallet_not_found", 404, "No such wallet"),
         Problem("job_not_found", 404, "No such job"),
         Problem("bulk_not_found", 404, "No such bulk"),
+        Problem("webhook_not_found", 404, "No such webhook"),
         Problem("method_not_allowed", 405, "Method not allowed"),
         Problem("payload_too_large", 413, "The body is too large"),
         Problem("unsupported_media_type", 415, "The body must be application/json"),
@@ -90,13 +95,23 @@ class Explained:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+# What somebody has asked for and is not there, or may not be.
+_LACKING: Mapping[type[Exception], tuple[str, str]] = {
+    TransferNotFound: ("job_not_found", "There is no such job, or it is not yours."),
+    BulkNotFound: ("bulk_not_found", "There is no such bulk, or it is not yours."),
+    WebhookNotFound: ("webhook_not_found", "There is no such webhook."),
+    EventNotFound: ("bad_input", "body: event_id: there is no such event for this webhook, or it is kept no more"),
+    TooManyWebhooks: ("bad_input", "There are as many webhooks as there may be."),
+}
+
+
 def code_of(error: Exception) -> str:
     """Return the code of what :func:`explain` makes of an error, for a call that has placed nothing."""
+    if type(error) in _LACKING:
+        return _LACKING[type(error)][0]
     match error:
         case ApiError() | Refused():
             return error.code
-        case TransferNotFound():
-            return "job_not_found"
         case OutcomeUnknown():
             return "outcome_unknown"
     return "unavailable"
@@ -109,8 +124,8 @@ def explain(error: Exception, call: Call) -> Explained:
             return Explained(error.code, error.detail, error.headers)
         case Refused():
             return _refused(error)
-        case TransferNotFound() | BulkNotFound() | NoIndexServes() | EntriesLeft():
-            return _unfound(error)
+        case WalletServiceError() if (found := _unfound(error)) is not None:
+            return found
         case OutcomeUnknown():
             _log.error("outcome unknown", job_id=str(error.transfer_id), cause=first_line(error))
             return _unknown(error.transfer_id)
@@ -133,18 +148,19 @@ def explain_unexpected(error: Exception, call: Call) -> Explained:
     return _failed(call, "The service met an unexpected error, which has been logged.")
 
 
-def _unfound(error: TransferNotFound | BulkNotFound | NoIndexServes | EntriesLeft) -> Explained:
-    """Say what there is none of, and what there may be instead."""
+def _unfound(error: WalletServiceError) -> Explained | None:
+    """Say what there is none of, and what there may be instead; None: it is about something else."""
+    if type(error) in _LACKING:
+        return Explained(*_LACKING[type(error)])
     match error:
-        case TransferNotFound():
-            return Explained("job_not_found", "There is no such job, or it is not yours.")
-        case BulkNotFound():
-            return Explained("bulk_not_found", "There is no such bulk, or it is not yours.")
         case NoIndexServes():
             return Explained("bad_input", f"query: {error.asked}: needs {error.needed}")
-    last_day = vars(error).get("last_day")  # where they leave just now, nobody knows yet
-    upto = "" if last_day is None else f" up to {last_day}"
-    return Explained("entries_left", f"Entries{upto} have left the database for an archive: ask for what is later.")
+        case EntriesLeft():
+            last_day = vars(error).get("last_day")  # where they leave just now, nobody knows yet
+            upto = "" if last_day is None else f" up to {last_day}"
+            why = f"Entries{upto} have left the database for an archive: ask for what is later."
+            return Explained("entries_left", why)
+    return None
 
 
 def _failed(call: Call, why: str) -> Explained:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -12,6 +13,7 @@ import click
 import orjson
 from flask.cli import with_appcontext
 from pydantic import SecretStr
+from sqlalchemy import Engine
 
 import config
 from api.commands.conclusion import concludes, examples
@@ -24,11 +26,15 @@ from jobs.connections import count_wanted
 from jobs.transport import count_workers, look_over
 from models.checkup import Finding, Level, check_postgres
 from models.database.connecting import libpq_parameters
+from models.errors import Unavailable
 from models.redis_line.client import connect_redis
+from models.vitals import find_webhook_backlog
 
 # Nobody waits for a command as for a request: a server that is slow is not one that is down.
 REDIS_ANSWER_TIMEOUT_S = 2.0
 GRPC_ANSWER_TIMEOUT_S = 2.0
+# What a webhook is still to be told of for so long.
+WEBHOOKS_WARN_S = 3_600.0
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1 << 30, 100 << 20
 
 
@@ -71,6 +77,7 @@ def _findings() -> Iterator[Finding]:
     wanted = sum(count_wanted(settings, workers=count_workers(settings)))
     yield from check_postgres(services().engine, connections_wanted=wanted)
     yield from look_over(settings)
+    yield from _webhooks(services().engine)
     if settings.cache_ttl and settings.cache_redis_url is not None:
         url = settings.cache_redis_url.get_secret_value()
         with connect_redis(url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache:
@@ -80,6 +87,18 @@ def _findings() -> Iterator[Finding]:
     if home.is_dir():
         yield _disk(home)
         yield _secrets(home)
+
+
+def _webhooks(engine: Engine) -> Iterator[Finding]:
+    """Whether they are told of what happens. A database that is away has been found already."""
+    with suppress(Unavailable):
+        backlog = find_webhook_backlog(engine)
+        what = f"{backlog.enabled} enabled, {backlog.disabled} disabled, {backlog.pending} deliveries pending"
+        if backlog.disabled or backlog.oldest_s > WEBHOOKS_WARN_S:
+            remedy = "see why in GET /api/webhooks/v1, and whether python worker.py webhooks runs"
+            yield Finding("webhooks", Level.WARN, f"{what}, the oldest for {backlog.oldest_s:.0f} s", remedy)
+        else:
+            yield Finding("webhooks", Level.OK, what)
 
 
 def _settings(settings: Settings) -> Finding:

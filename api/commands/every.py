@@ -4,12 +4,24 @@ from collections.abc import Sequence
 
 import click
 
-from api.commands import actions, audit, collection, dead_letters, doctor, imports, statement, transfers, wallets
+from api.commands import (
+    actions,
+    audit,
+    collection,
+    dead_letters,
+    doctor,
+    imports,
+    statement,
+    transfers,
+    wallets,
+    webhooks,
+)
 
 COMMANDS: Sequence[click.Command] = (
     wallets.commands,
     transfers.commands,
     dead_letters.commands,
+    webhooks.commands,
     statement.command,
     imports.command,
     collection.command,

@@ -54,6 +54,19 @@ from api.contract.schemas import (
     UnfreezeBody,
     WalletStateOut,
 )
+from api.contract.webhook_schemas import (
+    AddedWebhookOut,
+    DeletedWebhookOut,
+    DeliveriesOut,
+    DeliveriesQuery,
+    ReplayBody,
+    ReplayedOut,
+    RotatedOut,
+    TestedOut,
+    WebhookBody,
+    WebhookOut,
+    WebhooksOut,
+)
 
 # Pages for people, which are no part of the contract.
 UNDOCUMENTED_BLUEPRINTS = frozenset({"docs"})
@@ -63,6 +76,7 @@ TAGS = {
     "Jobs": "How a transfer of any kind stands.",
     "Reads": "One's own wallet.",
     "Administration": "Administrators only.",
+    "Webhooks": "Where events are sent. Administrators only.",
     "Service": "For load balancers, supervisors and tools.",
 }
 
@@ -132,6 +146,11 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
         "example": "118361825078153216",
     },
+    "webhook_id": {
+        "description": "The `webhook_id` of an earlier answer.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "example": "118361825078153216",
+    },
     "bulk_id": {
         "description": "The `bulk_id` of an earlier answer.",
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
@@ -153,6 +172,13 @@ LINKS = {
     "next_transfers": Link(endpoint="finding.transfers", parameter="cursor", value="$response.body#/next_cursor"),
     "next_dead_letters": Link(
         endpoint="dead_letters.dead_letters", parameter="cursor", value="$response.body#/next_cursor"
+    ),
+    "deliveries": Link(
+        endpoint="webhooks.webhook_deliveries", parameter="webhook_id", value="$response.body#/webhook_id"
+    ),
+    "try_webhook": Link(endpoint="webhooks.try_webhook", parameter="webhook_id", value="$response.body#/webhook_id"),
+    "next_deliveries": Link(
+        endpoint="webhooks.webhook_deliveries", parameter="cursor", value="$response.body#/next_cursor"
     ),
     "next_events": Link(endpoint="events.events", parameter="after", value="$response.body#/next_after"),
     "next_actions": Link(endpoint="actions.actions", parameter="cursor", value="$response.body#/next_cursor"),
@@ -225,6 +251,29 @@ _WALLET = {
     "version": 1,
     "opened_at": _AT,
     "frozen": {"debits": True, "credits": False, "reason": "court order 17/2026", "at": _AT, "by": "admin"},
+}
+_WEBHOOK = {
+    "webhook_id": _ID,
+    "url": "https://example.com/hooks",
+    "types": ["transfer.posted", "transfer.rejected"],
+    "user_id": None,
+    "status": "enabled",
+    "why": None,
+    "created_at": _AT,
+    "disabled_at": None,
+    "failing_since": None,
+    "old_secret_until": None,
+}
+# That of the standard's own text.
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
+_DELIVERY = {
+    "event_id": "4711",
+    "type": "transfer.posted",
+    "status": "pending",
+    "created_at": _AT,
+    "next_attempt_at": "2026-11-23T14:52:38.155688Z",
+    "ended_at": None,
+    "attempts": [{"at": _AT, "http_status": 500, "duration_ms": 12, "answer": "out of order", "error": None}],
 }
 _REPLAYED = ("Idempotency-Replayed",)
 
@@ -482,6 +531,68 @@ OPERATIONS: dict[str, Operation] = {
                 links=("next_events",),
             )
         },
+    ),
+    "webhooks.add_webhook": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        body=WebhookBody,
+        body_example={"url": "https://example.com/hooks", "types": ["transfer.posted", "transfer.rejected"]},
+        answers={
+            201: Answer(AddedWebhookOut, example=_WEBHOOK | {"secret": _SECRET}, links=("deliveries", "try_webhook"))
+        },
+    ),
+    "webhooks.webhooks": Operation(
+        tag="Webhooks", who=Who.ADMIN, answers={200: Answer(WebhooksOut, example={"webhooks": [_WEBHOOK]})}
+    ),
+    "webhooks.delete_webhook": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        problems=("webhook_not_found",),
+        answers={200: Answer(DeletedWebhookOut, example={"deleted": True})},
+    ),
+    "webhooks.rotate_webhook": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        problems=("webhook_not_found",),
+        answers={
+            200: Answer(
+                RotatedOut,
+                example={"webhook_id": _ID, "secret": _SECRET, "old_secret_until": "2026-11-24T14:47:38.155688Z"},
+            )
+        },
+    ),
+    "webhooks.try_webhook": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        problems=("webhook_not_found",),
+        answers={200: Answer(TestedOut, example={"event_id": _ID, "type": "webhook.test"})},
+    ),
+    "webhooks.enable_webhook": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        problems=("webhook_not_found",),
+        answers={200: Answer(WebhookOut, example=_WEBHOOK)},
+    ),
+    "webhooks.webhook_deliveries": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        query=DeliveriesQuery,
+        problems=("webhook_not_found",),
+        answers={
+            200: Answer(
+                DeliveriesOut,
+                example={"deliveries": [_DELIVERY], "page_size": 30, "has_more": False, "next_cursor": None},
+                links=("next_deliveries",),
+            )
+        },
+    ),
+    "webhooks.replay_webhook": Operation(
+        tag="Webhooks",
+        who=Who.ADMIN,
+        body=ReplayBody,
+        body_example={"event_id": "4711"},
+        problems=("webhook_not_found",),
+        answers={200: Answer(ReplayedOut, example={"after": "4710"})},
     ),
     "audit.audit": Operation(
         tag="Administration", who=Who.ADMIN, answers={200: Answer(AuditOut, example=_AUDIT | {"under_way": None})}

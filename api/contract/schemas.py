@@ -48,7 +48,7 @@ _TYPE_NAMES: dict[int, str] = {
     EntryType.TRANSFER: "transfer",
 }
 
-_EVENT_TYPES = [f"transfer.{each}" for each in (*(each.value for each in Status if each.is_final), REQUEUED)]
+EVENT_TYPES = [f"transfer.{each}" for each in (*(each.value for each in Status if each.is_final), REQUEUED)]
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -223,7 +223,7 @@ SignedCents: TypeAlias = Annotated[int, WithJsonSchema(_SIGNED)]
 Count: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
 StatusWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Status]})]
 KindWord: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [each.value for each in Kind]})]
-EventType: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": _EVENT_TYPES})]
+EventType: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": EVENT_TYPES})]
 TypeNumber: TypeAlias = Annotated[int, WithJsonSchema({"type": "integer", "enum": [each.value for each in EntryType]})]
 TypeName: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_TYPE_NAMES.values())})]
 

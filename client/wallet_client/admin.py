@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
-from typing import Any, Unpack
+from typing import Unpack
 
 from wallet_client import operations
 from wallet_client.calling import Asked
@@ -12,13 +12,17 @@ from wallet_client.errors import EventsMissed
 from wallet_client.resources import (
     Action,
     ActionsPage,
+    AddedWebhook,
     Audit,
     DeadLettersPage,
     DeliveriesPage,
     Event,
     EventsPage,
+    ReplayedWebhook,
     Requeued,
+    RotatedWebhook,
     Statement,
+    TestedWebhook,
     Transfer,
     WalletState,
     Webhook,
@@ -132,7 +136,7 @@ class AdminClient(Client):
         body = without_none({"debits": debits, "credits": credits_, "reason": reason})
         return self._caller.call(operations.UNFREEZE, Asked(path={"user_id": user_id}, body=body))
 
-    def add_webhook(self, url: str, *, types: Sequence[str] = ("*",), user_id: int | None = None) -> Webhook:
+    def add_webhook(self, url: str, *, types: Sequence[str] = ("*",), user_id: int | None = None) -> AddedWebhook:
         """Have events sent to a URL: all, or some types, or a user's. Its ``secret`` is told this once."""
         body = without_none({"url": url, "types": list(types), "user_id": None if user_id is None else str(user_id)})
         return self._caller.call(operations.ADD_WEBHOOK, Asked(body=body))
@@ -145,11 +149,11 @@ class AdminClient(Client):
         """Have nothing sent there any more."""
         self._caller.call(operations.REMOVE_WEBHOOK, Asked(path={"webhook_id": webhook_id}))
 
-    def rotate_webhook(self, webhook_id: int) -> Webhook:
+    def rotate_webhook(self, webhook_id: int) -> RotatedWebhook:
         """Give it a new secret, which is told this once; the old one signs along for a day."""
         return self._caller.call(operations.ROTATE_WEBHOOK, Asked(path={"webhook_id": webhook_id}))
 
-    def test_webhook(self, webhook_id: int) -> dict[str, Any]:
+    def test_webhook(self, webhook_id: int) -> TestedWebhook:
         """Have a ``webhook.test`` event sent."""
         return self._caller.call(operations.TEST_WEBHOOK, Asked(path={"webhook_id": webhook_id}))
 
@@ -158,15 +162,15 @@ class AdminClient(Client):
         return self._caller.call(operations.ENABLE_WEBHOOK, Asked(path={"webhook_id": webhook_id}))
 
     def deliveries_page(
-        self, webhook_id: int, *, status: str | None = None, cursor: str | None = None
+        self, webhook_id: int, *, status: str | None = None, page_size: int | None = None, cursor: str | None = None
     ) -> DeliveriesPage:
         """Return what was sent, and what came of it, newest first."""
-        query = {"status": status, "cursor": cursor}
+        query = {"status": status, "page_size": page_size, "cursor": cursor}
         return self._caller.call(operations.DELIVERIES, Asked(path={"webhook_id": webhook_id}, query=query))
 
     def replay_webhook(
         self, webhook_id: int, *, since: datetime | None = None, event_id: int | None = None
-    ) -> dict[str, Any]:
+    ) -> ReplayedWebhook:
         """Have events sent again: all since an instant, or one.
 
         Raises:

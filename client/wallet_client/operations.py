@@ -4,7 +4,6 @@ A test holds :data:`ALL` against the service's ``/openapi.json``.
 """
 
 from dataclasses import dataclass
-from types import NoneType
 from typing import Any, Generic, TypeVar
 
 from wallet_client import resources
@@ -62,12 +61,12 @@ FREEZE = Operation("POST", "/api/wallets/v1/{user_id}/freeze", resources.WalletS
 UNFREEZE = Operation("POST", "/api/wallets/v1/{user_id}/unfreeze", resources.WalletState)
 
 # Made twice, these make two webhooks, void the secret that the first answer had, or send twice.
-ADD_WEBHOOK = Operation("POST", "/api/webhooks/v1", resources.Webhook, repeatable=False)
-ROTATE_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/rotate", resources.Webhook, repeatable=False)
-TEST_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/test", dict[str, Any], repeatable=False)
-REPLAY_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/replay", dict[str, Any], repeatable=False)
+ADD_WEBHOOK = Operation("POST", "/api/webhooks/v1", resources.AddedWebhook, repeatable=False)
+ROTATE_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/rotate", resources.RotatedWebhook, repeatable=False)
+TEST_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/test", resources.TestedWebhook, repeatable=False)
+REPLAY_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/replay", resources.ReplayedWebhook, repeatable=False)
 # Its second answer would be that there is none.
-REMOVE_WEBHOOK = Operation("DELETE", "/api/webhooks/v1/{webhook_id}", NoneType, repeatable=False)
+REMOVE_WEBHOOK = Operation("DELETE", "/api/webhooks/v1/{webhook_id}", resources.DeletedWebhook, repeatable=False)
 ENABLE_WEBHOOK = Operation("POST", "/api/webhooks/v1/{webhook_id}/enable", resources.Webhook)
 WEBHOOKS = Operation("GET", "/api/webhooks/v1", resources.WebhooksPage)
 DELIVERIES = Operation("GET", "/api/webhooks/v1/{webhook_id}/deliveries", resources.DeliveriesPage)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
 
 # Statuses of a transfer that do not change any more, unless an administrator requeues one that has failed.
 FINAL = frozenset({"posted", "rejected", "failed", "canceled"})
@@ -281,16 +280,56 @@ class ActionsPage:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where events are sent to. ``secret``: when it was just made, and never again."""
+    """Where events are sent to. ``why`` it is disabled: ``gone`` (its receiver has answered 410), or ``failing``."""
 
     webhook_id: int
-    url: str | None
-    types: tuple[str, ...] | None
+    url: str
+    types: tuple[str, ...]
     user_id: int | None
-    status: str | None
-    reason: str | None
-    secret: str | None
-    created_at: datetime | None
+    status: str
+    why: str | None
+    created_at: datetime
+    disabled_at: datetime | None
+    failing_since: datetime | None
+    old_secret_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddedWebhook(Webhook):
+    """One that was just made, and its secret, which is never told again."""
+
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class RotatedWebhook:
+    """A new secret, which is never told again, and until when the one before signs along."""
+
+    webhook_id: int
+    secret: str
+    old_secret_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedWebhook:
+    """It is gone."""
+
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TestedWebhook:
+    """The event that is being sent."""
+
+    event_id: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedWebhook:
+    """After which event what is sent again begins."""
+
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,10 +340,34 @@ class WebhooksPage:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveriesPage:
-    """Events that were sent, or are to be, with each attempt, as the service tells of them."""
+class Attempt:
+    """An attempt to deliver: its HTTP status and the beginning of the answer, or why there was none."""
 
-    deliveries: tuple[dict[str, Any], ...]
+    at: datetime
+    http_status: int | None
+    duration_ms: int
+    answer: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event on its way to a webhook, and its attempts, oldest first."""
+
+    event_id: int
+    type: str
+    status: str
+    created_at: datetime
+    next_attempt_at: datetime | None
+    ended_at: datetime | None
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveriesPage:
+    """Events that were sent, or are to be, newest first."""
+
+    deliveries: tuple[Delivery, ...]
     page_size: int | None
     has_more: bool
     next_cursor: str | None

@@ -8,32 +8,26 @@ This rests on one assumption, which the ledger keeps: posting a transfer again c
 may be handed back, or run out of its lease, at any moment.
 """
 
-import threading
 import time
 from contextlib import suppress
 from typing import Any
 
 import redis
 import structlog
-from rq import SimpleWorker
 from rq.exceptions import StopRequested
-from rq.serializers import JSONSerializer
-from rq.utils import now, utcformat
 from rq.worker import WorkerStatus
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY, unregister
 from sqlalchemy import Engine
 
 from config import Settings
 from jobs.batches import report
 from jobs.connections import connect_worker_redis
-from jobs.rq.crew import are_suspended, transfers_queue
-from jobs.rq.keys import Claim, RqKeys, new_lease, transfer_id_of
+from jobs.rq.crew import transfers_queue
+from jobs.rq.keys import Claim, new_lease, transfer_id_of
+from jobs.rq.resident import FIRST_PAUSE_S, ResidentWorker, wait_for
 from jobs.settler import Settled, Settler
 from models.database.engine import while_waiting
-from models.database.faults import first_line
 from models.errors import Unavailable
 from models.ledger.transfer import Status
-from observe import background
 
 # Seconds of Redis's clock: how long the batch of a worker lies still that was killed, or hangs. It is renewed between
 # the steps of a batch, and while one of them waits for PostgreSQL, which it does for a bounded time: however slow that
@@ -43,34 +37,18 @@ LEASE_S = 10.0
 RENEWALS = 5
 # An idle worker waits this long for a job before it looks round (heartbeat, stop, suspension).
 IDLE_WAIT_S = 1
-# Between two heartbeats of a busy one: every batch would be thousands a minute.
-HEARTBEAT_S = 1.0
-# How long RQ believes in a worker that says nothing.
-WORKER_TTL_S = 30
-# After a fault of the database or of Redis: short at first, because most are over at once.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 _log = structlog.get_logger("worker")
 
 
-class BatchWorker(SimpleWorker):
+class BatchWorker(ResidentWorker):
     """An RQ worker for the one queue whose jobs' ids are transfers' ids."""
 
     def __init__(self, connection: redis.Redis, settler: Settler, *, batch_size: int, log_level: str = "INFO") -> None:
-        super().__init__(
-            [transfers_queue(connection)], connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S
-        )
-        self._keys = RqKeys(connection)
+        super().__init__(transfers_queue(connection), connection, log_level=log_level)
         self._settler = settler
         self._batch_size = batch_size
-        self._log_level = log_level
-        self._stopping = threading.Event()
-        self._pause_s = FIRST_PAUSE_S
-        self._next_heartbeat = self._next_look = self._next_renewal = 0.0
-
-    def run(self) -> None:
-        """Work until SIGTERM; a second one does not wait for the batch that is running."""
-        self.work(logging_level=self._log_level)
+        self._next_renewal = 0.0
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """Return a claim and the queue, None when there is nothing and ``timeout`` is None (burst)."""
@@ -128,99 +106,6 @@ class BatchWorker(SimpleWorker):
             else:
                 self._wait_after("database", settled.fault)
         self._state = WorkerStatus.IDLE
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Tell RQ that this worker lives, whether Redis knew it already or not, and has memory for it or not.
-
-        A Redis that is away is no reason to end here: the next claim finds it out, and waits.
-        """
-        del pipeline
-        if time.monotonic() >= self._next_heartbeat:
-            self._show(timeout)
-
-    def _show(self, timeout: int | None = None) -> None:
-        self._next_heartbeat = time.monotonic() + HEARTBEAT_S
-        self.last_heartbeat = now()
-        with suppress(redis.RedisError):
-            self._keys.register(
-                self.key,
-                self.serialize() | {"state": self._state},
-                groups=[self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())],
-                ttl_s=timeout or self.worker_ttl + 60,
-            )
-
-    def register_birth(self) -> None:
-        """Register; RQ's own way would end here if Redis is full."""
-        self.birth_date = now()
-        self._show()
-
-    def register_death(self) -> None:
-        """Sign off. Step by step, for a full Redis refuses the last one."""
-        with self.connection.pipeline(transaction=False) as pipeline:
-            unregister(self, pipeline)
-            pipeline.expire(self.key, 60)
-            pipeline.delete(self.executions_key)
-            pipeline.hset(self.key, "death", utcformat(now()))
-            pipeline.execute(raise_on_error=False)
-
-    def set_state(self, state: str, pipeline: Any = None) -> None:
-        """Note it; the next heartbeat shows it."""
-        del pipeline
-        self._state = state
-
-    def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001 - RQ calls it so
-        """Look for ``rq suspend`` now and then, and wait while it holds."""
-        if time.monotonic() < self._next_look:
-            return
-        state = self._state
-        while self._is_suspended():
-            if burst:
-                raise StopRequested
-            if self._state != WorkerStatus.SUSPENDED:
-                _log.info("suspended until it is resumed (rq resume)")
-                self._state = WorkerStatus.SUSPENDED
-            self.heartbeat()
-            if self._stopping.wait(HEARTBEAT_S):
-                break
-        self._state = state
-
-    def _is_suspended(self) -> bool:
-        self._next_look = time.monotonic() + HEARTBEAT_S
-        try:
-            return are_suspended(self.connection)
-        except redis.RedisError:
-            return False
-
-    @property
-    def should_run_maintenance_tasks(self) -> bool:
-        """Never: RQ's clean-up of its registries would fail what the relay puts back."""
-        return False
-
-    def handle_warm_shutdown_request(self) -> None:
-        """Let whoever waits after a fault stop waiting."""
-        _log.info("told to stop, the batch goes on to its end")
-        self._stopping.set()
-
-    def set_shutdown_requested_date(self) -> None:
-        """Show that this worker was told to stop. Called by a signal, in the middle of anything: raises nothing."""
-        with suppress(redis.RedisError):
-            super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]
-
-    def teardown(self) -> None:
-        """Sign off, if there is a Redis to sign off from."""
-        with suppress(redis.RedisError):
-            super().teardown()  # type: ignore[no-untyped-call]
-
-    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        """Go on listening to commands, whatever has come between: RQ's own way ends at a Redis that hangs."""
-        del pubsub, pubsub_thread
-        if not isinstance(exc, redis.RedisError):
-            background.report("rq_commands", exc)
-        self._stopping.wait(LONGEST_PAUSE_S)
-
-    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        """Keep the client's patience: RQ would raise it far beyond a lease."""
-        return connection
 
     def _settle(self, claim: Claim) -> Settled:
         ids = [each for each in map(transfer_id_of, claim.ids) if each is not None]
@@ -286,32 +171,10 @@ class BatchWorker(SimpleWorker):
             pipeline.hdel(self.key, "current_job")
             pipeline.execute()
 
-    def _wait_after(self, what: str, cause: str) -> None:
-        """Pause after a fault, longer each time in a row, and no longer than until told to stop."""
-        _log.warning("waiting", on=what, cause=cause, pause_s=self._pause_s)
-        self._stopping.wait(self._pause_s)
-        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-
 
 def make(settings: Settings, engine: Engine, settler: Settler) -> BatchWorker:
     """Make it on a client of its own, once Redis answers: RQ's worker talks to it as soon as it is made."""
     del engine
     connection = connect_worker_redis(settings.redis_url.get_secret_value())
-    _wait_for(connection)
+    wait_for(connection)
     return BatchWorker(connection, settler, batch_size=settings.batch_size, log_level=settings.log_level)
-
-
-def _wait_for(connection: redis.Redis) -> None:
-    pause_s = FIRST_PAUSE_S
-    while True:
-        try:
-            connection.ping()
-        except redis.RedisError as error:
-            # One that answers no (a password, a database) is no reason to end, for it may be mended there; but no time
-            # mends it.
-            level = "error" if isinstance(error, redis.AuthenticationError | redis.ResponseError) else "warning"
-            getattr(_log, level)("waiting", on="REDIS_URL", cause=first_line(error), pause_s=pause_s)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        else:
-            return

@@ -15,7 +15,7 @@ again, may be otherwise by the time somebody reads of it: its batch has the row 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
@@ -75,6 +75,9 @@ class EventPage(NamedTuple):
     next_after: int
     missed: int
 
+
+# More than a transaction can take from the instant of its events to its commit.
+SLACK = timedelta(minutes=1)
 
 # Before anything else, and by itself: what of this look is visible was drawn by transactions that are older than the
 # one which numbers.
@@ -152,6 +155,10 @@ FROM head LEFT JOIN (
 ORDER BY told.event_id
 """)
 _FIND_LAST = text("SELECT last_event FROM event_head")
+_FIND_BATCH = text("""
+SELECT position, cardinality(transfers) AS events, created_at FROM event_batches
+WHERE position >= :position ORDER BY position LIMIT 1
+""")
 _FIND_OLDEST = text("SELECT created_at FROM event_batches ORDER BY id LIMIT 1")
 # The oldest as far as all of them are old: what is kept has no gap.
 _FORGET = text("""
@@ -255,6 +262,26 @@ def find_last(engine: Engine) -> int:
 def find_oldest(connection: Connection) -> datetime | None:
     """Return when the oldest events that are kept happened, give or take how long a statement takes; None: none is."""
     return connection.execute(_FIND_OLDEST).scalar()
+
+
+def find_since(engine: Engine, instant: datetime) -> int:
+    """Return after which event there is all that is kept of what has happened since; what is older may be among it.
+
+    Batches are numbered in the order of their ids, and their instants follow that but for a transaction's length: it
+    is looked for by halving, :data:`SLACK` before.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+    """
+    sought, first, last = instant - SLACK, 0, find_last(engine)
+    while first < last:
+        middle = (first + last) // 2
+        batch = next(iter(fetch_all(engine, _FIND_BATCH.bindparams(position=middle + 1))), None)
+        if batch is None or batch.created_at >= sought:
+            last = middle
+        else:
+            first = max(middle + 1, batch.position + batch.events - 1)
+    return first
 
 
 def find_followed(engine: Engine, ids: Collection[int]) -> set[int]:

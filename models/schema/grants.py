@@ -41,6 +41,13 @@ PRIVILEGES: Mapping[str, str] = {
     "action_outcomes": "SELECT, INSERT (action_id, outcome)",
     "event_batches": "SELECT, INSERT (transfers, created_at, snapshots), UPDATE (position), DELETE",
     "event_head": "SELECT, UPDATE (last_event, forgotten, newest_batch, settled, mark, mark_xid)",
+    "webhooks": (
+        "SELECT, INSERT, UPDATE (secret, old_secret, old_secret_until, upto, disabled_at, why, failing_since,"
+        " failures, quiet_until, fresh_at, deleted_at), DELETE"
+    ),
+    "webhook_deliveries": (
+        "SELECT, INSERT, UPDATE (status, attempts, claims, log, next_attempt_at, held_until, ended_at), DELETE"
+    ),
     # For /readyz.
     "alembic_version": "SELECT",
 }

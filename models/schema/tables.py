@@ -468,6 +468,101 @@ event_head = Table(
     postgresql_with={"fillfactor": "50", **_SMALL},
 )
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("url", Text, nullable=False),
+    Column("types", ARRAY(Text), nullable=False),  # of events; or an asterisk
+    Column("user_id", BigInteger),  # only events of this user's transfers
+    # What deliveries are signed with. They cannot be kept as hashes.
+    Column("secret", LargeBinary),
+    Column("old_secret", LargeBinary),
+    Column("old_secret_until", _timestamp),  # until then it signs along
+    Column("upto", BigInteger, nullable=False),  # events up to this one have their deliveries
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("disabled_at", _timestamp),
+    Column("why", Text),
+    Column("failing_since", _timestamp),  # the first failure after the last success
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # likewise; it rests longer each time
+    Column("quiet_until", _timestamp),  # so long its receiver wants to hear nothing
+    Column("fresh_at", _timestamp),  # while it fails: when the next event is tried for the first time
+    Column("deleted_at", _timestamp),  # gone for everybody, and with the last of its deliveries for good
+    CheckConstraint("id > 0", name="id_positive"),
+    CheckConstraint("char_length(url) BETWEEN 1 AND 2048", name="url_length"),
+    CheckConstraint("cardinality(types) BETWEEN 1 AND 20", name="types_few"),
+    CheckConstraint("upto >= 0 AND failures >= 0", name="counters_not_negative"),
+    CheckConstraint("(disabled_at IS NULL) = (why IS NULL)", name="disabled_has_why"),
+    CheckConstraint("(deleted_at IS NULL) = (secret IS NOT NULL)", name="deleted_has_no_secret"),
+    CheckConstraint("length(secret) BETWEEN 24 AND 64", name="secret_length"),
+    CheckConstraint("(old_secret IS NULL) = (old_secret_until IS NULL)", name="old_secret_ends"),
+    comment="Where events are sent, and up to which one they have been planned.",
+    postgresql_with=_SMALL,
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("webhook_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, Identity(always=True), nullable=False),  # the order in which they were planned
+    Column("type", Text, nullable=False),
+    Column("body", Text),  # of what is in no feed: a test
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),  # since it was planned, or replayed
+    Column("claims", Integer, nullable=False, server_default=text("0")),  # whoever sends it may tell of it by this
+    Column("log", JSONB, nullable=False, server_default=text("'[]'::jsonb")),  # the last attempts
+    Column("created_at", _timestamp, nullable=False),  # when the event happened
+    Column("next_attempt_at", _timestamp, nullable=False),
+    Column("held_until", _timestamp),  # on the queue, or being sent; after that nobody has it
+    Column("ended_at", _timestamp),
+    CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status_known"),
+    CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="final_has_ended_at"),
+    CheckConstraint("status = 'pending' OR held_until IS NULL", name="final_is_not_held"),
+    CheckConstraint("attempts >= 0 AND claims >= 0", name="counters_not_negative"),
+    CheckConstraint("jsonb_typeof(log) = 'array'", name="log_is_array"),
+    comment="An event on its way to one receiver, and how its attempts ended.",
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "10000", **_ANALYZE},
+)
+
+# models/webhooks/history.py: a page of the newest, by their status.
+Index(
+    "webhook_deliveries_by_status",
+    webhook_deliveries.c.webhook_id,
+    webhook_deliveries.c.status,
+    webhook_deliveries.c.number,
+)
+# models/webhooks/fan_out.py: how many are planned ahead.
+Index(
+    "webhook_deliveries_fresh",
+    webhook_deliveries.c.webhook_id,
+    postgresql_where=text("status = 'pending' AND attempts = 0"),
+)
+# models/webhooks/deliveries.py: what is due, and held by nobody; what somebody holds; tests.
+Index(
+    "webhook_deliveries_due",
+    webhook_deliveries.c.webhook_id,
+    webhook_deliveries.c.next_attempt_at,
+    postgresql_where=text("status = 'pending' AND held_until IS NULL"),
+)
+Index(
+    "webhook_deliveries_held",
+    webhook_deliveries.c.webhook_id,
+    webhook_deliveries.c.held_until,
+    postgresql_where=webhook_deliveries.c.held_until.is_not(None),
+)
+Index(
+    "webhook_deliveries_tests",
+    webhook_deliveries.c.webhook_id,
+    postgresql_where=text("status = 'pending' AND body IS NOT NULL"),
+)
+# models/webhooks/tidying.py: what is old.
+Index(
+    "webhook_deliveries_ended",
+    webhook_deliveries.c.ended_at,
+    postgresql_where=webhook_deliveries.c.ended_at.is_not(None),
+)
+
 # The triggers that refuse what no privilege can tell from the business of the day, and their tables. They bind
 # everybody but the tables' owner.
 GUARDS: Mapping[str, str] = {

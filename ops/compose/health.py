@@ -1,4 +1,4 @@
-"""A container's health check: ``python -m ops.compose.health api|grpc|worker`` succeeds if it can do its work."""
+"""A container's health check: ``python -m ops.compose.health api|grpc|worker|webhooks`` succeeds if it can work."""
 
 import http.client
 import importlib
@@ -22,10 +22,10 @@ def is_api_ready() -> bool:
 
 def is_worker_at_work() -> bool:
     """Whether its loop goes round. Of a consumer it says so itself: Kafka believes in who hangs as long as he polls."""
-    return _is_ok("METRICS_PORT", "/healthz") if os.environ.get("TRANSPORT") == "kafka" else _is_known_to_rq()
+    return _is_ok("METRICS_PORT", "/healthz") if os.environ.get("TRANSPORT") == "kafka" else is_known_to_rq()
 
 
-def _is_known_to_rq() -> bool:
+def is_known_to_rq() -> bool:
     """Whether RQ knows a worker of this container: its entry expires unless the worker's loop renews it."""
     url = (secret_files.settings(secret_files.FOLDER) | os.environ)["REDIS_URL"]
     with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as connection:
@@ -49,7 +49,7 @@ def is_grpc_serving() -> bool:
     return bool(answer is asking.Answer.SERVES)
 
 
-CHECKS = {"api": is_api_ready, "grpc": is_grpc_serving, "worker": is_worker_at_work}
+CHECKS = {"api": is_api_ready, "grpc": is_grpc_serving, "worker": is_worker_at_work, "webhooks": is_known_to_rq}
 
 
 def main(arguments: list[str]) -> int:

@@ -3,8 +3,8 @@
     python -m ops.local.stack [--follow-parent]
 
 PostgreSQL, Redis and with TRANSPORT=kafka a broker (unless DATABASE_URL, REDIS_URL and KAFKA_BROKERS name others),
-migrations, workers, the API and the gRPC processes, each a child process that is replaced when it dies and that dies
-with this one, however this one ends.
+migrations, workers, who sends webhooks, the API and the gRPC processes, each a child process that is replaced when it
+dies and that dies with this one, however this one ends.
 """
 
 import errno
@@ -54,6 +54,7 @@ class Stack:
         self._redis: RedisServer | None = None
         self._kafka: KafkaServer | None = None
         self._workers: list[Child] = []
+        self._webhooks: list[Child] = []
         # The gRPC processes that have been written down.
         self._told_of: list[int] = []
         # Everything that can be wrong with a setting comes out here, before anything is started.
@@ -95,6 +96,7 @@ class Stack:
         state: dict[str, object] = {
             "api": {"url": self._api.url, "pid": self._api.pid},
             "workers": [{"pid": worker.pid} for worker in self._workers],
+            "webhooks": [{"pid": sender.pid} for sender in self._webhooks],
             "postgres": {"url": self._owner_url(), "pid": self._postgres and self._postgres.pid},
             "redis": {"url": self._redis_url(), "pid": self._redis and self._redis.pid},
             "admin": {"user": self._settings.admin_user, "password": self._admin_password()},
@@ -121,7 +123,8 @@ class Stack:
         self._start_servers()
         self._prepare_database()
         self._workers = [self._command(f"worker-{n}", "worker.py") for n in range(1, self._settings.workers + 1)]
-        self._supervisor.add_layer(self._workers)
+        self._webhooks = [self._command("webhooks", "worker.py", "webhooks")]
+        self._supervisor.add_layer([*self._workers, *self._webhooks])
         self._start_faces()
         self._supervisor.changed()
         self._announce()

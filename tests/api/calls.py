@@ -39,6 +39,7 @@ STATUS_OF = {
     "forbidden": 403,
     "wallet_not_found": 404,
     "job_not_found": 404,
+    "webhook_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "payload_too_large": 413,

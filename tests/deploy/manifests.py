@@ -16,7 +16,7 @@ KUSTOMIZATIONS = sorted(path.parent for path in FOLDER.rglob(KUSTOMIZATION))
 # The oldest that has all that is used, and the newest that the schemas are there of.
 VERSIONS = ("1.31", "1.37")
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
-SERVICE = ("api", "grpc", "worker")
+SERVICE = ("api", "grpc", "worker", "webhooks")
 WORKLOADS = ("Deployment", "Job")
 
 Manifest = dict[str, Any]

@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 
 import config
-from jobs.connections import OF_A_SCRAPE, count_wanted
+from jobs.connections import OF_A_SCRAPE, OF_WEBHOOKS, count_wanted
 from ops.compose import entry, health
 from tests.deploy import manifests as kubernetes
 from tests.deploy.manifests import BASE, COMPONENT, FOLDER, KUSTOMIZATION, NAME, SERVICE, Manifest, Pod, of_kind
@@ -132,7 +132,7 @@ def test_whatever_is_meant_for_pods_finds_them_and_no_others(component: str) -> 
         for each in of_kind(ALL, "Service")
         if each["metadata"]["labels"][COMPONENT] == component
     ]
-    assert len(selectors) == (4 if component == "worker" else 5)
+    assert len(selectors) == (4 if component in {"worker", "webhooks"} else 5)
     for selector in selectors:
         assert [name for name, each in PODS.items() if kubernetes.matches(selector, each.labels)] == [component]
     for scaler in of_kind(ALL, "HorizontalPodAutoscaler"):
@@ -151,7 +151,7 @@ def test_a_container_starts_with_what_it_is_told(component: str, monkeypatch: py
     faces = component in {"api", "grpc"}
     # Nobody is believed where somebody calls.
     assert (settings.auth_mode == "jwt") is faces
-    assert settings.allow_user_id_mode is (component == "worker")
+    assert settings.allow_user_id_mode is (component in {"worker", "webhooks"})
     assert settings.host == ("127.0.0.1" if component == "prepare" else "0.0.0.0")  # noqa: S104
     assert not settings.demo_wallets
 
@@ -163,6 +163,7 @@ def test_each_is_told_the_secrets_that_are_its_business() -> None:
         "api": faces,
         "grpc": faces,
         "worker": {*servers, "CACHE_REDIS_URL"},
+        "webhooks": servers,
         "prepare": {*servers, "OWNER_DATABASE_URL"},
     }
     assert all(pod.secrets.items() <= SECRETS.items() for pod in PODS.values())
@@ -247,6 +248,7 @@ def test_a_port_is_the_one_that_is_served(component: str, monkeypatch: pytest.Mo
         "api": {"http": settings.port},
         "grpc": {"grpc": settings.grpc_port, "metrics": settings.metrics_port},
         "worker": {"metrics": settings.metrics_port},
+        "webhooks": {"metrics": settings.metrics_port},
     }[component]
     pod = PODS[component]
     ports = {each["name"]: each["containerPort"] for each in pod.container["ports"]}
@@ -299,7 +301,7 @@ def test_a_stop_waits_for_what_is_in_hand(component: str, monkeypatch: pytest.Mo
     pod = PODS[component]
     announced_s = pod.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     # Whoever sends callers has to learn of it first. Nobody sends any to a worker.
-    assert (announced_s > 0) is (component != "worker")
+    assert (announced_s > 0) is (component not in {"worker", "webhooks"})
     needed_s = settings.graceful_timeout_s + 5
     if component == "worker":
         needed_s = max(needed_s, int(settings.longest_transaction_s))
@@ -325,12 +327,13 @@ def test_connections_are_counted_for_all_pods_there_can_be(monkeypatch: pytest.M
     of_api = _most("api") * each["api"].api_processes * (each["api"].db_connections + OF_A_SCRAPE)
     of_grpc = _most("grpc") * each["grpc"].grpc_processes * each["grpc"].db_connections
     of_workers = _most("worker") * each["worker"].db_connections
+    of_webhooks = _most("webhooks") * OF_WEBHOOKS
     told = environment(PODS["prepare"], SETTINGS)
     counted = count_wanted(
         load(config.PrepareSettings, told, monkeypatch),
         workers=load(config.StackSettings, told, monkeypatch).workers,
     )
-    assert counted == (of_api + of_grpc, of_workers)
+    assert counted == (of_api + of_grpc, of_workers + of_webhooks)
     assert f"{sum(counted)} connections" in PAGE.read_text()
 
 
@@ -369,6 +372,7 @@ def test_the_network_lets_through_what_is_needed_and_nothing_else() -> None:
         "api": {(INGRESS, "TCP", 8080), (MONITORING, "TCP", 8080)},
         "grpc": {(INGRESS, "TCP", 8081), (MONITORING, "TCP", 9101)},
         "worker": {(MONITORING, "TCP", 9101)},
+        "webhooks": {(MONITORING, "TCP", 9101)},
         "prepare": set(),
     }
     nowhere = "192.0.2.0/24"  # RFC 5737: until an overlay says where the servers are
@@ -377,12 +381,13 @@ def test_the_network_lets_through_what_is_needed_and_nothing_else() -> None:
     redis = {(nowhere, "TCP", REDIS)}
     assert _flows("egress") == {
         **dict.fromkeys(SERVICE, names | postgres | redis),
+        "webhooks": names | postgres | redis | {("0.0.0.0/0", "TCP", 443), ("2000::/3", "TCP", 443)},
         "prepare": names | postgres,
     }
 
 
 def test_what_is_applied_first_is_all_that_the_preparation_needs() -> None:
-    """The page's selector: COMPONENT notin (api,grpc,worker)."""
+    """The page's selector: COMPONENT notin (api,grpc,worker,webhooks)."""
     assert f"{COMPONENT} notin ({','.join(SERVICE)})" in PAGE.read_text()
     later = {each["kind"] for each in ALL if each["metadata"].get("labels", {}).get(COMPONENT) in SERVICE}
     first = {each["kind"] for each in ALL if each["metadata"].get("labels", {}).get(COMPONENT) not in SERVICE}

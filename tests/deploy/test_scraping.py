@@ -46,7 +46,7 @@ def test_each_pod_is_asked_at_one_port_under_the_name_of_its_part(tmp_path: Path
     kept = [each["labels"] for each in json.loads(said) if each["labels"]]
     asked = {labels["job"]: labels for labels in kept}
     assert len(kept) == len(asked)
-    ports = {"api": 8080, "grpc": 9101, "worker": 9101}
+    ports = {"api": 8080, "grpc": 9101, "worker": 9101, "webhooks": 9101}
     assert asked.keys() == {f"wallet-{component}" for component in SERVICE}
     for component, port in ports.items():
         labels = asked[f"wallet-{component}"]

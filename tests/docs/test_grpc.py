@@ -28,6 +28,7 @@ OF_REST_ONLY = {
     "bulk_not_found",
     "not_cancelable",
     "entries_left",
+    "webhook_not_found",
 }
 
 

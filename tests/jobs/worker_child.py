@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,12 @@ def work_as_stock_rq() -> None:
     rq_command(["worker", "transfers", *options], standalone_mode=False)
 
 
-ENTRIES = {"worker": worker.main, "accept": accept, "rq": work_as_stock_rq}
+ENTRIES: dict[str, Callable[[], None]] = {
+    "worker": worker.main,
+    "webhooks": partial(worker.main, "webhooks"),
+    "accept": accept,
+    "rq": work_as_stock_rq,
+}
 
 
 class Nursery:

@@ -10,6 +10,9 @@ def test_the_codes_are_those_of_the_contract() -> None:
         "balance_insufficient",
         "balance_overflow",
         "self_transfer_invalid",
+        "not_reversible",
+        "reversal_exceeds",
+        "bulk_rejected",
         "idempotency_key_reused",
     }
     assert all(kind.code == code for code, kind in REFUSALS.items())

@@ -108,8 +108,9 @@ def test_those_of_grpc_are_counted_unless_there_are_none(make_app: AppMaker) -> 
         with make_app(db_connections=6, api_processes=2, **settings).app_context():
             return count_wanted(current_settings(), workers=2)
 
-    assert wanted(grpc_port="off") == (2 * 7, 2 * 6)
-    assert wanted(grpc_port=1, grpc_processes=3) == (2 * 7 + 3 * 6, 2 * 6)
+    behind = 2 * 6 + 2 * 4  # workers, and who sends webhooks
+    assert wanted(grpc_port="off") == (2 * 7, behind)
+    assert wanted(grpc_port=1, grpc_processes=3) == (2 * 7 + 3 * 6, behind)
 
 
 def grpc_line(run: Runner, app: Flask | None = None) -> str:

@@ -111,6 +111,15 @@ def test_events_that_nobody_can_read_yet_are_told(funded: FlaskClient, engine: E
     assert 3_600 <= samples.value("wallet_oldest_event_behind_seconds") < 3_700
 
 
+def test_webhooks_are_told_of(funded: FlaskClient) -> None:
+    samples = scrape(funded)
+    assert (
+        samples.value("wallet_webhooks", status="enabled") == samples.value("wallet_webhooks", status="disabled") == 0
+    )
+    assert samples.value("wallet_webhook_deliveries_pending") == 0
+    assert samples.value("wallet_webhook_oldest_undelivered_seconds") == 0
+
+
 def test_without_an_audit_nothing_is_said_of_one(client: FlaskClient) -> None:
     assert not any(name.startswith("wallet_audit") for name in names(scrape(client)))
 

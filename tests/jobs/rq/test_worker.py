@@ -28,6 +28,7 @@ from sqlalchemy import Engine, text
 import jobs.rq.worker
 from jobs.connections import WORKER_ANSWER_TIMEOUT_S, connect_worker_redis
 from jobs.rq.keys import FAILED, FINISHED, QUEUE, SCHEDULED, STARTED, RqKeys
+from jobs.rq.resident import WORKER_TTL_S
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
@@ -121,7 +122,7 @@ def test_rq_sees_a_living_worker_and_what_it_did(
     before = worker.last_heartbeat
     assert isinstance(before, datetime)
     wait_until(lambda: (only_worker(redis_client).last_heartbeat or before) > before)
-    assert 0 < int(redis_client.ttl(worker.key)) <= jobs.rq.worker.WORKER_TTL_S + 60
+    assert 0 < int(redis_client.ttl(worker.key)) <= WORKER_TTL_S + 60
     process.stop()
     assert Worker.all(connection=redis_client) == []
 
@@ -136,7 +137,7 @@ def test_a_worker_that_redis_has_forgotten_registers_again(
     wait_until(lambda: is_idle(redis_client))
     worker = only_worker(redis_client)
     assert (worker.name, worker.pid, worker.queue_names()) == (name, process.pid, ["transfers"])
-    assert 0 < int(redis_client.ttl(worker.key)) <= jobs.rq.worker.WORKER_TTL_S + 60
+    assert 0 < int(redis_client.ttl(worker.key)) <= WORKER_TTL_S + 60
     process.stop()
 
 

@@ -198,6 +198,11 @@ BATCH: dict[str, Any] = {"transfers": [1, 2], "created_at": NOW}
 HEAD: dict[str, Any] = {"last_event": 9, "forgotten": 2, "newest_batch": 7, "mark": 7, "settled": 5}
 FREEZE: dict[str, Any] = {"wallet_id": 1, "debits": True, "credits": False, "reason": "why", "by": "admin"}
 ACT: dict[str, Any] = {"who": "admin", "what": "audit.run", "subject": "all", "origin": "192.0.2.1"}
+WEBHOOK: dict[str, Any] = {"id": 1, "url": "https://a.test", "types": ["*"], "upto": 0, "secret": b"s" * 32}
+DELIVERY: dict[str, Any] = {
+    "webhook_id": 1, "event_id": 1, "type": "transfer.posted", "created_at": NOW, "next_attempt_at": NOW,
+}  # fmt: skip
+DELIVERED = DELIVERY | {"status": "delivered", "ended_at": NOW}
 
 FINE = [
     ("bulks", BULK),
@@ -230,6 +235,11 @@ FINE = [
     ("actions", ACT),
     ("actions", ACT | {"subject": "x" * 200}),
     ("action_outcomes", {"action_id": 1, "outcome": "done"}),
+    ("webhooks", WEBHOOK),
+    ("webhooks", WEBHOOK | {"old_secret": b"o" * 24, "old_secret_until": NOW, "disabled_at": NOW, "why": "gone"}),
+    ("webhooks", WEBHOOK | {"secret": None, "deleted_at": NOW}),
+    ("webhook_deliveries", DELIVERY | {"held_until": NOW}),
+    ("webhook_deliveries", DELIVERED),
 ]
 WRONG = [
     ("wallets", WALLET | {"id": 0}, "wallets_id_positive"),
@@ -321,6 +331,28 @@ WRONG = [
     ("event_head", HEAD | {"forgotten": -1}, "event_head_in_order"),
     ("event_head", HEAD | {"mark": 8}, "event_head_in_order"),
     ("event_head", HEAD | {"settled": 8}, "event_head_in_order"),
+    ("webhooks", WEBHOOK | {"id": 0}, "webhooks_id_positive"),
+    ("webhooks", WEBHOOK | {"url": ""}, "webhooks_url_length"),
+    ("webhooks", WEBHOOK | {"url": "u" * 2049}, "webhooks_url_length"),
+    ("webhooks", WEBHOOK | {"types": []}, "webhooks_types_few"),
+    ("webhooks", WEBHOOK | {"types": ["*"] * 21}, "webhooks_types_few"),
+    ("webhooks", WEBHOOK | {"upto": -1}, "webhooks_counters_not_negative"),
+    ("webhooks", WEBHOOK | {"failures": -1}, "webhooks_counters_not_negative"),
+    ("webhooks", WEBHOOK | {"disabled_at": NOW}, "webhooks_disabled_has_why"),
+    ("webhooks", WEBHOOK | {"why": "gone"}, "webhooks_disabled_has_why"),
+    ("webhooks", WEBHOOK | {"secret": None}, "webhooks_deleted_has_no_secret"),
+    ("webhooks", WEBHOOK | {"deleted_at": NOW}, "webhooks_deleted_has_no_secret"),
+    ("webhooks", WEBHOOK | {"secret": b"s" * 23}, "webhooks_secret_length"),
+    ("webhooks", WEBHOOK | {"secret": b"s" * 65}, "webhooks_secret_length"),
+    ("webhooks", WEBHOOK | {"old_secret": b"o" * 32}, "webhooks_old_secret_ends"),
+    ("webhooks", WEBHOOK | {"old_secret_until": NOW}, "webhooks_old_secret_ends"),
+    ("webhook_deliveries", DELIVERY | {"status": "lost"}, "webhook_deliveries_status_known"),
+    ("webhook_deliveries", DELIVERY | {"ended_at": NOW}, "webhook_deliveries_final_has_ended_at"),
+    ("webhook_deliveries", DELIVERY | {"status": "failed"}, "webhook_deliveries_final_has_ended_at"),
+    ("webhook_deliveries", DELIVERED | {"held_until": NOW}, "webhook_deliveries_final_is_not_held"),
+    ("webhook_deliveries", DELIVERY | {"attempts": -1}, "webhook_deliveries_counters_not_negative"),
+    ("webhook_deliveries", DELIVERY | {"claims": -1}, "webhook_deliveries_counters_not_negative"),
+    ("webhook_deliveries", DELIVERY | {"log": {}}, "webhook_deliveries_log_is_array"),
 ]
 
 
@@ -384,6 +416,8 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
             {"action_id": 1, "outcome": "unchanged"},
             "action_outcomes_pkey",
         ),
+        ("webhooks", WEBHOOK, WEBHOOK, "webhooks_pkey"),
+        ("webhook_deliveries", DELIVERY, DELIVERY | {"type": "transfer.failed"}, "webhook_deliveries_pkey"),
     ],
 )
 def test_what_must_be_unique_is(

@@ -43,7 +43,7 @@ TELL = '#!/bin/sh\nfor word; do echo "$word"; done\n'
         ({}, 100),
         (
             {"API_PROCESSES": "16", "GRPC_PROCESSES": "4", "WORKERS": "8", "DB_CONNECTIONS": "8"},
-            (2 * 16 + 4 + 8) * 9 + 20,
+            (2 * 16 + 4 + 8) * 9 + 28,
         ),
     ],
 )

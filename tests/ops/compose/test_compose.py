@@ -45,9 +45,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = {
     name: service for name, service in COMPOSE["services"].items() if "profiles" not in service
 }
-OURS = ("api", "grpc", "worker", "secrets", "prepare")
+OURS = ("api", "grpc", "worker", "webhooks", "secrets", "prepare")
 SERVERS = ("postgres", "redis")
-STAYING = ("api", "grpc", "worker", *SERVERS)
+STAYING = ("api", "grpc", "worker", "webhooks", *SERVERS)
 # A line of the Dockerfile, with those it goes on in.
 INSTRUCTIONS: list[tuple[str, str]] = re.findall(
     r"^([A-Z]+) ((?:.*\\\n)*.*)$",
@@ -75,7 +75,7 @@ def test_who_callers_are_is_for_those_alone_to_know_who_serve_them() -> None:
         *("ADMIN_USER", "AUTH_MODE", "CORS_ORIGINS", "DEPOSIT_SCOPE", "TRUSTED_PROXIES"),
         *("JWT_AUDIENCE", "JWT_ISSUER", "JWT_JWKS_URL"),
     }
-    for name in ("worker", "prepare"):
+    for name in ("worker", "webhooks", "prepare"):
         others = dict(SERVICES[name]["environment"])
         # It believes nobody, so it may listen for those who ask for its metrics.
         assert others.pop("ALLOW_USER_ID_MODE") == "1"
@@ -108,7 +108,9 @@ def test_the_secrets_cannot_be_changed_where_they_are_only_read() -> None:
         name: volume for name in SERVICES for volume in SERVICES[name]["volumes"] if volume.startswith("secrets:")
     }
     assert mounts.pop("secrets") == f"secrets:{secret_files.FOLDER}"
-    assert mounts == dict.fromkeys(("api", "grpc", "worker", "redis", "prepare"), f"secrets:{secret_files.FOLDER}:ro")
+    assert mounts == dict.fromkeys(
+        ("api", "grpc", "worker", "webhooks", "redis", "prepare"), f"secrets:{secret_files.FOLDER}:ro"
+    )
 
 
 def test_nobody_but_the_preparation_can_be_the_superuser() -> None:
@@ -127,7 +129,7 @@ def test_nobody_but_the_preparation_can_be_the_superuser() -> None:
 def test_those_who_serve_callers_are_the_user_whose_secrets_are_his_own() -> None:
     users = {name: SERVICES[name].get("user", _instruction("USER")) for name in OURS}
     own, other = "10001:10001", f"10002:{secret_files.SERVICE_GROUP}"
-    assert users == {"api": own, "grpc": own, "secrets": own, "worker": other, "prepare": other}
+    assert users == {"api": own, "grpc": own, "secrets": own, "worker": other, "webhooks": other, "prepare": other}
     assert {secret.setting for secret in SECRETS if secret.group is None} == {"ADMIN_PASSWORD", "JWT_SECRET"}
     made = " ".join(arguments for name, arguments in INSTRUCTIONS if name == "RUN")
     for user in (own, other):
@@ -183,7 +185,8 @@ def test_nobody_starts_before_what_it_needs() -> None:
         "prepare": written | {"postgres": "service_healthy"},
         "api": served,
         "grpc": served,
-        "worker": served | {"api": "service_healthy"},  # so that a stop takes the workers first
+        # So that a stop takes the workers first.
+        **dict.fromkeys(("worker", "webhooks"), served | {"api": "service_healthy"}),
     }
 
 

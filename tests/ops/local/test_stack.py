@@ -81,7 +81,8 @@ class Run:
 
 def pids_in(state: Mapping[str, Any]) -> set[int]:
     single = (state[name]["pid"] for name in ("api", "postgres", "redis"))
-    return {*single, *(worker["pid"] for worker in state["workers"]), *state.get("grpc", {"pids": ()})["pids"]}
+    behind = (each["pid"] for kind in ("workers", "webhooks") for each in state[kind])
+    return {*single, *behind, *state.get("grpc", {"pids": ()})["pids"]}
 
 
 def free_port() -> int:
@@ -151,7 +152,7 @@ def test_the_stack_starts_tells_what_is_up_and_stops_on_sigterm(tmp_path: Path, 
     home = tmp_path / "home"
     runs.append(run := Run(home))
     state = run.wait_until_up()
-    assert state.keys() == {"api", "workers", "postgres", "redis", "admin"}
+    assert state.keys() == {"api", "workers", "webhooks", "postgres", "redis", "admin"}
     assert state["api"]["url"] == f"http://127.0.0.1:{run.port}"
     assert len(state["workers"]) == 1
     assert state["postgres"]["url"].startswith("postgresql://wallet:")

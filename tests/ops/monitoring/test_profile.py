@@ -24,7 +24,7 @@ PUBLISHED = {
 # Programs without anything beside them in their image that could ask them how they are.
 ASKED_BY_PROMETHEUS_ALONE = {"alloy", "process-exporter"}
 # The service itself, which tells what it counts.
-OURS = {"api", "grpc", "worker"}
+OURS = {"api", "grpc", "worker", "webhooks"}
 
 
 def _mounts(name: str) -> dict[str, str]:
@@ -144,7 +144,7 @@ def test_prometheus_asks_for_what_there_is() -> None:
     assert hosts - watching_itself == set(STAYING) - {"prometheus", "grafana"} | OURS
     ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in settings["scrape_configs"][: len(OURS)]}
     assert ports.pop("wallet-api") == 8080
-    assert ports.keys() == {"wallet-grpc", "wallet-worker"}
+    assert ports.keys() == {"wallet-grpc", "wallet-worker", "wallet-webhooks"}
     for job, port in ports.items():
         served = COMPOSE["services"][job.removeprefix("wallet-")]["environment"]["METRICS_PORT"]
         assert served == f"${{METRICS_PORT:-{port}}}"

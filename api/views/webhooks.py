@@ -1,0 +1,142 @@
+"""Webhooks, for administrators."""
+
+from http import HTTPStatus
+
+from flask import Blueprint, Response, request
+
+from api.access.administrators import acting, require_admin
+from api.actions import webhooks as actions
+from api.contract.schemas import NoQuery
+from api.contract.validation import answers, json_response, read_body, read_query
+from api.contract.webhook_schemas import (
+    AddedWebhookOut,
+    DeletedWebhookOut,
+    DeliveriesOut,
+    DeliveriesQuery,
+    DeliveryOut,
+    ReplayBody,
+    ReplayedOut,
+    RotatedOut,
+    TestedOut,
+    WebhookBody,
+    WebhookOut,
+    WebhooksOut,
+)
+from api.running import services
+from api.settings import current_settings
+from api.views.jobs import read_id
+from models.actions.record import ALL
+from models.errors import WebhookNotFound
+from models.ledger.transfer import MAX_ID
+from models.webhooks import endpoints, history
+from models.webhooks.deliveries import Status
+
+blueprint = Blueprint("webhooks", __name__)
+
+
+@blueprint.post("/api/webhooks/v1")
+def add_webhook() -> Response:
+    """Have events sent to a URL, and return the secret that they are signed with, which nobody tells again."""
+    with acting("webhook.add", on=ALL):
+        read_query(request.environ, NoQuery)
+        body = read_body(request.environ, WebhookBody, most_bytes=services().max_body_bytes)
+        endpoint, secret = actions.add(
+            services(),
+            url=body.url,
+            types=body.distinct_types,
+            user_id=body.user_id,
+            allowed=current_settings().webhook_allow_networks,
+        )
+        return json_response(AddedWebhookOut.with_secret(endpoint, secret), HTTPStatus.CREATED)
+
+
+@blueprint.get("/api/webhooks/v1")
+@answers
+def webhooks() -> WebhooksOut:
+    """Return all webhooks, with whether they are enabled, and why not."""
+    require_admin()
+    read_query(request.environ, NoQuery)
+    return WebhooksOut(webhooks=[WebhookOut.of(each) for each in endpoints.find_all(services().engine)])
+
+
+@blueprint.delete("/api/webhooks/v1/<webhook_id>")
+@answers
+def delete_webhook(webhook_id: str) -> DeletedWebhookOut:
+    """Send nothing more there."""
+    with acting("webhook.delete", on=webhook_id):
+        read_query(request.environ, NoQuery)
+        endpoints.delete(services().engine, _read_id(webhook_id))
+        return DeletedWebhookOut()
+
+
+@blueprint.post("/api/webhooks/v1/<webhook_id>/rotate")
+@answers
+def rotate_webhook(webhook_id: str) -> RotatedOut:
+    """Sign with a new secret; the one before signs along for 24 hours."""
+    with acting("webhook.rotate", on=webhook_id):
+        read_query(request.environ, NoQuery)
+        number = _read_id(webhook_id)
+        secret, until = actions.rotate(services(), number)
+        return RotatedOut(webhook_id=number, secret=secret, old_secret_until=until)
+
+
+@blueprint.post("/api/webhooks/v1/<webhook_id>/test")
+@answers
+def try_webhook(webhook_id: str) -> TestedOut:
+    """Send a `webhook.test`, once, also if it is disabled."""
+    with acting("webhook.test", on=webhook_id):
+        read_query(request.environ, NoQuery)
+        return TestedOut(event_id=actions.try_out(services(), _read_id(webhook_id)))
+
+
+@blueprint.post("/api/webhooks/v1/<webhook_id>/enable")
+@answers
+def enable_webhook(webhook_id: str) -> WebhookOut:
+    """Send again, at once: what waits, and what has happened since it was disabled."""
+    with acting("webhook.enable", on=webhook_id):
+        read_query(request.environ, NoQuery)
+        return WebhookOut.of(endpoints.enable(services().engine, _read_id(webhook_id)))
+
+
+@blueprint.get("/api/webhooks/v1/<webhook_id>/deliveries")
+@answers
+def webhook_deliveries(webhook_id: str) -> DeliveriesOut:
+    """Return a page of what was sent there, or is to be, newest first, with how its attempts went."""
+    require_admin()
+    query = read_query(request.environ, DeliveriesQuery)
+    page = history.find_page(
+        services().engine,
+        _read_id(webhook_id),
+        status=Status(query.status) if query.status else None,
+        before=int(query.cursor) if query.cursor else MAX_ID,
+        limit=query.page_size,
+    )
+    return DeliveriesOut(
+        deliveries=[DeliveryOut.of(each) for each in page.deliveries],
+        page_size=query.page_size,
+        has_more=page.next_before is not None,
+        next_cursor=None if page.next_before is None else str(page.next_before),
+    )
+
+
+@blueprint.post("/api/webhooks/v1/<webhook_id>/replay")
+@answers
+def replay_webhook(webhook_id: str) -> ReplayedOut:
+    """Send again one event, or all since an instant, as far as they are kept."""
+    with acting("webhook.replay", on=webhook_id):
+        read_query(request.environ, NoQuery)
+        body = read_body(request.environ, ReplayBody, most_bytes=services().max_body_bytes)
+        after = actions.replay(services(), _read_id(webhook_id), event_id=body.event_id, since=body.since)
+        return ReplayedOut(after=str(after))
+
+
+def _read_id(text: str) -> int:
+    """Read an id from a path.
+
+    Raises:
+        WebhookNotFound: no webhook can have it.
+    """
+    webhook_id = read_id(text)
+    if webhook_id is None:
+        raise WebhookNotFound(0)
+    return webhook_id
