@@ -174,6 +174,7 @@ def test_every_example_of_the_document_is_read_as_it_is_written(
         # Of some the only thing that they tell is returned; that something is gone needs no word.
         if only := {"POST /api/dead-letters/v1/requeue": "requeued", "GET /api/webhooks/v1": "webhooks"}.get(key):
             example = example[only]
+        found = found[0] if key == "POST /api/webhooks/v1/{}/replay" else found  # asked for in both ways
         assert (found is None) if key == "DELETE /api/webhooks/v1/{}" else _is_same(example, found), (key, found)
 
 
