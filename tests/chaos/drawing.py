@@ -19,8 +19,9 @@ SOONEST, LATEST = 0.5, 3.0
 ATOMIC_EVERY, HOPELESS = 3, 0.2
 # Of what is given back, so much is all that is left.
 THE_REST = 1 / 3
-# What is given back or called off is one of a client's so many last calls that could be.
+# What is given back is one of a client's so many last calls that could be; of those that plan so many are to come.
 RECENT = 40
+STILL_PLANNED = 5
 
 
 class Drawing:
@@ -66,7 +67,7 @@ class Drawing:
     def _cancel(self, plain: Call, calls: Sequence[Call]) -> Call | None:
         """What is planned is mostly still to come; of what is not, only the very last may be in time."""
         if self._random.random() < 0.5:
-            order = self._pick(calls, {"Plan"})
+            order = self._pick(calls, {"Plan"}, recent=STILL_PLANNED)
         else:
             order = self._pick(calls, {"EnqueueTransfer"}, recent=1)
         if order is None:
