@@ -1,7 +1,7 @@
 """Whether what the service has told, by either face, is true: it is asked once more, and so are the books."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import psycopg2
@@ -9,12 +9,13 @@ from confluent_kafka import KafkaException
 from sqlalchemy import Connection, create_engine, text
 
 from tests.books import check_books
-from tests.chaos import judging
-from tests.chaos.calls import Call, Job, Page
+from tests.chaos import bulks, frozen, judging, undoing
+from tests.chaos.calls import Bulk, Call, Job, Page
 from tests.chaos.client import Client
 from tests.chaos.faces import Face
 from tests.chaos.faults.kafka import find_upto
 from tests.chaos.follower import Follower
+from tests.chaos.freezer import Freeze
 from tests.chaos.report import Report, Told
 from tests.chaos.stack import Stack, wait_until
 
@@ -25,12 +26,25 @@ _TRANSFERS_BY_KEY = text(
     " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
 )
 _BALANCES = text("SELECT wallet_id, transfer_id, balance_after FROM entries")
+_BULKS = text("SELECT id FROM bulks WHERE user_id = ANY (:users)")
+_ORIGINALS = text(
+    "SELECT id, amount, reversed_amount FROM transfers"
+    " WHERE reversed_amount IS NOT NULL AND (source = ANY (:users) OR destination = ANY (:users))"
+)
 _STATUSES = text("SELECT CAST(id AS text) AS id, status FROM transfers")
 _POSTINGS = text("SELECT wallet_id, transfer_id FROM entries ORDER BY wallet_id, seq")
 _AUDITS = text("SELECT finished_at IS NOT NULL AS is_finished, findings FROM audits")
 
 
-def audit(url: str, reader: Client, clients: list[Client], balances: dict[int, int], report: Report) -> None:
+def audit(
+    url: str,
+    reader: Client,
+    clients: list[Client],
+    balances: dict[int, int],
+    report: Report,
+    *,
+    freezes: Sequence[Freeze] = (),
+) -> None:
     """Write into a report what was told, and whatever of it is not true.
 
     Args:
@@ -39,12 +53,15 @@ def audit(url: str, reader: Client, clients: list[Client], balances: dict[int, i
         clients: who were told.
         balances: what each user had at first, in cents.
         report: of the run.
+        freezes: of their wallets, all that there were.
     """
     _count(reader, clients, report)
     calls = [call for client in clients for call in client.calls]
-    for number, call in enumerate(calls):
-        if call.transfer_id:
-            judging.replay(call, _find_job(reader, number, call), balances, report)
+    jobs, sent = _replay(reader, calls, balances, report)
+    undoing.check_plans(calls, jobs, report)
+    undoing.check_cancels(calls, jobs, report)
+    report.freezes = len(freezes)
+    frozen.check_freezes(calls, jobs, sent, freezes, report)
     judging.check_wallets({face.name: _read_wallets(reader, face, balances) for face in reader.faces}, balances, report)
     engine = create_engine(url.replace("postgresql", "postgresql+psycopg2"))
     try:
@@ -55,6 +72,10 @@ def audit(url: str, reader: Client, clients: list[Client], balances: dict[int, i
             known = {(row.wallet_id, row.transfer_id): row.balance_after for row in connection.execute(_BALANCES)}
             judging.check_balances(known, calls, report)
             judging.check_reads(known, (read for client in clients for read in client.reads), report)
+            ours = {"users": list(balances)}
+            bulks.check_bulks(connection.execute(_BULKS, ours).scalars(), calls, report)
+            originals = {row.id: (row.amount, row.reversed_amount) for row in connection.execute(_ORIGINALS, ours)}
+            undoing.check_reversals(calls, jobs, originals, report)
             _check_audits(connection, report)
     except AssertionError as error:
         report.wrong.append(f"books: {error}")
@@ -120,6 +141,8 @@ def _count(reader: Client, clients: Iterable[Client], report: Report) -> None:
         for read in client.reads:
             report.told[read.face].reads += 1
         for call in client.calls:
+            report.asked[call.method] += 1
+            report.refused[call.method] += bool(call.refusal)
             report.repeated += len(call.tries) > len(call.answers)
             report.by_both += len(set(call.tries)) > 1
             for answer in call.answers[:1]:
@@ -128,6 +151,32 @@ def _count(reader: Client, clients: Iterable[Client], report: Report) -> None:
                 report.told[call.followed.face].followed += 1
         if client.is_alive():
             report.lost.append(f"{client.name} never got an answer to {client.calls[-1]}")
+
+
+def _replay(
+    reader: Client, calls: Sequence[Call], balances: dict[int, int], report: Report
+) -> tuple[dict[int, Job | None], dict[int, Bulk | None]]:
+    """Ask what became of each order, do it in memory, and return it: of those that are one transfer, and of bulks."""
+    jobs: dict[int, Job | None] = {}
+    sent: dict[int, Bulk | None] = {}
+    for number, call in enumerate(calls):
+        if not call.transfer_id or call.method == "Cancel":
+            continue
+        if call.method == "Bulk":
+            sent[call.transfer_id] = bulk = _find_bulk(reader, call)
+            bulks.replay_bulk(call, bulk, balances, report)
+        else:
+            jobs[call.transfer_id] = job = _find_job(reader, number, call)
+            judging.replay(call, job, balances, report)
+            report.canceled += job is not None and job.status == "canceled"
+    return jobs, sent
+
+
+def _find_bulk(reader: Client, call: Call) -> Bulk | None:
+    rest = reader.rest
+    return reader.until_answered(
+        lambda _: rest.find_bulk(call.user, call.transfer_id), rest, patience_s=PATIENCE_S, only=True
+    )
 
 
 def _find_job(reader: Client, number: int, call: Call) -> Job | None:

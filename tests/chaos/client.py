@@ -5,13 +5,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
 from ops.local.server import LOOPBACK
 from tests.chaos.calls import Call, Followed, Page, Read
+from tests.chaos.drawing import BY_REST, METHODS, Drawing
 from tests.chaos.faces import Face, NoAnswerError, WrongAnswerError
 from tests.chaos.faces.grpc import Grpc
 from tests.chaos.faces.rest import Rest
@@ -27,7 +28,8 @@ READS, REPEATED, FOLLOWED = 0.15, 0.05, 0.15
 PATIENCE_S, WATCH_S = 20.0, 5
 # The bound on how hard a dead server is knocked at.
 PAUSE_S = 0.05
-METHODS = {"EnqueueTransfer": 60, "Transfer": 20, "Deposit": 10, "Withdraw": 10}
+# Those whose end is another thing than their answer.
+JOBS = frozenset({"EnqueueTransfer", "Plan"})
 
 T = TypeVar("T")
 
@@ -47,6 +49,7 @@ class Client(threading.Thread):
         by_another: float = BY_ANOTHER,
         keeps_alive: bool = True,
         pause_s: float = 0.0,
+        methods: Mapping[str, int] = METHODS,
     ) -> None:
         """Know REST, and gRPC as well where there is a channel.
 
@@ -60,6 +63,7 @@ class Client(threading.Thread):
             by_another: of what is sent again, so much goes to another face or host.
             keeps_alive: without it every request by REST has a connection of its own.
             pause_s: after each answer.
+            methods: what is asked for, and how often. Those that only REST has go to the first host alone.
         """
         super().__init__(name=name, daemon=True)
         self.calls: list[Call] = []
@@ -69,19 +73,20 @@ class Client(threading.Thread):
         self._by_another = by_another
         self._pause_s = pause_s
         self._random = random.Random(seed)
+        self._drawing = Drawing(self._random, users, name, methods)
         # Apart from what is asked, which is not to depend on what had to be sent again.
         self._how = random.Random(seed + 1)
         self._stopping = threading.Event()
-        self._rest, *others = (Rest(port, host=each, keeps_alive=keeps_alive) for each in hosts)
-        self.faces: list[Face] = [self._rest, *others]
+        self.rest, *others = (Rest(port, host=each, keeps_alive=keeps_alive) for each in hosts)
+        self.faces: list[Face] = [self.rest, *others]
         if channel is not None:
             self.faces.append(Grpc(channel, self._how))
-        self.ask: Callable[..., tuple[int, Any]] = self._rest.ask
+        self.ask: Callable[..., tuple[int, Any]] = self.rest.ask
 
     @property
     def statuses(self) -> Counter[int | str]:
         """How often REST has answered what, or what came in place of an answer."""
-        return self._rest.words
+        return self.rest.words
 
     def close(self) -> None:
         """Hang up."""
@@ -132,22 +137,27 @@ class Client(threading.Thread):
                 face = self._another(face)
 
     def _move(self) -> None:
-        call = self._draw(len(self.calls))
+        call = self._drawing.draw(self.calls)
         self.calls.append(call)
         self._give(call)
         if not call.transfer_id:
             return
         if self._how.random() < REPEATED:
             self._give(call, self._another(self._draw_face()))
-        if call.method == "EnqueueTransfer" and self._how.random() < FOLLOWED:
+        if call.method in JOBS and self._how.random() < FOLLOWED:
             self._follow(call)
 
     def _give(self, call: Call, face: Face | None = None) -> None:
         def give(face: Face) -> None:
+            call.begun = call.begun or time.monotonic()
             call.tries.append(face.name)
             call.answers.append(face.move(call))
+            call.ended = call.ended or time.monotonic()
 
-        self.until_answered(give, face)
+        if call.method in BY_REST:
+            self.until_answered(give, self.rest, only=True)
+        else:
+            self.until_answered(give, face)
 
     def _follow(self, call: Call) -> None:
         """Wait for the end of a job, for as long as anybody would."""
@@ -178,9 +188,3 @@ class Client(threading.Thread):
 
     def _another(self, face: Face) -> Face:
         return next((each for each in self.faces if each is not face), face)
-
-    def _draw(self, number: int) -> Call:
-        user, other = self._random.sample(self._users, 2)
-        amount = self._random.randint(1, 500)
-        method = self._random.choices(list(METHODS), list(METHODS.values()))[0]
-        return Call(method, user, amount, other if "Transfer" in method else None, f"{self.name}-{number}")

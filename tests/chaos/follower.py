@@ -14,6 +14,12 @@ PAGE_SIZE = 100
 WAIT_S = 2
 
 
+def sign_in(admin: Mapping[str, str]) -> str:
+    """Return the header that says who somebody is, of whom stack.json has user and password."""
+    word = base64.b64encode(f"{admin['user']}:{admin['password']}".encode()).decode()
+    return f"Basic {word}"
+
+
 class Follower(threading.Thread):
     """Asks for what follows what it was told last, as an administrator, and keeps all of it, in the order told."""
 
@@ -23,8 +29,7 @@ class Follower(threading.Thread):
         self.events: list[dict[str, Any]] = []
         self.wrong: list[str] = []
         self._rest = Rest(port)
-        word = base64.b64encode(f"{admin['user']}:{admin['password']}".encode()).decode()
-        self._authorization = f"Basic {word}"
+        self._authorization = sign_in(admin)
         self._stopping = threading.Event()
 
     def stop(self) -> None:

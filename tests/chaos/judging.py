@@ -11,26 +11,41 @@ from tests.chaos.report import Report
 
 # By wallet and transfer: the balance just after it, in cents.
 Balances = Mapping[tuple[int, int], int]
+# What a transfer of its own may be rejected for.
+REASONS = frozenset({"balance_insufficient", "wallet_frozen"})
+# Those that are accepted before they end.
+_ACCEPTED = frozenset({"EnqueueTransfer", "Plan"})
 
 
 def replay(call: Call, job: Job | None, balances: dict[int, int], report: Report) -> None:
     """Do in memory what a client was told that the service did, with what became of it."""
-    if len({(answer.transfer_id, answer.balance) for answer in call.answers}) > 1:
-        report.doubled.append(f"{call} has several answers: {call.answers}")
+    check_answers(call, report)
     if call.followed and call.followed.job != job:
         report.wrong.append(f"{call} was seen to end, {call.followed}, and now is {job}")
     if job is None:
         report.lost.append(f"{call}: transfer {call.transfer_id} was accepted and is not there")
         return
-    if job.status == "rejected" and call.method == "EnqueueTransfer":
+    if job.status == "rejected" and call.method in _ACCEPTED:
+        if job.reason not in REASONS:
+            report.wrong.append(f"{call} was rejected for {job.reason}")
+        return
+    if job.status == "canceled" and call.method in _ACCEPTED:
         return
     if job.status != "posted":
         report.lost.append(f"{call}: transfer {call.transfer_id} is {job}")
         return
+    # What gives back all that is left does not say how much it is.
+    amount = call.amount or job.amount
     if call.method != "Deposit":
-        balances[call.user] -= call.amount
+        balances[call.user] -= amount
     if call.method != "Withdraw":
-        balances[call.destination or call.user] += call.amount
+        balances[call.destination or call.user] += amount
+
+
+def check_answers(call: Call, report: Report) -> None:
+    """Whoever gives an order again is told of the first one."""
+    if len({(answer.transfer_id, answer.balance) for answer in call.answers}) > 1:
+        report.doubled.append(f"{call} has several answers: {call.answers}")
 
 
 def check_wallets(
@@ -125,7 +140,7 @@ def _check_life(transfer: str, words: Sequence[str], status: str, report: Report
     told = " ".join(words)
     if not words or words[-1] != status:
         report.lost.append(f"transfer {transfer} is {status}, and the feed tells: {told or 'nothing'}")
-    elif not re.fullmatch("(failed requeued )*(posted|rejected|failed)", told):
+    elif not re.fullmatch("(failed requeued )*(posted|rejected|failed|canceled)", told):
         report.doubled.append(f"the feed tells of transfer {transfer}: {told}")
 
 

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import psycopg2
 from ops.prepare import DEMO_CENTS, DEMO_USERS
 from tests.chaos.audit import audit, audit_by_command, audit_feed
 from tests.chaos.client import Client
+from tests.chaos.drawing import EVERYTHING, METHODS
 from tests.chaos.faces.grpc import open_channels
 from tests.chaos.faults import FAULTS, faults_of
 from tests.chaos.faults.clock import environment_of_clock
 from tests.chaos.follower import Follower
+from tests.chaos.freezer import Freezer
 from tests.chaos.report import Report
 from tests.chaos.stack import Stack, wait_until
 
@@ -49,7 +51,7 @@ def run(
     # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
     ours = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
     service = Stack(home, grpc=True, **ours, **environment_of_clock(home), **settings)
-    report = run_under_load(service, trouble, rng, pause_s=client_pause_s)
+    report = run_under_load(service, trouble, rng, pause_s=client_pause_s, freezer_seed=seed)
     report.left_out = [] if "clock" in FAULTS else ["clock (libfaketime is not installed)"]
     return report
 
@@ -60,26 +62,36 @@ def run_under_load(
     rng: random.Random,
     *,
     pause_s: float = 0.0,
+    freezer_seed: int | None = None,
 ) -> Report:
-    """Load a service while it is given trouble, let it settle, and audit what is left."""
+    """Load a service while it is given trouble, let it settle, and audit what is left.
+
+    With ``freezer_seed`` clients ask for all that there is, and an administrator freezes wallets meanwhile.
+    """
     report = Report(transport=service.transport)
-    with service as stack, _make_clients(stack, rng, pause_s=pause_s) as (reader, *clients):
+    methods = METHODS if freezer_seed is None else EVERYTHING
+    with service as stack, _make_clients(stack, rng, pause_s=pause_s, methods=methods) as (reader, *clients):
         follower = Follower(stack.port, stack.state()["admin"])
         follower.start()
         for user in USERS:
             reader.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
-        for client in clients:
-            client.start()
+        freezer = Freezer(stack.port, stack.state()["admin"], users=USERS, seed=freezer_seed or 0)
+        under_way: list[Client | Freezer] = [*clients, *([] if freezer_seed is None else [freezer])]
+        for each in under_way:
+            each.start()
         trouble(stack, clients, report)
-        for client in clients:
-            client.stop()
-        for client in clients:
-            client.join(SETTLE_TIMEOUT_S)
+        for each in under_way:
+            each.stop()
+        for each in under_way:
+            each.join(SETTLE_TIMEOUT_S)
+        if freezer.is_alive():
+            report.lost.append("who freezes wallets never got an answer")
+        report.wrong += freezer.wrong
         report.settled_after_s = wait_until(lambda: _count_pending(stack) == 0, SETTLE_TIMEOUT_S, "all are final")
         balances = dict.fromkeys(USERS, OPENING_CENTS)
         for demo in DEMO_USERS:
             balances[demo] += DEMO_CENTS
-        audit(stack.state()["postgres"]["url"], reader, clients, balances, report)
+        audit(stack.state()["postgres"]["url"], reader, clients, balances, report, freezes=freezer.freezes)
         audit_feed(stack, follower, report)
         audit_by_command(stack, report)
         reader.close()
@@ -87,7 +99,9 @@ def run_under_load(
 
 
 @contextmanager
-def _make_clients(stack: Stack, rng: random.Random, *, pause_s: float) -> Iterator[list[Client]]:
+def _make_clients(
+    stack: Stack, rng: random.Random, *, pause_s: float, methods: Mapping[str, int]
+) -> Iterator[list[Client]]:
     """Have who opens the wallets and reads in the end, and then those who load the service.
 
     Half of these keep their connections by REST, the others make a new one for each request. Where there is gRPC, all
@@ -99,7 +113,14 @@ def _make_clients(stack: Stack, rng: random.Random, *, pause_s: float) -> Iterat
             channel = channels[number % CHANNELS] if channels else None
             keeps_alive = number % 2 == 0
             return Client(
-                name, stack.port, users=USERS, seed=seed, channel=channel, keeps_alive=keeps_alive, pause_s=pause_s
+                name,
+                stack.port,
+                users=USERS,
+                seed=seed,
+                channel=channel,
+                keeps_alive=keeps_alive,
+                pause_s=pause_s,
+                methods=methods,
             )
 
         load = [make(f"client{n}", n, rng.randrange(2**32)) for n in range(CLIENTS)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import small_disk
+from tests.chaos.drawing import EVERYTHING
 from tests.chaos.faults import OF_KAFKA
 from tests.chaos.faults.disk import HOME_SIZE
 from tests.chaos.report import Report
@@ -41,4 +42,6 @@ def run_short(home: Path, *, seconds: float, seed: int, **settings: str) -> Repo
     assert report.told.keys() == {"REST", "gRPC"}
     assert all(told.orders for told in report.told.values()), "\n".join(report.lines())
     assert report.events >= report.calls / 2
+    assert report.asked.keys() == EVERYTHING.keys()
+    assert all((report.items["posted"], report.canceled, report.freezes)), "\n".join(report.lines())
     return report

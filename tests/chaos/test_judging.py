@@ -9,7 +9,7 @@ from tests.chaos.announced import DEAD, EVENTS, Announced
 from tests.chaos.calls import Answer, Call, Followed, Job, Page, Read
 from tests.chaos.report import Report
 
-POSTED, REJECTED = Job("posted"), Job("rejected")
+POSTED, REJECTED, CANCELED = Job("posted"), Job("rejected", reason="balance_insufficient"), Job("canceled")
 # User 1 had 100 cents and has paid 30 to user 2 by transfer 7.
 KNOWN = {(1, 6): 100, (1, 7): 70, (2, 7): 30}
 PAGE = Page(70, ((7, 70), (6, 100)))
@@ -32,6 +32,14 @@ def found(report: Report) -> tuple[int, int, int]:
         (paid(Answer("gRPC", 7, 70)), None, (1, 0, 0)),
         (paid(Answer("gRPC", 7, 70)), REJECTED, (1, 0, 0)),
         (paid(Answer("gRPC", 7), method="EnqueueTransfer"), REJECTED, (0, 0, 0)),
+        (paid(Answer("gRPC", 7), method="EnqueueTransfer"), Job("rejected", reason="wallet_not_found"), (0, 0, 1)),
+        (paid(Answer("gRPC", 7), method="EnqueueTransfer"), CANCELED, (0, 0, 0)),
+        (paid(Answer("REST", 7), method="Plan"), CANCELED, (0, 0, 0)),
+        (paid(Answer("REST", 7), method="Plan"), REJECTED, (0, 0, 0)),
+        (paid(Answer("REST", 7), method="Plan"), Job("pending"), (1, 0, 0)),
+        (paid(Answer("REST", 7, 70)), CANCELED, (1, 0, 0)),
+        (paid(Answer("REST", 7, 70), method="Reverse"), REJECTED, (1, 0, 0)),
+        (paid(Answer("REST", 7, 70), Answer("REST", 8, 40), method="Reverse"), POSTED, (0, 1, 0)),
         (paid(Answer("gRPC", 7), method="EnqueueTransfer"), Job("pending"), (1, 0, 0)),
         (paid(Answer("gRPC", 7), method="EnqueueTransfer"), Job("failed", "why"), (1, 0, 0)),
         (paid(Answer("REST", 7, 70), Answer("gRPC", 8, 40)), POSTED, (0, 1, 0)),
@@ -54,12 +62,28 @@ def test_an_order_is_what_its_client_was_told(call: Call, job: Job | None, is_fo
         ("Withdraw", None, {1: 70, 2: 0}),
         ("Transfer", 2, {1: 70, 2: 30}),
         ("EnqueueTransfer", 2, {1: 70, 2: 30}),
+        ("Plan", 2, {1: 70, 2: 30}),
+        ("Reverse", 2, {1: 70, 2: 30}),
     ],
 )
 def test_each_kind_moves_what_it_moves(method: str, destination: int | None, balances: dict[int, int]) -> None:
     replayed, report = {1: 100, 2: 0}, Report()
     judging.replay(Call(method, 1, 30, destination, "key", answers=[Answer("gRPC", 7)]), POSTED, replayed, report)
     assert (replayed, report.is_clean) == (balances, True)
+
+
+def test_all_that_is_left_is_as_much_as_the_books_say() -> None:
+    replayed, report = {1: 100, 2: 0}, Report()
+    judging.replay(
+        Call("Reverse", 1, 0, 2, "key", answers=[Answer("REST", 7)]), Job("posted", amount=12), replayed, report
+    )
+    assert (replayed, report.is_clean) == ({1: 88, 2: 12}, True)
+
+
+def test_what_was_called_off_has_moved_nothing() -> None:
+    replayed, report = {1: 100, 2: 0}, Report()
+    judging.replay(paid(Answer("REST", 7), method="Plan"), CANCELED, replayed, report)
+    assert (replayed, report.is_clean) == ({1: 100, 2: 0}, True)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +147,12 @@ def event(number: int, word: str, transfer: int = 7) -> dict[str, Any]:
         (["posted"], "posted", (0, 0, 0)),
         (["rejected"], "rejected", (0, 0, 0)),
         (["failed"], "failed", (0, 0, 0)),
+        (["canceled"], "canceled", (0, 0, 0)),
+        (["failed", "requeued", "canceled"], "canceled", (0, 0, 0)),
+        ([], "canceled", (1, 0, 0)),
+        (["canceled", "canceled"], "canceled", (0, 1, 0)),
+        (["canceled", "posted"], "posted", (0, 1, 0)),
+        (["posted", "canceled"], "canceled", (0, 1, 1)),
         (["failed", "requeued", "failed", "requeued", "posted"], "posted", (0, 0, 0)),
         ([], "posted", (1, 0, 1)),
         (["failed", "requeued"], "posted", (1, 0, 1)),

@@ -9,6 +9,14 @@ from tests.chaos.calls import Answer, Call, Job, Page
 ANSWER_TIMEOUT_S = 15.0
 # So many entries of a history are asked for.
 PAGE_SIZE = 5
+# The noes that may be right.
+_OF_MONEY = frozenset({"balance_insufficient", "wallet_frozen"})
+REFUSALS = {
+    **dict.fromkeys(("Deposit", "Withdraw", "Transfer", "EnqueueTransfer", "Plan"), _OF_MONEY),
+    "Reverse": _OF_MONEY | {"not_reversible", "reversal_exceeds"},
+    "Cancel": frozenset({"not_cancelable"}),
+    "Bulk": frozenset(),
+}
 
 
 class NoAnswerError(Exception):

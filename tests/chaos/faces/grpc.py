@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 
 from tests.chaos.calls import Answer, Call, Job, Page
-from tests.chaos.faces import ANSWER_TIMEOUT_S, PAGE_SIZE, NoAnswerError, WrongAnswerError
+from tests.chaos.faces import ANSWER_TIMEOUT_S, PAGE_SIZE, REFUSALS, NoAnswerError, WrongAnswerError
 from wallet.v1 import wallet_pb2
 from wallet.v1.wallet_pb2_grpc import WalletServiceStub
 
@@ -21,7 +21,6 @@ RETRIED = frozenset(
     }
 )
 NOT_FOUND = "job_not_found"
-REFUSED = "balance_insufficient"
 # Of the orders, so many have a deadline that may well pass, or are cancelled before they are answered.
 HURRIED, CANCELLED = 0.08, 0.04
 LONGEST_HURRY_S = 0.15
@@ -68,8 +67,8 @@ class Grpc:
         try:
             reply = self._ask(call.method, request, metadata, *self._draw_patience())
         except _RefusedError as refused:
-            if str(refused) == REFUSED:
-                return Answer(self.name)
+            if str(refused) in REFUSALS[call.method]:
+                return Answer(self.name, refusal=str(refused))
             raise WrongAnswerError(f"{call} was answered {refused}") from refused
         if call.method == "EnqueueTransfer":
             return Answer(self.name, reply.job_id)
@@ -168,7 +167,7 @@ def _me(user: int) -> tuple[tuple[str, str], ...]:
 
 
 def _job(told: wallet_pb2.Job) -> Job:
-    return Job(told.status, told.last_error)
+    return Job(told.status, told.last_error, told.reason, told.amount, told.completed_at)
 
 
 def _check_not_found(refused: _RefusedError) -> None:

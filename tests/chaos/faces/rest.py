@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 from ops.local.server import LOOPBACK
-from tests.chaos.calls import Answer, Call, Job, Page
-from tests.chaos.faces import ANSWER_TIMEOUT_S, PAGE_SIZE, NoAnswerError, WrongAnswerError
+from tests.chaos.calls import Answer, Bulk, Call, Item, Job, Page, SentItem
+from tests.chaos.faces import ANSWER_TIMEOUT_S, PAGE_SIZE, REFUSALS, NoAnswerError, WrongAnswerError
 
 # Answers after which the same request may be sent again, and must be: it is not known what came of it, or nothing did.
 RETRIED = frozenset({429, 500, 502, 503})
@@ -18,7 +18,13 @@ PATHS = {
     "Withdraw": "/api/withdraw/v1",
     "Transfer": "/api/transfer/v1",
     "EnqueueTransfer": "/api/transfer/v2",
+    "Plan": "/api/transfer/v2",
+    "Reverse": "/api/transfers/v1/{of}/reverse",
+    "Cancel": "/api/jobs/v1/{of}/cancel",
+    "Bulk": "/api/transfers/bulk/v1",
 }
+# Of a list.
+MOST_OF_A_PAGE = 100
 
 
 class Rest:
@@ -37,15 +43,14 @@ class Rest:
 
     def move(self, call: Call) -> Answer:
         """Give an order."""
-        body = {"amount": call.amount}
-        if call.destination is not None:
-            body["destination_user_id"] = call.destination
-        status, answer = self._ask(call.user, "POST", PATHS[call.method], body, call.key)
-        if status == 422:
-            return Answer(self.name)
+        key = None if call.method == "Cancel" else call.key
+        status, answer = self._ask(call.user, "POST", PATHS[call.method].format(of=call.of), _body(call), key)
+        if status == 422 and answer["code"] in REFUSALS[call.method]:
+            return Answer(self.name, refusal=answer["code"])
         if status not in {200, 202}:
             raise WrongAnswerError(f"{call} was answered {status}: {answer}")
-        return Answer(self.name, int(answer.get("job_id") or answer["transfer_id"]), answer.get("balance"))
+        told = next(int(answer[name]) for name in ("bulk_id", "job_id", "transfer_id") if answer.get(name))
+        return Answer(self.name, told, answer.get("balance"))
 
     def find_job(self, user: int, transfer_id: int) -> Job | None:
         """Ask how a transfer stands."""
@@ -56,7 +61,23 @@ class Rest:
         status, answer = self._ask(user, "GET", f"/api/jobs/v1/{transfer_id}?wait={seconds}")
         if status == 404:
             return None
-        return Job(_found(status, answer)["status"], answer["last_error"] or "")
+        job = _found(status, answer)
+        last_error, reason, ended_at = (job[name] or "" for name in ("last_error", "reason", "completed_at"))
+        return Job(job["status"], last_error, reason, job["amount"], ended_at)
+
+    def find_bulk(self, user: int, bulk_id: int) -> Bulk | None:
+        """Ask how a bulk stands, and each of its transfers; None: there is none."""
+        status, told = self._ask(user, "GET", f"/api/bulks/v1/{bulk_id}")
+        if status == 404:
+            return None
+        counts = {name: int(each) for name, each in _found(status, told).items() if isinstance(each, int)}
+        items, cursor, has_more = [], "", True
+        while has_more:
+            path = f"/api/transfers/v1?bulk_id={bulk_id}&page_size={MOST_OF_A_PAGE}{cursor}"
+            page = _found(*self._ask(user, "GET", path))
+            items += [_sent(each) for each in page["transfers"]]
+            cursor, has_more = f"&cursor={page['next_cursor']}", page["has_more"]
+        return Bulk(counts, tuple(items))
 
     def read_balance(self, user: int) -> int:
         """Ask for a balance."""
@@ -124,6 +145,30 @@ class Rest:
         if status in RETRIED:
             raise NoAnswerError
         return status, answer
+
+
+def _body(call: Call) -> dict[str, Any] | None:
+    if call.method == "Cancel":
+        return None
+    if call.method == "Bulk":
+        items = [
+            {"destination_user_id": each.destination, "amount": each.amount, "reference": each.reference}
+            for each in call.items
+        ]
+        return {"transfers": items, "atomic": call.is_atomic}
+    body: dict[str, Any] = {"amount": call.amount} if call.amount else {}
+    if call.destination is not None and not call.of:
+        body["destination_user_id"] = call.destination
+    if call.not_before is not None:
+        body["not_before"] = call.not_before.isoformat()
+    if call.of or call.not_before is not None:
+        body |= {"reference": call.key, "description": str(call)}
+    return body
+
+
+def _sent(told: Any) -> SentItem:
+    item = Item(int(told["destination_user_id"]), told["amount"], told["reference"])
+    return SentItem(item, told["status"], told["reason"] or "")
 
 
 def _found(status: int, answer: Any) -> Any:
