@@ -55,7 +55,7 @@ def read(body: BulkBody, user_id: int, idempotency_key: str | None, call: Call) 
 
 
 def send(services: Services, call: Call, order: BulkOrder) -> BulkAcceptance:
-    """Record a bulk, and have its jobs put on their way.
+    """Record a bulk that somebody calls for, and have its jobs put on their way.
 
     Raises:
         models.errors.WalletServiceError: as :meth:`models.ledger.bulks.Bulks.accept`.
@@ -64,14 +64,21 @@ def send(services: Services, call: Call, order: BulkOrder) -> BulkAcceptance:
     logs.bind(bulk_id=str(acceptance.bulk_id))
     if acceptance.replayed:
         call.tell("Idempotency-Replayed", "true")
-        return acceptance
-    call.placed = acceptance.transfer_ids[0]
+    else:
+        call.placed = acceptance.transfer_ids[0]
+        put_on(services, order, acceptance)
+    return acceptance
+
+
+def put_on(services: Services, order: BulkOrder, acceptance: BulkAcceptance) -> None:
+    """Count what was accepted, and have its jobs put on their way.
+
+    It is for after the commit, and if it fails no harm is done, as with any other transfer.
+    """
     metrics.transfers["transfer", "accepted"].inc(len(order.items))
-    # After the commit, and if it fails no harm is done, as with any other transfer.
     services.way_on.put_all_on(
         [
             Due(transfer_id, order.user_id, item.destination, item.amount_cents, order.trace)
             for transfer_id, item in zip(acceptance.transfer_ids, order.items, strict=True)
         ]
     )
-    return acceptance

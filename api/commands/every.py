@@ -7,6 +7,7 @@ import click
 from api.commands import (
     actions,
     audit,
+    bulk,
     collection,
     dead_letters,
     doctor,
@@ -24,6 +25,7 @@ COMMANDS: Sequence[click.Command] = (
     webhooks.commands,
     statement.command,
     imports.command,
+    bulk.command,
     collection.command,
     audit.command,
     actions.command,

@@ -8,6 +8,7 @@ from flask.cli import with_appcontext
 
 from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples
+from api.commands.layout import show_problems
 from api.commands.parameters import Key
 from api.running import services
 from models.ledger import import_file
@@ -46,7 +47,8 @@ def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
     try:
         openings = import_file.read(file)
     except FileRefused as error:
-        _complain(file.name, error)
+        show_problems(file.name, error)
+        click.echo(f"Error: {file.name} is not imported, nothing moved", err=True)
         sys.exit(1)
     name = import_id or content_id(openings)
     imports = Imports(services().engine, services().snowflake)
@@ -67,11 +69,3 @@ def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
             act.note(changed=not done.replayed)
     did = "done before, nothing moved:" if done.replayed else "would open" if dry_run else "opened"
     click.echo(f"{did} {done.wallets} wallets with {done.amount_cents} cents (import id {name})")
-
-
-def _complain(name: str, error: FileRefused) -> None:
-    for line, what in error.problems:
-        click.echo(f"{name}:{line}: {what}", err=True)
-    if (more := error.count - len(error.problems)) > 0:
-        click.echo(f"(and {more} more)", err=True)
-    click.echo(f"Error: {name} is not imported, nothing moved", err=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import click
 from pydantic import BaseModel
 
+from models.ledger.import_file import FileRefused
+
 
 def show_facts(facts: Mapping[str, object]) -> None:
     """Print names and values, one a line; what is not known is left out."""
@@ -20,6 +22,14 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows with tabs between their fields, as ``cut`` and spreadsheets take them."""
     for row in (header, *rows):
         click.echo("\t".join("" if field is None else str(field) for field in row))
+
+
+def show_problems(name: str, error: FileRefused) -> None:
+    """Print on standard error what is wrong with a file, as compilers do."""
+    for line, what in error.problems:
+        click.echo(f"{name}:{line}: {what}", err=True)
+    if (more := error.count - len(error.problems)) > 0:
+        click.echo(f"(and {more} more)", err=True)
 
 
 def facts_of(model: BaseModel) -> dict[str, object]:

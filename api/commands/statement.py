@@ -1,18 +1,14 @@
 """``flask statement``: a user's entries between two days, as a file."""
 
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 import click
 from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
+from api.commands.output import opened
 from api.commands.parameters import ID
 from api.contract.schemas import TransactionOut
 from api.contract.statement_file import Days, Format, spell
@@ -65,30 +61,9 @@ def command(user_id: int, first_day: datetime, last_day: datetime, kind: str, ou
     statement = statements.get_statement(user_id, *days)
     entries = map(TransactionOut.of, statements.entries(statement))
     with (
-        _opened(output) as file,
+        opened(output) as file,
         click.progressbar(
             entries, length=len(statement.seqs), label="entries", file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as shown,
     ):
         file.writelines(spell(Format(kind), statement, days, shown))
-
-
-@contextmanager
-def _opened(output: Path) -> Iterator[IO[str]]:
-    """Open what is written to; a file is replaced at the end, so that half a statement is never taken for a whole."""
-    if str(output) == "-":
-        yield sys.stdout
-    elif output.exists() and not output.is_file():  # a pipe, a terminal, /dev/null: not to be replaced
-        with output.open("w") as file:
-            yield file
-    else:
-        descriptor, draft = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-            Path(draft).replace(output)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise

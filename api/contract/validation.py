@@ -51,7 +51,7 @@ def read_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) ->
     if (coding := environ.get("HTTP_CONTENT_ENCODING")) and coding.lower() != "identity":
         raise ApiError("unsupported_media_type", "Send the body as it is, without a Content-Encoding.")
     try:
-        given = _parse(_read_raw(environ, most_bytes))
+        given = parse(_read_raw(environ, most_bytes))
     except ValueError:
         raise ApiError("bad_input", "The body is not valid JSON.") from None
     if not isinstance(given, dict):
@@ -124,7 +124,7 @@ def _read_raw(environ: Mapping[str, Any], most_bytes: int) -> bytes:
     return raw
 
 
-def _parse(raw: bytes) -> object:
+def parse(raw: bytes) -> object:
     """Read JSON.
 
     Raises:
@@ -141,7 +141,7 @@ def _parse(raw: bytes) -> object:
         return _parse_strictly(raw)
     # Of a name that stands there twice orjson takes the last, silently. Each has a colon behind it, so where there are
     # no more of these than names, there is none; else, as with an object within another, it is looked for.
-    if isinstance(given, dict) and raw.count(b":") > len(given):
+    if raw.count(b":") > (len(given) if isinstance(given, dict) else 0):
         _parse_strictly(raw)
     return given
 

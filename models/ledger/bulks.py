@@ -10,7 +10,7 @@ The bulk's idempotency key is that of its first transfer: a key stands for one t
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -25,11 +25,13 @@ from models.database.session import Session, Statement, read_rows
 from models.errors import BulkNotFound, IdempotencyKeyReused, OutcomeUnknown, Unavailable, WalletNotFound
 from models.ledger.orders import MAX_TRIES, Ids
 from models.ledger.posting import columns
-from models.ledger.transfer import NO_DETAILS, Details
+from models.ledger.transfer import NO_DETAILS, Details, Status
 
 CALL = "transfers/bulk/v1"
 MAX_ITEMS = 10_000
 MAX_ATOMIC_ITEMS = 1_000
+# Transfers that a look at what became of a bulk brings.
+OUTCOMES = 1_000
 
 _RECORD = Statement(
     "record_bulk",
@@ -63,6 +65,16 @@ _FIND_BY_KEY = Statement(
     """
 SELECT id, request_hash, bulk_id FROM transfers
 WHERE coalesce(source, destination) = $1 AND idempotency_key = $2 AND idempotency_key IS NOT NULL
+""",
+)
+
+# Backwards through the index by which transfers are listed.
+_OUTCOMES = Statement(
+    "bulk_outcomes",
+    ("bigint", "timestamptz", "bigint", "int"),
+    """
+SELECT id, status, reason, created_at FROM transfers
+WHERE bulk_id = $1 AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4
 """,
 )
 
@@ -123,6 +135,14 @@ class Bulk:
     completed_at: datetime | None
 
 
+class Outcome(NamedTuple):
+    """What became of one transfer of a bulk; ``reason``: why it was rejected, or has failed."""
+
+    transfer_id: int
+    status: Status
+    reason: str | None
+
+
 class Bulks:
     """Takes bulks for one database, and tells of them."""
 
@@ -171,6 +191,18 @@ class Bulks:
         if not rows or seen_by not in {None, rows[0][1]}:
             raise BulkNotFound(bulk_id)
         return Bulk(*rows[0])
+
+    def outcomes(self, bulk: Bulk) -> Iterator[Outcome]:
+        """Yield what became of a bulk's transfers, in their order; those that have left for an archive are missing.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        place = (bulk.created_at, 0)
+        while rows := read_rows(self._engine, _OUTCOMES, bulk.id, *place, OUTCOMES):
+            for transfer_id, status, reason, _ in rows:
+                yield Outcome(transfer_id, Status(status), reason)
+            place = (rows[-1][3], rows[-1][0])
 
     def _draw(self, order: BulkOrder) -> BulkAcceptance:
         return BulkAcceptance(self._ids.next_id(), [self._ids.next_id() for _ in order.items])

@@ -27,6 +27,7 @@ COMMANDS = [
     ["transfers", "watch"],
     ["statement"],
     ["import"],
+    ["bulk"],
     ["doctor"],
 ]
 

@@ -11,6 +11,7 @@ from models.database.engine import transaction
 from models.database.session import Session
 from models.errors import BulkNotFound, IdempotencyKeyReused, OutcomeUnknown, Unavailable, WalletNotFound
 from models.ledger import attempts
+from models.ledger import bulks as bulks_module
 from models.ledger.attempts import Seen
 from models.ledger.bulks import BulkAcceptance, BulkItem, BulkOrder, Bulks
 from models.ledger.history import History
@@ -20,6 +21,7 @@ from models.ledger.transfer import Details, Status
 from models.snowflake.ids import Snowflake
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, bounded_engine, count_transfers, deposit, post_now, transfer
+from tests.models.ledger.test_history import indexes, plan_nodes, scanned
 from tests.proxy import TcpProxy
 
 
@@ -88,6 +90,34 @@ def test_only_who_sent_it_and_administrators_see_it(bulks: Bulks) -> None:
     for stranger, number in ((2, bulk_id), (1, bulk_id + 1)):
         with pytest.raises(BulkNotFound):
             bulks.find(number, seen_by=stranger)
+
+
+def test_what_became_of_each_is_told_in_their_order_page_by_page(
+    bulks: Bulks, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk_id, ids, _ = bulks.accept(sent((2, 60), (3, 60), (9, 1), (2, 40), (3, 1)))
+    bulks.accept(sent((1, 10), user=2))
+    post_now(engine, ids[:4])
+    told = [
+        (ids[0], Status.POSTED, None),
+        (ids[1], Status.REJECTED, "balance_insufficient"),
+        (ids[2], Status.REJECTED, "wallet_not_found"),
+        (ids[3], Status.POSTED, None),
+        (ids[4], Status.PENDING, None),
+    ]
+    for size in (1, 2, 5, 1_000):
+        monkeypatch.setattr(bulks_module, "OUTCOMES", size)
+        assert list(bulks.outcomes(bulks.find(bulk_id, seen_by=1))) == told
+
+
+def test_a_page_of_them_is_a_walk_along_an_index(bulks: Bulks, engine: Engine) -> None:
+    bulk_id, ids, _ = bulks.accept(sent(*[(2, 1)] * 5_000))
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE transfers"))
+    begun_at = bulks.find(bulk_id, seen_by=1).created_at
+    nodes = plan_nodes(engine, bulks_module._OUTCOMES, (bulk_id, begun_at, ids[3_000], 100))
+    assert indexes(nodes) == {"transfers_by_bulk"}
+    assert scanned(nodes, "transfers") == 100
 
 
 def test_without_a_wallet_nothing_is_recorded(bulks: Bulks, engine: Engine) -> None:
