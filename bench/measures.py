@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bench.backlog import Spread
+from bench.bulk import Bulk
 from bench.calls import Calls
 from bench.cost import Cost
 from bench.depth import Depth
@@ -33,6 +34,7 @@ MEASURES: tuple[Measure, ...] = (
     Steady(500),
     Calls(),
     Edge(),
+    Bulk(),
     GrpcFace(),
     Watchers(),
     Direct(),

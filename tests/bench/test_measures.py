@@ -13,6 +13,7 @@ import pytest
 from bench import asks, edge, grpc_face
 from bench.asks import Ask, Kind
 from bench.bare_app import app as bare_app
+from bench.bulk import Bulk
 from bench.caller import call_all, environment_of
 from bench.calls import Calls
 from bench.cost import KAFKA, Cost, ways
@@ -49,6 +50,12 @@ def _take(measure: Measure, site: Site, plan: Plan = SHORTEST) -> Values:
     found = measure.take(site, plan)
     assert {figure.key for figure in measure.figures} <= set(found)
     return found
+
+
+def test_bulks_are_measured_beside_single_transfers(site: Site) -> None:
+    found = _take(Bulk(), site)
+    assert found["bulk_request"] * found["bulk_accepted"] > 0
+    assert found["bulk_single"] > 0
 
 
 @pytest.mark.long
