@@ -1,6 +1,7 @@
 """``flask bulk``: send the transfers of a file, see them through, and write down what became of each."""
 
 import csv
+import os
 import sys
 import time
 from collections import Counter
@@ -83,7 +84,8 @@ def command(file: Path, user_id: int, report: Path | None, *, atomic: bool, no_w
     if report is not None and no_wait:
         raise click.UsageError("there is no report without waiting")
     report = report or file.with_suffix(".report.csv")
-    if not report.parent.is_dir() or report.resolve() == file.resolve():
+    # Now, and not when all is sent.
+    if not os.access(report.parent, os.W_OK) or report.resolve() == file.resolve():
         raise click.BadParameter(f"{report} cannot be written", param_hint="--report")
     try:
         read = bulk_file.read(file, user_id=user_id, most=MAX_ATOMIC_ITEMS if atomic else bulk_file.MAX_LINES)
