@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, Engine, insert, select, text
 
+from models.cache.wallet_cache import NobodyCaches
 from models.database.session import Session
 from models.errors import Refused
 from models.ledger import cancellation
 from models.ledger.bulks import BulkItem, BulkOrder, Bulks
+from models.ledger.freezes import Change, Freezes
 from models.ledger.orders import Orders
 from models.ledger.posting import Outcome, Posting, open_wallets, post_bulk
 from models.ledger.settlement import Wallet
@@ -62,6 +64,7 @@ class Model:
     reversals: set[int] = field(default_factory=set)
     given_back: dict[int, int] = field(default_factory=dict)
     atomic: dict[int, list[int]] = field(default_factory=dict)
+    frozen: dict[int, tuple[bool, bool]] = field(default_factory=dict)
     planned: set[int] = field(default_factory=set)
 
     def record(self, number: int, payer: int | None, payee: int | None, amount: int) -> None:
@@ -72,9 +75,16 @@ class Model:
         self.purses.setdefault(user, 0)
         self.pages.setdefault(user, [])
 
-    def objection(self, payer: int | None, payee: int | None, amount: int) -> str | None:
+    def is_frozen(self, payer: int | None, payee: int | None) -> bool:
+        return self.frozen.get(payer or 0, (False, False))[0] or self.frozen.get(payee or 0, (False, False))[1]
+
+    def objection(
+        self, payer: int | None, payee: int | None, amount: int, *, passes_freezes: bool = False
+    ) -> str | None:
         if any(who is not None and who not in self.purses for who in (payer, payee)):
             return "wallet_not_found"
+        if self.is_frozen(payer, payee) and not passes_freezes:
+            return "wallet_frozen"
         if payer is not None and self.purses[payer] - amount < 0:
             return "balance_insufficient"
         if payee is not None and self.purses[payee] + amount > MAX:
@@ -119,7 +129,7 @@ class Model:
                 return
             self.move(number)
 
-    def reverse(self, number: int, amount: int | None) -> tuple[str | None, int]:
+    def reverse(self, number: int, amount: int | None, *, passes_freezes: bool) -> tuple[str | None, int]:
         """Return the objection to a reversal, and how much it would give back."""
         payer, payee, whole = self.orders[number]
         left = whole - self.given_back.get(number, 0)
@@ -128,7 +138,7 @@ class Model:
             return "not_reversible", 0
         if back > left or back < 1:
             return "reversal_exceeds", 0
-        return self.objection(payee, payer, back), back
+        return self.objection(payee, payer, back, passes_freezes=passes_freezes), back
 
     def cancel(self, number: int) -> bool:
         is_apart = any(number in members for members in self.atomic.values())
@@ -150,6 +160,8 @@ class Model:
             return "self_transfer_invalid" if payer in self.purses else "wallet_not_found"
         if payer not in self.purses or payee not in self.purses:
             return "wallet_not_found"
+        if self.is_frozen(payer, payee):
+            return "wallet_frozen"
         return "balance_insufficient" if self.purses[payer] < amount else None
 
 
@@ -162,12 +174,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ids = ids
         self.orders = Orders(engine, ids)
         self.bulks = Bulks(engine, ids)
+        self.freezes = Freezes(engine, NobodyCaches())
         self.model = Model()
 
     @initialize()
     def begin_with_empty_books(self) -> None:
         with self.engine.begin() as connection:
-            connection.execute(text("TRUNCATE entries, transfers, wallets, bulks"))
+            connection.execute(text("TRUNCATE entries, transfers, wallets, bulks, freezes"))
 
     @rule(user=users, amount=amounts)
     def deposit(self, user: int, amount: int) -> None:
@@ -181,15 +194,25 @@ class LedgerMachine(RuleBasedStateMachine):
     def transfer(self, payer: int, payee: int, amount: int) -> None:
         self.execute(transfer(payer, payee, amount))
 
-    @rule(choice=st.integers(0, 30), amount=st.none() | amounts)
-    def reverse(self, choice: int, amount: int | None) -> None:
+    @rule(user=users, debits=st.booleans(), credits=st.booleans())
+    def freeze(self, user: int, debits: bool, credits: bool) -> None:  # noqa: A002 - the contract's words
+        wanted = Change(debits=debits, credits=credits, reason="why", by="admin")
+        if user not in self.model.purses:
+            assert refusal(lambda: self.freezes.change(user, wanted)) == "wallet_not_found"
+            return
+        self.freezes.change(user, wanted)
+        self.model.frozen[user] = (debits, credits)
+
+    @rule(choice=st.integers(0, 30), amount=st.none() | amounts, by_administrator=st.booleans())
+    def reverse(self, choice: int, amount: int | None, by_administrator: bool) -> None:
         """Of anything that is recorded, whatever became of it."""
         (number,) = self.pick([choice])
         if number not in self.model.orders:
             return
         payer, payee, _ = self.model.orders[number]
-        objection, back = self.model.reverse(number, amount)
+        objection, back = self.model.reverse(number, amount, passes_freezes=by_administrator)
         order = reversal(payee, payer, number, REST_CENTS if amount is None else amount)
+        order = replace(order, passes_freezes=by_administrator)
         if objection is not None:
             assert refusal(lambda: self.orders.execute(order)) == objection
             return
@@ -214,7 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def plan(self, payer: int, payee: int, amount: int) -> None:
         order = later(payer, payee, amount, not_before=datetime.now(UTC) + timedelta(hours=1))
         objection = self.model.accept(payer, payee, amount)
-        if objection not in {None, "balance_insufficient"}:
+        if objection not in {None, "balance_insufficient", "wallet_frozen"}:  # which are looked at then
             assert refusal(lambda: self.orders.accept(order)) == objection
             return
         number = self.orders.accept(order).transfer_id
