@@ -113,7 +113,7 @@ def _connections(engine: Engine) -> dict[str, float]:
 @pytest.mark.parametrize(("name", "kind"), [("wallet-grpc", "grpc"), ("wallet-testkind", "other")])
 def test_a_connection_is_counted_with_the_kind_of_its_process(engine: Engine, name: str, kind: str) -> None:
     before = _connections(engine)
-    assert before.keys() == {"api", "grpc", "worker", "other"}
+    assert before.keys() == {"api", "grpc", "worker", "webhooks", "other"}
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with closing(psycopg2.connect(url, application_name=name)):
         assert _connections(engine)[kind] == before[kind] + 1

@@ -30,8 +30,8 @@ BUILDS = 3
 PAUSE_S = 10
 RUN_S = 120
 SECRET = "a secret of the tests, long enough for HS256"
-# What a service in good health never says.
-IN_TROUBLE = {"unavailable", "outcome_unknown"}
+# What a service in good health never says, unless an administrator has done something.
+IN_TROUBLE = {"unavailable", "outcome_unknown", "wallet_frozen"}
 
 pytestmark = [pytest.mark.stack, pytest.mark.long]
 

@@ -144,6 +144,15 @@ CRIMES = [
         """,
         "a key whose first answer needs an entry has that, or a receipt",
     ),
+    ("UPDATE transfers SET reversed_amount = 7 WHERE kind = 'transfer' AND status = 'posted'",
+     "what was given back of a transfer is what its reversals have moved, and no more than it"),
+    ("UPDATE transfers SET reverses = (SELECT min(id) FROM transfers) WHERE kind = 'transfer' AND status = 'posted'",
+     "a reversal moves money back where it came from, and is given back by none"),
+    ("INSERT INTO bulks (id, user_id, count, amount, atomic) VALUES (7, 1, 2, 9, false)",
+     "a bulk counts its transfers, all of them, by how they have ended"),
+    ("INSERT INTO bulks (id, user_id, count, amount, atomic, posted) VALUES (7, 1, 2, 9, true, 1)",
+     "of an atomic bulk all is posted, or nothing"),
+    ("UPDATE wallets SET debits_frozen = true WHERE id = 1", "a wallet is frozen as the last change of that says"),
 ]  # fmt: skip
 
 

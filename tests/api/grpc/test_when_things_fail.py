@@ -34,6 +34,8 @@ NOT_OURS = {"not_found", "method_not_allowed", "unsupported_media_type"} | {
     "reversal_exceeds",
     "bulk_not_found",
     "not_cancelable",
+    "webhook_not_found",
+    "entries_left",
 }
 # What makes the transfer durable: one statement, or the commit of a transaction.
 COMMITS = {method: b"INSERT INTO transfers" if method == "EnqueueTransfer" else b"COMMIT" for method in MOVES}
@@ -63,7 +65,7 @@ CASES: dict[str, Ask] = {
     "balance_overflow": asks("Deposit", AmountRequest(amount=2**63 - 1)),
     "idempotency_key_reused": asks("Withdraw", AmountRequest(amount=2), key="used"),
 }
-BY_OTHERS = {"forbidden", "rate_limited", "unavailable", "outcome_unknown"}
+BY_OTHERS = {"forbidden", "rate_limited", "unavailable", "outcome_unknown", "wallet_frozen"}
 
 
 @pytest.mark.parametrize("code", CASES)
