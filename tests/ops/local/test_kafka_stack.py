@@ -170,6 +170,8 @@ def test_a_broker_that_hangs_holds_up_nobody_but_jobs(caller: Caller) -> None:
     caller.end_of(caller.enqueue(1))
     os.kill(pid, signal.SIGSTOP)
     try:
+        # It has many threads, and the last of them stands still a moment later.
+        assert wait_for(lambda: caller.readiness()[1]["status"] == "degraded", PATIENCE_S)
         status, told = caller.readiness()
         assert (status, told["status"], told["dependencies"]["kafka"]) == (200, "degraded", "degraded")
         ids = [caller.enqueue(1) for _ in range(20)]
