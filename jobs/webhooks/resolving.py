@@ -24,7 +24,8 @@ def resolve(host: str, port: int, *, within_s: float) -> list[Address]:
     Raises:
         NotResolved: there is none, one is no address to connect to, or it takes too long.
     """
-    if not _free.acquire(timeout=within_s):
+    seats = _free
+    if not seats.acquire(timeout=within_s):
         raise NotResolved("too many names are being looked up")
     answers: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
 
@@ -35,12 +36,12 @@ def resolve(host: str, port: int, *, within_s: float) -> list[Address]:
         except (OSError, UnicodeError) as error:
             answers.put(error)
         finally:
-            _free.release()
+            seats.release()
 
     try:
         threading.Thread(target=look_up, name="resolver", daemon=True).start()
     except RuntimeError:
-        _free.release()
+        seats.release()
         raise NotResolved("the system has no thread to look it up") from None
     try:
         found = answers.get(timeout=within_s)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ops.local.processes import wait_for
 from tests.hosts.network import Host, Network
+from tests.models.ledger.ordering import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("hosts")
 PORT = 80
@@ -32,14 +34,19 @@ def reaches(one: Host, other: Host) -> bool:
         return True
 
 
+def comes_to_reach(one: Host, other: Host) -> bool:
+    """Whether a connection comes about, on a machine that may be busy with other things just now."""
+    return wait_for(lambda: reaches(one, other), PATIENCE_S)
+
+
 def test_a_host_that_is_cut_off_reaches_nobody_until_it_is_back(network: Network) -> None:
     one, other, third = map(network.add, ("one", "other", "third"))
-    assert reaches(one, other)
+    assert comes_to_reach(one, other)
     with one.cut_off():
         assert not reaches(one, other)
         assert not reaches(other, one)
-        assert reaches(other, third)
-    assert reaches(one, other)
+        assert comes_to_reach(other, third)
+    assert comes_to_reach(one, other)
 
 
 def test_two_hosts_that_are_cut_off_from_each_other_reach_all_the_rest(network: Network) -> None:
@@ -47,9 +54,9 @@ def test_two_hosts_that_are_cut_off_from_each_other_reach_all_the_rest(network: 
     with one.cut_off_from(other):
         assert not reaches(one, other)
         assert not reaches(other, one)
-        assert reaches(one, third)
-        assert reaches(third, other)
-    assert reaches(one, other)
+        assert comes_to_reach(one, third)
+        assert comes_to_reach(third, other)
+    assert comes_to_reach(one, other)
 
 
 def test_two_networks_do_not_meet_and_nothing_is_left_of_them(network: Network) -> None:
@@ -57,7 +64,7 @@ def test_two_networks_do_not_meet_and_nothing_is_left_of_them(network: Network) 
     with Network.or_skip() as second:
         one, other = network.add("one"), second.add("one")
         assert one.address == other.address
-        assert reaches(one, network.add("other"))
+        assert comes_to_reach(one, network.add("other"))
         with pytest.raises(OSError, match="address"), other.namespace.entered():
             socket.create_server((network.hosts[1].address, PORT))
         assert socket.if_nameindex() == before

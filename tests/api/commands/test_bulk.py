@@ -187,7 +187,7 @@ def test_broken_off_while_it_waits_it_says_how_to_go_on(
     run: Runner, file: Path, environment: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
     process = Forked(
-        [sys.executable, "-m", "flask", "bulk", str(file), "--user", "1"],
+        [sys.executable, "-c", INTERRUPTIBLE, "bulk", str(file), "--user", "1"],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     # Once that is in the record, it waits for workers.
@@ -198,6 +198,15 @@ def test_broken_off_while_it_waits_it_says_how_to_go_on(
     request.getfixturevalue("worker")
     assert ", all of them before: 5 posted" in run("bulk", file, "--user", 1).stdout
     assert report(file) == REPORT
+
+
+# What a shell has started in the background ignores Ctrl-C, and so do those whom that starts.
+INTERRUPTIBLE = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[0] = "flask"
+runpy.run_module("flask", run_name="__main__", alter_sys=True)
+"""
 
 
 def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str]:
