@@ -59,6 +59,11 @@ def read_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) ->
     return validate(model, given, what="body")
 
 
+def has_body(environ: Mapping[str, Any]) -> bool:
+    """Whether the request has a body, of which nothing may be known but that it comes in chunks."""
+    return environ.get("CONTENT_LENGTH", "0").lstrip("0") != "" or "HTTP_TRANSFER_ENCODING" in environ
+
+
 def read_query(environ: Mapping[str, Any], model: type[M]) -> M:
     """Read the request's query parameters, each at most once and none that is not known.
 

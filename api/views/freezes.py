@@ -1,23 +1,19 @@
 """Freezing wallets, for administrators."""
 
-import re
 from collections.abc import Callable
 
 from flask import Blueprint, request
 
 from api.access.administrators import acting, require_admin
 from api.contract.schemas import FreezeBody, NoQuery, UnfreezeBody, WalletStateOut
-from api.contract.validation import answers, read_body, read_query
+from api.contract.validation import answers, has_body, read_body, read_query
 from api.running import services
 from api.settings import current_settings
+from api.views.jobs import read_id
 from models.errors import WalletNotFound
 from models.ledger.freezes import Change
-from models.ledger.statements import Statements
-from models.ledger.transfer import MAX_ID
 
 blueprint = Blueprint("freezes", __name__)
-
-_USER_ID = re.compile(r"[0-9]{1,19}")
 
 
 @blueprint.get("/api/wallets/v1/<user_id>")
@@ -46,7 +42,7 @@ def unfreeze(user_id: str) -> WalletStateOut:
     """Allow again what was frozen: all of it without a body, or the sides that are named."""
     with acting("wallet.unfreeze", on=user_id) as act:
         body = UnfreezeBody()
-        if request.content_length or "HTTP_TRANSFER_ENCODING" in request.environ:
+        if has_body(request.environ):
             body = read_body(request.environ, UnfreezeBody, most_bytes=services().max_body_bytes)
         wallet_id, changed = _change(user_id, body.change)
         act.note(changed=changed)
@@ -60,7 +56,7 @@ def _change(user_id: str, wanted: Callable[..., Change]) -> tuple[int, bool]:
 
 
 def _show(wallet_id: int) -> WalletStateOut:
-    return WalletStateOut.of(Statements(services().engine).get_wallet(wallet_id, newest=0))
+    return WalletStateOut.of(services().statements.get_wallet(wallet_id, newest=0))
 
 
 def _read_user_id(user_id: str) -> int:
@@ -69,7 +65,7 @@ def _read_user_id(user_id: str) -> int:
     Raises:
         WalletNotFound: no user can have it.
     """
-    wallet_id = int(user_id) if _USER_ID.fullmatch(user_id) else 0
-    if not 0 < wallet_id <= MAX_ID:
+    wallet_id = read_id(user_id)
+    if wallet_id is None:
         raise WalletNotFound
     return wallet_id

@@ -17,7 +17,7 @@ from api.contract.schemas import (
     TransferBody,
     TransferOut,
 )
-from api.contract.validation import answers, read_body, read_idempotency_key, read_query
+from api.contract.validation import answers, has_body, read_body, read_idempotency_key, read_query
 from api.direct import Answer, directly
 from api.edge.edge import call_of
 from api.running import services
@@ -62,14 +62,14 @@ def reverse(job_id: str) -> TransferOut:
     environ = request.environ
     with acting_or_user("transfer.reverse", on=job_id) as caller:
         read_query(environ, NoQuery)
-        body = read_body(environ, ReversalBody, most_bytes=services().max_body_bytes) if _has_body() else ReversalBody()
+        body = (
+            read_body(environ, ReversalBody, most_bytes=services().max_body_bytes)
+            if has_body(environ)
+            else ReversalBody()
+        )
         terms = ReversalTerms(read_job_id(job_id), body.amount, read_idempotency_key(environ), body.details)
         receipt = orders.reverse(services(), call_of(environ), terms, caller=caller)
     return TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
-
-
-def _has_body() -> bool:
-    return bool(request.content_length) or "HTTP_TRANSFER_ENCODING" in request.environ
 
 
 def _read(services: Services, environ: dict[str, Any], model: type[Body]) -> tuple[Terms, Body]:

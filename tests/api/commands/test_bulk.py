@@ -192,7 +192,8 @@ def test_broken_off_while_it_waits_it_says_how_to_go_on(
     )  # fmt: skip
     # Once that is in the record, it waits for workers.
     assert wait_for(lambda: '"done"' in run("actions", "--json").stdout, PATIENCE_S)
-    stdout, stderr = interrupted(process)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, stdout) == (1, "")
     assert stderr.splitlines()[0] == bulk.GO_ON
     request.getfixturevalue("worker")
@@ -207,18 +208,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv[0] = "flask"
 runpy.run_module("flask", run_name="__main__", alter_sys=True)
 """
-
-
-def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Interrupt a command until it ends: what comes in the midst of a callback Python tells nobody of."""
-    for _ in range(10):
-        process.send_signal(signal.SIGINT)
-        try:
-            return process.communicate(timeout=PATIENCE_S / 10)
-        except subprocess.TimeoutExpired:
-            continue
-    process.kill()
-    raise AssertionError(process.communicate())
 
 
 @pytest.mark.usefixtures("worker")
