@@ -42,10 +42,14 @@ class Drawing:
         }
 
     def draw(self, calls: Sequence[Call]) -> Call:
-        """Draw what comes after these calls. Where there is nothing to give back or call off, a transfer is."""
+        """Draw what comes after these calls: one of each, and then as often as they are to be.
+
+        Where there is nothing to give back or call off, a transfer is.
+        """
         user, other = self._random.sample(self._users, 2)
         amount = self._random.randint(1, MOST_CENTS)
-        method = self._random.choices(list(self._methods), list(self._methods.values()))[0]
+        drawn = self._random.choices(list(self._methods), list(self._methods.values()))[0]
+        method = [*self._methods, drawn][min(len(calls), len(self._methods))]
         destination = None if method in {"Deposit", "Withdraw"} else other
         plain = Call(method, user, amount, destination, f"{self._name}-{len(calls)}")
         if method not in self._special:
