@@ -8,7 +8,7 @@ import functools
 import gc
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from api.app import create_app
 from config import Settings
 from jobs.connections import make_cache
 from models.database.engine import create_bounded_engine
+from models.database.faults import first_line
 from models.schema import grants, migrations
 from models.schema.tables import event_head, metadata
 from models.snowflake.ids import Snowflake
@@ -80,6 +81,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _begins(item: pytest.Item) -> int:
     names = ("long", "stack", "xdist_group")
     return next((place for place, name in enumerate(names) if item.get_closest_marker(name)), len(names))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have the line that sums up a failure say what caused it: of an ``Unavailable``, what the database had said."""
+    report = yield
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if call.excinfo is not None and crash is not None and call.excinfo.value.__cause__ is not None:
+        crash.message += f" (from {first_line(call.excinfo.value)})"
+    return report
 
 
 def pytest_collection_finish() -> None:

@@ -69,8 +69,9 @@ class Drawing:
         return Call("Reverse", payee, amount, original.user, plain.key, of=original.transfer_id)
 
     def _cancel(self, plain: Call, calls: Sequence[Call]) -> Call | None:
-        """What is planned is mostly still to come; of what is not, only the very last may be in time."""
-        if self._random.random() < 0.5:
+        """What is planned is mostly still to come, as for the first; of what is not, only the very last may be."""
+        is_first = not any(call.method == "Cancel" for call in calls)
+        if is_first or self._random.random() < 0.5:
             order = self._pick(calls, {"Plan"}, recent=STILL_PLANNED)
         else:
             order = self._pick(calls, {"EnqueueTransfer"}, recent=1)
