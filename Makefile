@@ -9,8 +9,6 @@ INTO := .
 VENV := @sh ops/venv.sh
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock'
-# Anew each time: what has not changed may lead to what is gone.
-SITE := $(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 
 .DEFAULT_GOAL := help
 .PHONY: help run kafka test check docs chaos bench picture backup restore archive proto collection vulnerabilities mutants lock
@@ -38,14 +36,14 @@ check: ## what CI runs: format, lint, types, import rules, documentation, tests 
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m mypy
 	@$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
-	@$(SITE)
 	@PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --cov --cov-report=
 	@$(RUN) -m coverage report --include='config/*,observe/*,ops/*'
 	@exec $(RUN) -m coverage report --include='api/*,client/*,jobs/*,models/*' --fail-under=95
 
 docs: ## build the documentation into a site, docs/_build/html; a dead link or a page that no index names fails
 	$(VENV) requirements-dev.txt
-	@$(SITE)
+	@# Anew each time: what has not changed may lead to what is gone.
+	@$(RUN) -m sphinx --quiet --fail-on-warning --fresh-env -d docs/_build/doctrees -c docs . docs/_build/html
 	@echo docs/_build/html/index.html
 
 bench: ## measure how fast it is, beside yardsticks, in some 25 minutes (BENCH_ROUNDS, BENCH_JOBS)

@@ -8,6 +8,7 @@ import functools
 import gc
 import os
 import secrets
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ LONGEST_S = 20.0
 
 hypothesis_settings.register_profile("quick", max_examples=30, stateful_step_count=20, deadline=None)
 hypothesis_settings.register_profile(
-    "ci", max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "ci", max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
@@ -143,6 +144,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         grants.give(engine, SERVICE)
         engine.dispose()
         yield server
+        server.send(signal.SIGQUIT)  # at once: nobody is going to read what a checkpoint would write
 
 
 def _make_database(server: PostgresServer, name: str, template: str) -> str:

@@ -57,8 +57,9 @@ def java() -> None:
 def kafka_broker(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A broker that tests may fill with what they like, and leave running."""
     del java
-    with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
-        yield server
+    server = KafkaServer(tmp_path_factory.mktemp("kafka")).start()
+    yield server
+    server.kill()  # an orderly stop takes seconds, and nobody is going to read what it would write
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,7 @@ def kafka_cluster(java: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     del java
     cluster = KafkaCluster(tmp_path_factory.mktemp("cluster")).start()
     yield cluster
-    cluster.kill()  # an orderly stop of all takes five seconds: the last ones wait for the first
+    cluster.kill()  # likewise
 
 
 def admin_of(kafka: KafkaServer | KafkaCluster) -> AdminClient:

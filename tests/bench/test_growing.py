@@ -7,7 +7,7 @@ import pytest
 
 from bench.cost import KAFKA, METERS, PARTS, WAYS, of_way
 from bench.growing import __main__ as growing
-from bench.growing import simulation
+from bench.growing import report, simulation
 from bench.growing.report import HOT, HOT_V1, markdown
 from bench.page import BEGIN, END, fill
 from bench.report import Summary
@@ -45,11 +45,19 @@ def test_the_most_popular_wallet_has_its_share_by_zipfs_law() -> None:
     assert simulation.rates_at_which_one_wallet_is_too_hot(600.0, 3, [1.0]) == {1.0: pytest.approx(1_100.0)}
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw few transfers: how tables look does not depend on it."""
+    monkeypatch.setattr(report, "WALLETS", 100)
+    monkeypatch.setattr(report, "DRAWN", 200)
+
+
 def all_found(ways: Iterable[str]) -> dict[str, Summary]:
     keys = [f"cost_{way}_{what}" for way in ways for what in (*of_way(way, PARTS), *of_way(way, METERS))]
     return dict.fromkeys([*keys, "cost_v2_waiting", HOT, HOT_V1, "lag_p50", "lag_p99", "lag_most"], ONE)
 
 
+@pytest.mark.usefixtures("few")
 def test_the_tables_are_whole_and_take_the_place_of_those_before(tmp_path: Path) -> None:
     page = tmp_path / "growing.md"
     page.write_text(f"before\n{BEGIN}old{END}after\n")
@@ -62,6 +70,7 @@ def test_the_tables_are_whole_and_take_the_place_of_those_before(tmp_path: Path)
     assert len(rows) == 2 + 10 + 2 + 10 + 2 + 12 + 2 + 4 + 2 + 2 + 2 + 3
 
 
+@pytest.mark.usefixtures("few")
 def test_without_java_the_tables_are_whole_but_for_kafka() -> None:
     text = markdown(all_found(way for way in WAYS if way != KAFKA))
     assert "Kafka" not in text

@@ -1,4 +1,4 @@
-"""Every measure over Kafka once, as short as it gets: it finds what it is to find, and loses nothing."""
+"""Every kind of measure over Kafka once, as short as it gets: it finds what it is to find, and loses nothing."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from bench.backlog import Spread
 from bench.figures import Measure, Plan
 from bench.kafka import faults
 from bench.kafka.drain import KafkaDrain
-from bench.kafka.faults import BrokerKilled, ConsumerKilled, OneOfThreeKilled, TopicsDeleted
+from bench.kafka.faults import ConsumerKilled, OneOfThreeKilled, TopicsDeleted
 from bench.kafka.steady import KafkaSteady
 from bench.site import Site
 from tests.kafka_broker import need_java
@@ -33,10 +33,8 @@ def site() -> Iterator[Site]:
     "measure",
     [
         KafkaDrain(Spread.UNIFORM),
-        KafkaDrain(Spread.HOT, is_silent=True),
         KafkaSteady(20, p50_at_most_ms=25.0),
         ConsumerKilled(at_most_s=8.0),
-        BrokerKilled(at_most_s=15.0),
         OneOfThreeKilled(at_most_s=5.0),
         TopicsDeleted(at_most_s=15.0),
     ],

@@ -64,7 +64,7 @@ def test_one_that_fails_is_replaced_once_it_is_old_enough_and_no_other(
 
 
 @pytest.mark.long
-@pytest.mark.xdist_group("kafka cluster")
+@pytest.mark.xdist_group("kafka-cluster")
 def test_new_topics_with_other_leaders_are_written_to(settings: Settings, kafka_cluster: KafkaCluster) -> None:
     empty_topics(kafka_cluster)
     admin = admin_of(kafka_cluster)

@@ -205,7 +205,7 @@ def strangers_certificate(folder: Path) -> Path:
     return make_certificate(other)
 
 
-@pytest.mark.xdist_group("kafka cluster")
+@pytest.mark.xdist_group("kafka-cluster")
 @pytest.mark.long
 def test_of_three_brokers_one_may_be_killed(kafka_cluster: KafkaCluster) -> None:
     empty_topics(kafka_cluster)

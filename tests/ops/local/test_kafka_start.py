@@ -145,6 +145,10 @@ def test_lines_of_maven(line: str, record: dict[str, object]) -> None:
     assert parse_maven_line(line) == record
 
 
+# All of them want the same first port, and one whose broker is down for a moment could lose it to another.
+together = pytest.mark.xdist_group("make kafka")
+
+
 @contextmanager
 def make_kafka(home: Path, **settings: str) -> Iterator[Forked]:
     environment = {"PATH": os.environ["PATH"], "WALLET_HOME": str(home), **settings}
@@ -173,6 +177,7 @@ def pid_of(home: Path, name: str = "kafka") -> int:
     return int((home / "run" / f"{name}.pid").read_text().split()[0])
 
 
+@together
 @pytest.mark.usefixtures("java")
 def test_make_kafka_keeps_a_broker_alive_until_it_is_told_to_stop(tmp_path: Path) -> None:
     home = tmp_path / "brokers-1"
@@ -194,6 +199,7 @@ def test_make_kafka_keeps_a_broker_alive_until_it_is_told_to_stop(tmp_path: Path
         assert isinstance(json.loads(line), dict)
 
 
+@together
 @pytest.mark.usefixtures("java")
 def test_a_cluster_ends_with_who_is_killed(tmp_path: Path) -> None:
     with make_kafka(tmp_path, BROKERS="3") as process:
