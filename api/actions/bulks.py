@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from api.calls.call import Call
 from api.calls.problems import RETRY_AFTER_S, ApiError
-from api.contract.schemas import BulkBody
+from api.contract.bulks import BulkBody
 from api.services import Services
 from models.ledger.attempts import Due
 from models.ledger.bulks import MAX_ATOMIC_ITEMS, BulkAcceptance, BulkItem, BulkOrder

@@ -1,7 +1,7 @@
 """Finding transfers: one's own, or, for administrators, everyone's."""
 
 from api.calls.problems import ApiError
-from api.contract.schemas import TransfersQuery
+from api.contract.finding import TransfersQuery
 from api.services import Services
 from models.ledger.listing import TransferPage
 

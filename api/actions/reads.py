@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from api.calls.call import Call
 from api.calls.problems import RETRY_AFTER_S, ApiError
-from api.contract.schemas import BalanceOut, FrozenOut, NoQuery, TransactionOut, TransactionsOut, TransactionsQuery
+from api.contract.fields import NoQuery
+from api.contract.wallets import BalanceOut, FrozenOut, TransactionOut, TransactionsOut, TransactionsQuery
 from api.services import Services
 from models.cache.wallet_cache import Miss
 from models.ledger.settlement import EntryType
@@ -97,7 +98,7 @@ def _load_page(services: Services, user_id: int, query: TransactionsQuery) -> Sn
         EntryType(query.type) if query.type else None,
         size=query.page_size,
         page=number,
-        before_seq=int(query.cursor) if query.cursor else None,
+        before_seq=query.cursor,
     )
     answer = TransactionsOut(
         transactions=[TransactionOut.of(entry) for entry in page.entries],
@@ -105,7 +106,7 @@ def _load_page(services: Services, user_id: int, query: TransactionsQuery) -> Sn
         page=None if query.cursor else number,
         page_size=query.page_size,
         has_more=page.next_seq is not None,
-        next_cursor=None if page.next_seq is None else str(page.next_seq),
+        next_cursor=page.next_seq,
     )
     return Snapshot(page.version, answer)
 

@@ -11,8 +11,8 @@ import structlog
 
 from api.calls.call import Call
 from api.calls.problems import RETRY_AFTER_S, ApiError
-from api.contract.schemas import TransactionOut
 from api.contract.statement_file import Days, Format, spell
+from api.contract.wallets import TransactionOut
 from api.services import Services
 from models.database.faults import first_line
 from models.errors import EntriesLeft, Unavailable

@@ -6,7 +6,8 @@ from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of, show_table
-from api.contract.schemas import MAX_PAGE_SIZE, ActionOut
+from api.contract.actions import ActionOut
+from api.contract.fields import MAX_PAGE_SIZE
 from api.running import services
 from models.actions import record
 

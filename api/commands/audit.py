@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples, told
-from api.contract.schemas import AuditedOut
+from api.contract.audit import AuditedOut
 from api.running import services
 from api.settings import current_settings
 from jobs.auditor import MAX_SLICE, make_checks

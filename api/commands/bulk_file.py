@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from api.calls.problems import ApiError
 from api.contract.checking import validate
-from api.contract.schemas import TransferBody
+from api.contract.transfers import TransferBody
 from api.contract.validation import parse
 from models.ledger.bulks import BulkItem
 from models.ledger.import_file import MAX_SHOWN, FileRefused, Problem

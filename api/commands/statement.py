@@ -10,8 +10,8 @@ from flask.cli import with_appcontext
 from api.commands.conclusion import concludes, examples
 from api.commands.output import opened
 from api.commands.parameters import ID
-from api.contract.schemas import TransactionOut
 from api.contract.statement_file import Days, Format, spell
+from api.contract.wallets import TransactionOut
 from api.running import services
 from models.ledger.statements import Statements
 

@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 from api.commands.conclusion import concludes, examples, told
 from api.commands.layout import facts_of, show_facts
 from api.commands.parameters import ID
-from api.contract.schemas import JobOut
+from api.contract.jobs import JobOut
 from api.running import services
 from models.errors import TransferNotFound, Unavailable
 from models.ledger.transfer import Status, Transfer

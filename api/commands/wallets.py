@@ -9,7 +9,9 @@ from api.commands.conclusion import concludes, examples
 from api.commands.layout import facts_of, show_facts, show_table
 from api.commands.parameters import CENTS, ID, Key
 from api.contract.checking import MAX_KEY_LENGTH
-from api.contract.schemas import MAX_PAGE_SIZE, TransactionOut, WalletOut
+from api.contract.fields import MAX_PAGE_SIZE
+from api.contract.freezes import WalletOut
+from api.contract.wallets import TransactionOut
 from api.running import services
 from models.ledger.freezes import MAX_REASON, Change
 from models.ledger.import_file import Opening

@@ -1,1 +1,1 @@
-"""What comes in and goes out: the models that validate, and the OpenAPI document that is made of them."""
+"""What comes in and goes out, one file a subject: the models that validate, and the rows of the OpenAPI document."""

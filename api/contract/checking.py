@@ -1,4 +1,4 @@
-"""Whether what was asked for is what the contract has: the models of ``schemas.py``, and the key of an order."""
+"""Whether what was asked for is what the contract has: a model of it, and the key of an order."""
 
 import re
 from collections.abc import Mapping

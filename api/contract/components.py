@@ -4,6 +4,7 @@ from typing import Any, TypeAlias
 
 from api.calls.problems import PROBLEMS, Problem
 from api.contract.checking import MAX_KEY_LENGTH
+from api.contract.operations import AN_ID
 
 Json: TypeAlias = dict[str, Any]
 
@@ -38,7 +39,7 @@ HEADERS: dict[str, Json] = {
         _TRACEPARENT,
         pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
     ),
-    "Location": _header("Where to follow the job.", "/api/jobs/v1/118361825078153216", format="uri-reference"),
+    "Location": _header("Where to follow the job.", f"/api/jobs/v1/{AN_ID}", format="uri-reference"),
     "Content-Disposition": _header("What to call the file.", 'attachment; filename="statement.csv"'),
     "Retry-After": {
         "description": "After how many seconds to ask again.",
@@ -122,5 +123,5 @@ def problem_example(problem: Problem) -> Json:
         "trace_id": _TRACE_ID,
     }
     if problem.code == "outcome_unknown":
-        value["transfer_id"] = "118361825078153216"
+        value["transfer_id"] = AN_ID
     return {"summary": problem.title, "value": value}

@@ -26,18 +26,9 @@ from api.contract.components import (
     Json,
     problem_example,
 )
-from api.contract.routes import (
-    LINKS,
-    OPERATIONS,
-    PATH_PARAMETERS,
-    TAGS,
-    UNDOCUMENTED_BLUEPRINTS,
-    Answer,
-    Operation,
-    Who,
-)
-from api.contract.schemas import NoQuery
-from api.contract.validation import read_query
+from api.contract.operations import Answer, Operation, Who
+from api.contract.routes import LINKS, OPERATIONS, PATH_PARAMETERS, TAGS, UNDOCUMENTED_BLUEPRINTS
+from api.contract.validation import refuse_query
 from api.settings import settings_of
 
 blueprint = Blueprint("openapi", __name__)
@@ -83,7 +74,7 @@ def install(app: Flask) -> None:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Return this document."""
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     body = current_app.extensions[_EXTENSION].body(current_app, request.root_path)
     return Response(body, mimetype="application/json")
 
@@ -191,7 +182,7 @@ def _without_null(schema: Json) -> Json:
 
 
 def _responses(row: Operation) -> Json:
-    found = {str(status): _success(row, status, answer) for status, answer in row.answers.items()}
+    found = {str(status): _success(row, answer) for status, answer in row.answers.items()}
     codes_of: dict[int, list[str]] = {}
     for code in _codes(row):
         codes_of.setdefault(PROBLEMS[code].status, []).append(code)
@@ -232,12 +223,13 @@ def _codes(row: Operation) -> list[str]:
     return [code for code in PROBLEMS if code in codes]
 
 
-def _success(row: Operation, status: int, answer: Answer) -> Json:
+def _success(row: Operation, answer: Answer) -> Json:
     model = answer.schema if isinstance(answer.schema, type) else None
-    description = answer.description or (inspect.getdoc(model) if model else "") or HTTPStatus(status).phrase
+    description = answer.description or (inspect.getdoc(model) if model else "") or HTTPStatus(answer.status).phrase
+    replayed = ("Idempotency-Replayed",) if row.moves_money else ()
     found: Json = {
         "description": description,
-        "headers": _headers(row, answer.headers),
+        "headers": _headers(row, (*answer.headers, *replayed)),
         "content": {
             answer.media_type: {
                 "schema": _ref(model) if model else answer.schema,
@@ -261,6 +253,6 @@ def _link(app: Flask, name: str) -> Json:
     summary, _, _ = (inspect.getdoc(app.view_functions[link.endpoint]) or "").partition("\n")
     return {
         "operationId": _operation_id(link.endpoint),
-        "parameters": {link.parameter: link.value},
+        "parameters": {link.parameter: f"$response.body#/{link.pointer}"},
         "description": summary,
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from api.contract.schemas import TransactionOut
+from api.contract.wallets import TransactionOut
 from models.ledger.statements import Statement
 
 # A spreadsheet takes a cell that begins like this for a formula. Numbers are not text, and stay as they are.

@@ -13,6 +13,7 @@ from werkzeug.http import parse_options_header
 
 from api.calls.problems import ApiError
 from api.contract.checking import check_idempotency_key, validate
+from api.contract.fields import NoQuery
 
 _JSON = "application/json"
 # The least number of characters that an integer beyond 64 bits can have.
@@ -59,9 +60,16 @@ def read_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) ->
     return validate(model, given, what="body")
 
 
-def has_body(environ: Mapping[str, Any]) -> bool:
-    """Whether the request has a body, of which nothing may be known but that it comes in chunks."""
-    return environ.get("CONTENT_LENGTH", "0").lstrip("0") != "" or "HTTP_TRANSFER_ENCODING" in environ
+def read_optional_body(environ: Mapping[str, Any], model: type[M], *, most_bytes: int) -> M:
+    """Read the request's JSON object; without a body, as if it were an empty one.
+
+    Raises:
+        ApiError: as :func:`read_body`.
+    """
+    # Of a body nothing may be known but that it comes in chunks.
+    if environ.get("CONTENT_LENGTH", "0").lstrip("0") == "" and "HTTP_TRANSFER_ENCODING" not in environ:
+        return model()
+    return read_body(environ, model, most_bytes=most_bytes)
 
 
 def read_query(environ: Mapping[str, Any], model: type[M]) -> M:
@@ -71,6 +79,15 @@ def read_query(environ: Mapping[str, Any], model: type[M]) -> M:
         ApiError: ``bad_input``.
     """
     return _read_query(model, environ["QUERY_STRING"])  # type: ignore[return-value] # a cache knows no type variables
+
+
+def refuse_query(environ: Mapping[str, Any]) -> None:
+    """Refuse query parameters, where there are none.
+
+    Raises:
+        ApiError: ``bad_input``.
+    """
+    read_query(environ, NoQuery)
 
 
 # The same few are asked for again and again; models are frozen.

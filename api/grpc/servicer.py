@@ -16,7 +16,9 @@ from api.actions.reads import BALANCE, HISTORY
 from api.actions.watching import Watcher, Watching
 from api.calls.problems import RETRY_AFTER_S
 from api.contract.checking import validate
-from api.contract.schemas import AmountBody, LaterTransferBody, NoQuery, TransactionsQuery, TransferBody
+from api.contract.fields import NoQuery
+from api.contract.transfers import LaterTransferBody, TransferBody
+from api.contract.wallets import AmountBody, TransactionsQuery
 from api.edge.proxies import Proxies
 from api.grpc.answering import Asked, Face, stream, unary
 from api.grpc.messages import job_of, page_of, said_of

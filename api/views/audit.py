@@ -3,8 +3,8 @@
 from flask import Blueprint, request
 
 from api.access.administrators import require_admin
-from api.contract.schemas import AuditOut, NoQuery
-from api.contract.validation import answers, read_query
+from api.contract.audit import AuditOut
+from api.contract.validation import answers, refuse_query
 from api.running import services
 from models.audit import record
 
@@ -16,6 +16,6 @@ blueprint = Blueprint("audit", __name__)
 def audit() -> AuditOut:
     """Return what the last audit of the books found, and how far the one under way is."""
     require_admin()
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     engine = services().engine
     return AuditOut.of_both(record.find_last(engine), record.find_under_way(engine))

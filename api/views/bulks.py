@@ -6,8 +6,8 @@ from flask import Blueprint, Response, request
 
 from api.actions import bulks
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.schemas import BulkAcceptedOut, BulkBody, BulkOut, NoQuery
-from api.contract.validation import answers, json_response, read_body, read_idempotency_key, read_query
+from api.contract.bulks import BulkAcceptedOut, BulkBody, BulkOut
+from api.contract.validation import answers, json_response, read_body, read_idempotency_key, refuse_query
 from api.edge.edge import call_of
 from api.running import services
 from api.services import BULK_PATH
@@ -26,7 +26,7 @@ def send() -> Response:
     """
     call, environ = call_of(request.environ), request.environ
     user_id = services().identity.require_user(call)
-    read_query(environ, NoQuery)
+    refuse_query(environ)
     key = read_idempotency_key(environ)
     with bulks.seated(services()):
         body = read_body(environ, BulkBody, most_bytes=services().max_bulk_bytes)
@@ -43,8 +43,5 @@ def send() -> Response:
 def bulk(bulk_id: str) -> BulkOut:
     """Return how many transfers of a bulk are pending, and how many have ended how."""
     caller = services().identity.require_user_or_admin(call_of(request.environ))
-    read_query(request.environ, NoQuery)
-    found = read_id(bulk_id)
-    if found is None:
-        raise BulkNotFound(0)
-    return BulkOut.of(services().bulks.find(found, seen_by=caller))
+    refuse_query(request.environ)
+    return BulkOut.of(services().bulks.find(read_id(bulk_id, BulkNotFound(0)), seen_by=caller))

@@ -3,8 +3,10 @@
 from flask import Blueprint, request
 
 from api.access.administrators import acting, require_admin
-from api.contract.schemas import DeadLettersOut, DeadLettersQuery, JobOut, NoQuery, RequeuedAllOut, RequeuedOut
-from api.contract.validation import answers, read_query
+from api.contract.dead_letters import DeadLettersOut, RequeuedAllOut, RequeuedOut
+from api.contract.fields import PageQuery
+from api.contract.jobs import JobOut
+from api.contract.validation import answers, read_query, refuse_query
 from api.running import services
 from api.settings import current_settings
 from api.views.jobs import read_job_id
@@ -19,14 +21,13 @@ blueprint = Blueprint("dead_letters", __name__)
 def dead_letters() -> DeadLettersOut:
     """Return a page of dead letters, newest first."""
     require_admin()
-    query = read_query(request.environ, DeadLettersQuery)
-    before_id = int(query.cursor) if query.cursor else MAX_ID
-    page = services().dead_letters.get_page(size=query.page_size, before_id=before_id)
+    query = read_query(request.environ, PageQuery)
+    page = services().dead_letters.get_page(size=query.page_size, before_id=query.cursor or MAX_ID)
     return DeadLettersOut(
         dead_letters=[JobOut.of(transfer) for transfer in page.transfers],
         page_size=query.page_size,
         has_more=page.next_id is not None,
-        next_cursor=None if page.next_id is None else str(page.next_id),
+        next_cursor=page.next_id,
     )
 
 
@@ -35,7 +36,7 @@ def dead_letters() -> DeadLettersOut:
 def requeue(job_id: str) -> RequeuedOut:
     """Put one dead letter back with all its attempts; one that is not dead is left as it is."""
     with acting("dead_letter.requeue", on=job_id) as act:
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         transfer, requeued = services().dead_letters.requeue(read_job_id(job_id), by=_administrator())
         act.note(changed=requeued)
     return RequeuedOut(requeued=requeued, job=JobOut.of(transfer))
@@ -46,7 +47,7 @@ def requeue(job_id: str) -> RequeuedOut:
 def requeue_all() -> RequeuedAllOut:
     """Put all dead letters back."""
     with acting("dead_letter.requeue_all", on=ALL) as act:
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         requeued = services().dead_letters.requeue_all(by=_administrator())
         act.note(changed=requeued > 0)
     return RequeuedAllOut(requeued=requeued)

@@ -4,7 +4,7 @@ from flask import Blueprint, request
 
 from api.access.administrators import require_admin
 from api.actions.following import follow
-from api.contract.schemas import EventOut, EventsOut, EventsQuery
+from api.contract.events import EventOut, EventsOut, EventsQuery
 from api.contract.validation import answers, read_query
 from api.running import services
 
@@ -19,5 +19,5 @@ def events() -> EventsOut:
     query = read_query(request.environ, EventsQuery)
     page = follow(services(), query.after, size=query.page_size, wait_s=query.wait)
     return EventsOut(
-        events=[EventOut.of(event) for event in page.events], next_after=str(page.next_after), missed=page.missed
+        events=[EventOut.of(event) for event in page.events], next_after=page.next_after, missed=page.missed
     )

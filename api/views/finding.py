@@ -3,8 +3,9 @@
 from flask import Blueprint, request
 
 from api.actions.finding import find
-from api.contract.schemas import JobOut, NoQuery, TransfersOut, TransfersQuery
-from api.contract.validation import answers, read_query
+from api.contract.finding import TransfersOut, TransfersQuery
+from api.contract.jobs import JobOut
+from api.contract.validation import answers, read_query, refuse_query
 from api.edge.edge import call_of
 from api.running import services
 from api.views.jobs import read_job_id
@@ -32,5 +33,5 @@ def transfers() -> TransfersOut:
 def transfer(job_id: str) -> JobOut:
     """Return a transfer of any kind, as its job is."""
     caller = services().identity.require_user_or_admin(call_of(request.environ))
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     return JobOut.of(services().history.get_transfer(read_job_id(job_id), seen_by=caller))

@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response, request
 
-from api.contract.schemas import HealthOut, NoQuery, ReadinessOut
-from api.contract.validation import json_response, read_query
+from api.contract.service import HealthOut, ReadinessOut
+from api.contract.validation import json_response, refuse_query
 from api.running import services
 from models.schema import revision
 
@@ -13,7 +13,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """Answer as long as the process lives, whatever it depends on."""
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     return json_response(HealthOut(status="ok"))
 
 
@@ -23,7 +23,7 @@ def readyz() -> Response:
 
     A process that has been told to stop answers 503 as well, on the connections that it still serves.
     """
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     database = revision.readiness(services().engine)
     answers = services().ask_others()
     dependencies = {"postgres": database} | {name: "ok" if it else "degraded" for name, it in answers.items()}

@@ -6,8 +6,8 @@ from flask import Blueprint, request
 
 from api.access.administrators import acting_or_user
 from api.actions import canceling
-from api.contract.schemas import JobOut, JobQuery, NoQuery
-from api.contract.validation import answers, read_query
+from api.contract.jobs import JobOut, JobQuery
+from api.contract.validation import answers, read_query, refuse_query
 from api.edge.edge import call_of
 from api.running import services
 from models.errors import TransferNotFound
@@ -34,7 +34,7 @@ def job(job_id: str) -> JobOut:
 def cancel(job_id: str) -> JobOut:
     """Call off a pending transfer that is not being tried; one that was called off before stays so."""
     with acting_or_user("job.cancel", on=job_id) as caller:
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         canceled = canceling.cancel(services(), read_job_id(job_id), by=caller)
     return JobOut.of(canceled)
 
@@ -45,13 +45,12 @@ def read_job_id(job_id: str) -> int:
     Raises:
         TransferNotFound: no job can have it.
     """
-    transfer_id = read_id(job_id)
-    if transfer_id is None:
-        raise TransferNotFound(0)
-    return transfer_id
+    return read_id(job_id, TransferNotFound(0))
 
 
-def read_id(given: str) -> int | None:
-    """Read an id from a path, None if it can be nothing's."""
+def read_id(given: str, missing: Exception) -> int:
+    """Read an id from a path, or raise what says that nothing has it."""
     found = int(given) if _ID.fullmatch(given) else 0
-    return found if 0 < found <= MAX_ID else None
+    if not 0 < found <= MAX_ID:
+        raise missing
+    return found

@@ -5,8 +5,7 @@ Open to whoever reaches the API, as its probes are: no id, no amount and no secr
 
 from flask import Blueprint, Response, request
 
-from api.contract.schemas import NoQuery
-from api.contract.validation import read_query
+from api.contract.validation import refuse_query
 from api.running import services
 from observe import metrics_files
 
@@ -16,5 +15,5 @@ blueprint = Blueprint("metrics", __name__)
 @blueprint.get("/metrics")
 def scrape() -> Response:
     """Answer 200 within a bounded time, whatever is down."""
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     return Response(metrics_files.exposition(services().readings), content_type=metrics_files.CONTENT_TYPE)

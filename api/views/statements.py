@@ -5,8 +5,8 @@ from flask import Blueprint, Response, request
 from api.actions.finding import whose
 from api.actions.statements import open_statement
 from api.calls.problems import ApiError
-from api.contract.schemas import StatementQuery
 from api.contract.statement_file import Days, Format
+from api.contract.statements import StatementQuery
 from api.contract.validation import read_query
 from api.edge.edge import call_of
 from api.running import services

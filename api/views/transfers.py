@@ -9,15 +9,8 @@ from api.access.administrators import acting_or_user
 from api.actions import orders
 from api.actions.orders import ReversalTerms, Terms
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.schemas import (
-    AcceptedOut,
-    LaterTransferBody,
-    NoQuery,
-    ReversalBody,
-    TransferBody,
-    TransferOut,
-)
-from api.contract.validation import answers, has_body, read_body, read_idempotency_key, read_query
+from api.contract.transfers import AcceptedOut, LaterTransferBody, ReversalBody, TransferBody, TransferOut
+from api.contract.validation import answers, read_body, read_idempotency_key, read_optional_body, refuse_query
 from api.direct import Answer, directly
 from api.edge.edge import call_of
 from api.running import services
@@ -61,12 +54,8 @@ def reverse(job_id: str) -> TransferOut:
     """
     environ = request.environ
     with acting_or_user("transfer.reverse", on=job_id) as caller:
-        read_query(environ, NoQuery)
-        body = (
-            read_body(environ, ReversalBody, most_bytes=services().max_body_bytes)
-            if has_body(environ)
-            else ReversalBody()
-        )
+        refuse_query(environ)
+        body = read_optional_body(environ, ReversalBody, most_bytes=services().max_body_bytes)
         terms = ReversalTerms(read_job_id(job_id), body.amount, read_idempotency_key(environ), body.details)
         receipt = orders.reverse(services(), call_of(environ), terms, caller=caller)
     return TransferOut(balance=receipt.balance_cents, transfer_id=receipt.transfer_id)
@@ -75,6 +64,6 @@ def reverse(job_id: str) -> TransferOut:
 def _read(services: Services, environ: dict[str, Any], model: type[Body]) -> tuple[Terms, Body]:
     """Read on which terms, and what else there is."""
     user_id = services.identity.require_user(call_of(environ))
-    read_query(environ, NoQuery)
+    refuse_query(environ)
     body = read_body(environ, model, most_bytes=services.max_body_bytes)
     return Terms(user_id, body.amount, read_idempotency_key(environ), body.details), body

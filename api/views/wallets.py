@@ -10,8 +10,9 @@ from api.actions import orders
 from api.actions.orders import Terms
 from api.actions.reads import BALANCE, HISTORY
 from api.calls.problems import ApiError
-from api.contract.schemas import AmountBody, BalanceOut, BalanceQuery, MoneyOut, NoQuery, TransactionsQuery
-from api.contract.validation import read_body, read_idempotency_key, read_query
+from api.contract.fields import NoQuery
+from api.contract.validation import read_body, read_idempotency_key, read_query, refuse_query
+from api.contract.wallets import AmountBody, BalanceOut, BalanceQuery, MoneyOut, TransactionsQuery
 from api.direct import Answer, directly
 from api.edge.edge import call_of
 from api.services import Services
@@ -62,7 +63,7 @@ def transactions(services: Services, environ: dict[str, Any]) -> Answer:
 
 
 def _read(services: Services, environ: dict[str, Any], user_id: int) -> Terms:
-    read_query(environ, NoQuery)
+    refuse_query(environ)
     body = read_body(environ, AmountBody, most_bytes=services.max_body_bytes)
     return Terms(user_id, body.amount, read_idempotency_key(environ), body.details)
 

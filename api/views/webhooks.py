@@ -6,9 +6,8 @@ from flask import Blueprint, Response, request
 
 from api.access.administrators import acting, require_admin
 from api.actions import webhooks as actions
-from api.contract.schemas import NoQuery
-from api.contract.validation import answers, json_response, read_body, read_query
-from api.contract.webhook_schemas import (
+from api.contract.validation import answers, json_response, read_body, read_query, refuse_query
+from api.contract.webhooks import (
     AddedWebhookOut,
     DeletedWebhookOut,
     DeliveriesOut,
@@ -38,7 +37,7 @@ blueprint = Blueprint("webhooks", __name__)
 def add_webhook() -> Response:
     """Have events sent to a URL, and return the secret that they are signed with, which nobody tells again."""
     with acting("webhook.add", on=ALL):
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         body = read_body(request.environ, WebhookBody, most_bytes=services().max_body_bytes)
         endpoint, secret = actions.add(
             services(),
@@ -55,7 +54,7 @@ def add_webhook() -> Response:
 def webhooks() -> WebhooksOut:
     """Return all webhooks, with whether they are enabled, and why not."""
     require_admin()
-    read_query(request.environ, NoQuery)
+    refuse_query(request.environ)
     return WebhooksOut(webhooks=[WebhookOut.of(each) for each in endpoints.find_all(services().engine)])
 
 
@@ -64,7 +63,7 @@ def webhooks() -> WebhooksOut:
 def delete_webhook(webhook_id: str) -> DeletedWebhookOut:
     """Send nothing more there."""
     with acting("webhook.delete", on=webhook_id):
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         endpoints.delete(services().engine, _read_id(webhook_id))
         return DeletedWebhookOut()
 
@@ -74,7 +73,7 @@ def delete_webhook(webhook_id: str) -> DeletedWebhookOut:
 def rotate_webhook(webhook_id: str) -> RotatedOut:
     """Sign with a new secret; the one before signs along for 24 hours."""
     with acting("webhook.rotate", on=webhook_id):
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         number = _read_id(webhook_id)
         secret, until = actions.rotate(services(), number)
         return RotatedOut(webhook_id=number, secret=secret, old_secret_until=until)
@@ -85,7 +84,7 @@ def rotate_webhook(webhook_id: str) -> RotatedOut:
 def try_webhook(webhook_id: str) -> TestedOut:
     """Send a `webhook.test`, once, also if it is disabled."""
     with acting("webhook.test", on=webhook_id):
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         return TestedOut(event_id=actions.try_out(services(), _read_id(webhook_id)))
 
 
@@ -94,7 +93,7 @@ def try_webhook(webhook_id: str) -> TestedOut:
 def enable_webhook(webhook_id: str) -> WebhookOut:
     """Send again, at once: what waits, and what has happened since it was disabled."""
     with acting("webhook.enable", on=webhook_id):
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         return WebhookOut.of(endpoints.enable(services().engine, _read_id(webhook_id)))
 
 
@@ -108,14 +107,14 @@ def webhook_deliveries(webhook_id: str) -> DeliveriesOut:
         services().engine,
         _read_id(webhook_id),
         status=Status(query.status) if query.status else None,
-        before=int(query.cursor) if query.cursor else MAX_ID,
+        before=query.cursor or MAX_ID,
         limit=query.page_size,
     )
     return DeliveriesOut(
         deliveries=[DeliveryOut.of(each) for each in page.deliveries],
         page_size=query.page_size,
         has_more=page.next_before is not None,
-        next_cursor=None if page.next_before is None else str(page.next_before),
+        next_cursor=page.next_before,
     )
 
 
@@ -124,19 +123,11 @@ def webhook_deliveries(webhook_id: str) -> DeliveriesOut:
 def replay_webhook(webhook_id: str) -> ReplayedOut:
     """Send again one event, or all since an instant, as far as they are kept."""
     with acting("webhook.replay", on=webhook_id):
-        read_query(request.environ, NoQuery)
+        refuse_query(request.environ)
         body = read_body(request.environ, ReplayBody, most_bytes=services().max_body_bytes)
         after = actions.replay(services(), _read_id(webhook_id), event_id=body.event_id, since=body.since)
-        return ReplayedOut(after=str(after))
+        return ReplayedOut(after=after)
 
 
 def _read_id(text: str) -> int:
-    """Read an id from a path.
-
-    Raises:
-        WebhookNotFound: no webhook can have it.
-    """
-    webhook_id = read_id(text)
-    if webhook_id is None:
-        raise WebhookNotFound(0)
-    return webhook_id
+    return read_id(text, WebhookNotFound(0))

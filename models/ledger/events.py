@@ -273,11 +273,11 @@ def find_since(engine: Engine, instant: datetime) -> int:
     Raises:
         Unavailable: the database cannot be reached.
     """
-    sought, first, last = instant - SLACK, 0, find_last(engine)
+    first, last = 0, find_last(engine)
     while first < last:
         middle = (first + last) // 2
         batch = next(iter(fetch_all(engine, _FIND_BATCH.bindparams(position=middle + 1))), None)
-        if batch is None or batch.created_at >= sought:
+        if batch is None or batch.created_at + SLACK >= instant:
             last = middle
         else:
             first = max(middle + 1, batch.position + batch.events - 1)

@@ -4,7 +4,8 @@ from flask import Flask
 
 from api.access.cors import ALLOWED, EXPOSED
 from api.contract.components import HEADERS, REQUEST_HEADERS
-from api.contract.routes import OPERATIONS, Who
+from api.contract.operations import Who
+from api.contract.routes import OPERATIONS
 from tests.docs.pages import DOCS, REFERENCE, code, codes, rows, section
 
 WHO = {Who.ANYONE: "anyone", Who.USER: "user", Who.ADMIN: "administrator", Who.USER_OR_ADMIN: "user, administrator"}

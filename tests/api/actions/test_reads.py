@@ -16,7 +16,8 @@ from api.actions.reads import BALANCE, HISTORY
 from api.calls import tracing
 from api.calls.call import Call
 from api.calls.problems import ApiError
-from api.contract.schemas import NoQuery, TransactionsQuery
+from api.contract.fields import NoQuery
+from api.contract.wallets import TransactionsQuery
 from api.services import Services, make_services
 from config import Rate, Settings
 from models.cache.wallet_cache import ENTRIES

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.contract.schemas import TransfersQuery
+from api.contract.finding import TransfersQuery
 from tests.api.calls import (
     ADMIN,
     BALANCE,

@@ -14,7 +14,7 @@ from rq.registry import ScheduledJobRegistry
 from sqlalchemy import Engine
 from werkzeug.test import TestResponse
 
-from api.contract.schemas import MAX_DAYS_AHEAD
+from api.contract.transfers import MAX_DAYS_AHEAD
 from jobs.event_json import rfc3339
 from jobs.rq.keys import FINISHED
 from models.ledger import cancellation, events

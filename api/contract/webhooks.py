@@ -1,54 +1,26 @@
 """What comes in and what goes out about webhooks."""
 
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from functools import partial
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.contract.schemas import (
-    EVENT_TYPES,
-    MAX_PAGE_SIZE,
-    Count,
-    Cursor,
-    CursorOut,
-    IdIn,
-    IdOut,
-    Instant,
-    QueryInt,
-    SpelledInstant,
-)
+from api.contract.events import EVENT_TYPES, EventNumberOut
+from api.contract.fields import Count, Cursor, IdIn, IdOut, Incoming, Instant, Outgoing, PageSize, SpelledInstant, words
+from api.contract.instants import InstantIn
+from api.contract.operations import AN_ID, AN_INSTANT, Answer, Operation, Who
 from models.webhooks.endpoints import EVERY, Endpoint
 from models.webhooks.history import TEST, Delivery
 
 MAX_URL = 2_048
 _TYPES_IN = [*EVENT_TYPES, EVERY]
-# RFC 3339 of these thousand years; pydantic alone takes numbers for instants, too.
-_INSTANT_IN = r"^2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
-_SINCE = {"type": "string", "format": "date-time", "pattern": _INSTANT_IN, "description": "RFC 3339, with an offset."}
 
-
-def _check_instant(given: object) -> object:
-    if not isinstance(given, str) or not re.fullmatch(_INSTANT_IN, given):
-        raise PydanticCustomError("no_instant", "Input should be an instant like 2026-11-30T12:00:00Z")
-    return given
-
-
-TypeIn: TypeAlias = Annotated[str, Field(json_schema_extra={"enum": _TYPES_IN})]
-TypeOut: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": [*EVENT_TYPES, TEST]})]
 DeliveryStatus: TypeAlias = Literal["pending", "delivered", "failed"]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
-
-
-class WebhookBody(_Body):
+class WebhookBody(Incoming):
     """Where events are to be sent, and which."""
 
     url: Annotated[
@@ -60,7 +32,7 @@ class WebhookBody(_Body):
         ),
     ]
     types: Annotated[
-        list[TypeIn],
+        list[Annotated[str, Field(json_schema_extra={"enum": _TYPES_IN})]],
         Field(min_length=1, max_length=len(_TYPES_IN), description="Kinds of events, or an asterisk for all."),
     ]
     user_id: IdIn | None = Field(default=None, description="Only events of this user's transfers.")
@@ -77,7 +49,7 @@ class WebhookBody(_Body):
         return [EVERY] if EVERY in self.types else list(dict.fromkeys(self.types))
 
 
-class ReplayBody(_Body):
+class ReplayBody(Incoming):
     """What is to be sent again: all that has happened since an instant, or one event."""
 
     model_config = ConfigDict(
@@ -88,7 +60,7 @@ class ReplayBody(_Body):
         }
     )
 
-    since: Annotated[AwareDatetime, BeforeValidator(_check_instant), WithJsonSchema(_SINCE)] | None = None
+    since: InstantIn | None = Field(default=None, description="RFC 3339, with an offset.")
     event_id: IdIn | None = None
 
     @model_validator(mode="after")
@@ -98,15 +70,15 @@ class ReplayBody(_Body):
         return self
 
 
-class DeliveriesQuery(_Body):
+class DeliveriesQuery(Incoming):
     """Which deliveries: in which status, how many, and below which place."""
 
     status: DeliveryStatus | None = None
-    page_size: QueryInt = Field(default=30, ge=1, le=MAX_PAGE_SIZE)
-    cursor: Cursor | None = Field(default=None, description="The `next_cursor` of an earlier page.")
+    page_size: PageSize = 30
+    cursor: Cursor = None
 
 
-class WebhookOut(_Answer):
+class WebhookOut(Outgoing):
     """Where events are sent. ``why`` it is disabled: ``gone`` (its receiver has answered 410), or ``failing``."""
 
     webhook_id: IdOut
@@ -123,7 +95,18 @@ class WebhookOut(_Answer):
     @classmethod
     def of(cls, endpoint: Endpoint) -> "WebhookOut":
         """Show an endpoint, without its secrets."""
-        return cls(**_shown(endpoint))
+        return cls(
+            webhook_id=endpoint.id,
+            url=endpoint.url,
+            types=list(endpoint.types),
+            user_id=endpoint.user_id,
+            status="enabled" if endpoint.disabled_at is None else "disabled",
+            why=endpoint.why,
+            created_at=endpoint.created_at,
+            disabled_at=endpoint.disabled_at,
+            failing_since=endpoint.failing_since,
+            old_secret_until=endpoint.old_secret_until,
+        )
 
 
 class AddedWebhookOut(WebhookOut):
@@ -134,22 +117,22 @@ class AddedWebhookOut(WebhookOut):
     @classmethod
     def with_secret(cls, endpoint: Endpoint, secret: str) -> "AddedWebhookOut":
         """Show both."""
-        return cls(**_shown(endpoint), secret=secret)
+        return cls(**dict(WebhookOut.of(endpoint)), secret=secret)
 
 
-class WebhooksOut(_Answer):
+class WebhooksOut(Outgoing):
     """All endpoints, oldest first."""
 
     webhooks: list[WebhookOut]
 
 
-class DeletedWebhookOut(_Answer):
+class DeletedWebhookOut(Outgoing):
     """It is gone."""
 
     deleted: Literal[True] = True
 
 
-class RotatedOut(_Answer):
+class RotatedOut(Outgoing):
     """A new secret, shown this once, and until when the one before signs along."""
 
     webhook_id: IdOut
@@ -157,20 +140,20 @@ class RotatedOut(_Answer):
     old_secret_until: Instant
 
 
-class TestedOut(_Answer):
+class TestedOut(Outgoing):
     """What is being sent: how it went stands among the deliveries."""
 
     event_id: IdOut
     type: Literal["webhook.test"] = TEST  # type: ignore[assignment] # a constant of that value
 
 
-class ReplayedOut(_Answer):
+class ReplayedOut(Outgoing):
     """After which event what is sent again begins."""
 
-    after: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"})]
+    after: EventNumberOut
 
 
-class AttemptOut(_Answer):
+class AttemptOut(Outgoing):
     """An attempt: its HTTP status and the first 500 bytes of the answer, or why there was none."""
 
     at: SpelledInstant
@@ -180,11 +163,11 @@ class AttemptOut(_Answer):
     error: str | None
 
 
-class DeliveryOut(_Answer):
+class DeliveryOut(Outgoing):
     """An event on its way to an endpoint, and its attempts, of which the last thirty are kept, oldest first."""
 
     event_id: IdOut
-    type: TypeOut
+    type: Annotated[str, words([*EVENT_TYPES, TEST])]
     status: DeliveryStatus
     created_at: Instant
     next_attempt_at: Instant | None
@@ -205,25 +188,63 @@ class DeliveryOut(_Answer):
         )
 
 
-class DeliveriesOut(_Answer):
+class DeliveriesOut(Outgoing):
     """A page of deliveries, newest first."""
 
     deliveries: list[DeliveryOut]
     page_size: int
     has_more: bool
-    next_cursor: CursorOut | None
+    next_cursor: IdOut | None
 
 
-def _shown(endpoint: Endpoint) -> dict[str, Any]:
-    return {
-        "webhook_id": endpoint.id,
-        "url": endpoint.url,
-        "types": list(endpoint.types),
-        "user_id": endpoint.user_id,
-        "status": "enabled" if endpoint.disabled_at is None else "disabled",
-        "why": endpoint.why,
-        "created_at": endpoint.created_at,
-        "disabled_at": endpoint.disabled_at,
-        "failing_since": endpoint.failing_since,
-        "old_secret_until": endpoint.old_secret_until,
-    }
+# That of the standard's own text.
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
+_ASKED = {"url": "https://example.com/hooks", "types": ["transfer.posted", "transfer.rejected"]}
+_WEBHOOK = {
+    "webhook_id": AN_ID,
+    **_ASKED,
+    "user_id": None,
+    "status": "enabled",
+    "why": None,
+    "created_at": AN_INSTANT,
+    "disabled_at": None,
+    "failing_since": None,
+    "old_secret_until": None,
+}
+_DELIVERY = {
+    "event_id": "4711",
+    "type": "transfer.posted",
+    "status": "pending",
+    "created_at": AN_INSTANT,
+    "next_attempt_at": "2026-11-23T14:52:38.155688Z",
+    "ended_at": None,
+    "attempts": [{"at": AN_INSTANT, "http_status": 500, "duration_ms": 12, "answer": "out of order", "error": None}],
+}
+_ROTATED = {"webhook_id": AN_ID, "secret": _SECRET, "old_secret_until": "2026-11-24T14:47:38.155688Z"}
+_A_PAGE = {"deliveries": [_DELIVERY], "page_size": 30, "has_more": False, "next_cursor": None}
+_row = partial(Operation, tag="Webhooks", who=Who.ADMIN)
+_row_of_one = partial(_row, problems=("webhook_not_found",))
+
+OPERATIONS = {
+    "webhooks.add_webhook": _row(
+        Answer(
+            AddedWebhookOut,
+            status=201,
+            example=_WEBHOOK | {"secret": _SECRET},
+            links=("deliveries", "try_webhook"),
+        ),
+        body=WebhookBody,
+        body_example=_ASKED,
+    ),
+    "webhooks.webhooks": _row(Answer(WebhooksOut, example={"webhooks": [_WEBHOOK]})),
+    "webhooks.delete_webhook": _row_of_one(Answer(DeletedWebhookOut, example={"deleted": True})),
+    "webhooks.rotate_webhook": _row_of_one(Answer(RotatedOut, example=_ROTATED)),
+    "webhooks.try_webhook": _row_of_one(Answer(TestedOut, example={"event_id": AN_ID, "type": "webhook.test"})),
+    "webhooks.enable_webhook": _row_of_one(Answer(WebhookOut, example=_WEBHOOK)),
+    "webhooks.webhook_deliveries": _row_of_one(
+        Answer(DeliveriesOut, example=_A_PAGE, links=("next_deliveries",)), query=DeliveriesQuery
+    ),
+    "webhooks.replay_webhook": _row_of_one(
+        Answer(ReplayedOut, example={"after": "4710"}), body=ReplayBody, body_example={"event_id": "4711"}
+    ),
+}
