@@ -29,6 +29,7 @@ from api.contract.schemas import (
     BulkAcceptedOut,
     BulkBody,
     BulkOut,
+    BulkQuery,
     DeadLettersOut,
     DeadLettersQuery,
     EventsOut,
@@ -381,6 +382,7 @@ OPERATIONS: dict[str, Operation] = {
     "bulks.bulk": Operation(
         tag="Jobs",
         who=Who.USER_OR_ADMIN,
+        query=BulkQuery,
         problems=("bulk_not_found",),
         answers={
             200: Answer(

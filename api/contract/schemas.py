@@ -307,6 +307,10 @@ class JobQuery(_Body):
     wait: QueryFloat = Field(default=0.0, ge=0, le=MAX_WAIT_S, description="Seconds; 0 answers at once.")
 
 
+class BulkQuery(JobQuery):
+    """How many seconds to wait for all of a bulk to end."""
+
+
 class TransactionsQuery(_Body):
     """Which part of the history: a page by its number, or what comes after a cursor."""
 

@@ -1,12 +1,13 @@
 """Transfers by the thousand, and how they stand together."""
 
+from functools import partial
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
 from api.actions import bulks
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.schemas import BulkAcceptedOut, BulkBody, BulkOut, NoQuery
+from api.contract.schemas import BulkAcceptedOut, BulkBody, BulkOut, BulkQuery, NoQuery
 from api.contract.validation import answers, json_response, read_body, read_idempotency_key, read_query
 from api.edge.edge import call_of
 from api.running import services
@@ -28,7 +29,7 @@ def send() -> Response:
     user_id = services().identity.require_user(call)
     read_query(environ, NoQuery)
     key = read_idempotency_key(environ)
-    with bulks.seated(services()):
+    with services().bulk_seats.taken():
         body = read_body(environ, BulkBody, most_bytes=services().max_bulk_bytes)
         acceptance = bulks.send(services(), call, bulks.read(body, user_id, key, call))
     url = f"{environ['SCRIPT_NAME']}/api/bulks/v1/{acceptance.bulk_id}"
@@ -41,10 +42,11 @@ def send() -> Response:
 @blueprint.get("/api/bulks/v1/<bulk_id>")
 @answers
 def bulk(bulk_id: str) -> BulkOut:
-    """Return how many transfers of a bulk are pending, and how many have ended how."""
+    """Return how many transfers of a bulk are pending, and how many have ended how, waiting for all if asked to."""
     caller = services().identity.require_user_or_admin(call_of(request.environ))
-    read_query(request.environ, NoQuery)
+    query = read_query(request.environ, BulkQuery)
     found = read_id(bulk_id)
     if found is None:
         raise BulkNotFound(0)
-    return BulkOut.of(services().bulks.find(found, seen_by=caller))
+    look = partial(services().bulks.find, found, seen_by=caller)
+    return BulkOut.of(services().waiting.look_until(lambda bulk: not bulk.pending, look, found, query.wait))
