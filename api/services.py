@@ -12,7 +12,8 @@ from api.access.limits import Limits, make_limits
 from api.access.token_bucket import TAKE, TokenBucket
 from api.counted_orders import CountedOrders
 from api.readings import Readings
-from api.waiting import LONGEST_PAUSE_S, Room, WaitingRoom
+from api.seats import Seats
+from api.waiting import LONGEST_PAUSE_S, Room
 from config import Settings
 from jobs.connections import make_cache, make_engine
 from jobs.dead_letters import DeadLetters
@@ -60,15 +61,18 @@ class Services:
     # To the queue's Redis, for the throttle, and for reads too if that is where they are cached.
     line: RedisLine
     shares_redis: bool
-    waiting: WaitingRoom
+    # For transfers, and bulks, that end; by their ids.
+    waiting: Room[int]
     # For events that follow one; by its id.
     waiting_for_events: Room[int]
     readings: Readings
     # Those who send a bulk: what one of them holds in memory is many times what any other does.
-    bulk_seats: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MOST_BULKS))
+    bulk_seats: Seats = field(
+        default_factory=lambda: Seats(MOST_BULKS, "bulks", "Too many bulks are being taken here, and nothing moved.")
+    )
     # Of statements that are being sent, each with a slice of entries in hand.
-    statement_seats: threading.BoundedSemaphore = field(
-        default_factory=lambda: threading.BoundedSemaphore(MOST_STATEMENTS)
+    statement_seats: Seats = field(
+        default_factory=lambda: Seats(MOST_STATEMENTS, "statements", "Too many statements are being sent here.")
     )
     # Set once the process has been told to stop, with nobody to take its place.
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -142,7 +146,7 @@ def make_services(
         cache=cache,
         line=line,
         shares_redis=shares_redis,
-        waiting=WaitingRoom(history.find_ended),
+        waiting=Room(history.find_ended),
         # They are numbered a few times a second: a look is a question for all who wait, ten times a second.
         waiting_for_events=Room(partial(events.find_followed, engine), first_pause_s=LONGEST_PAUSE_S),
         readings=Readings(settings, way_on),

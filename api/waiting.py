@@ -1,4 +1,4 @@
-"""Waiting for jobs, within bounds that keep everyone else answered: long polls and watches."""
+"""Waiting for jobs, bulks and events, within bounds that keep everyone else answered: long polls and watches."""
 
 import math
 import threading
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
-from models.ledger.transfer import Transfer
 from observe import background, metrics
 
 MAX_WAIT_S = 20.0
@@ -18,6 +17,7 @@ FIRST_PAUSE_S = 0.004
 LONGEST_PAUSE_S = 0.1
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 class _Waiter(Generic[K]):
@@ -102,6 +102,28 @@ class Room(Generic[K]):
             raise waiter.error
         return True
 
+    def look_until(self, is_over: Callable[[T], bool], look: Callable[[], T], key: K, wait_s: float) -> T:
+        """Look, and look again when it happens, until that is over, or the time, or the room closes.
+
+        Args:
+            is_over: whether what was seen is what is waited for.
+            look: what it raises is passed on, and so is what the looks for all raise.
+            key: of what is waited for.
+            wait_s: seconds, at most :data:`MAX_WAIT_S`; 0 looks once.
+
+        Returns:
+            What was seen last.
+        """
+        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
+        seen = look()
+        while not is_over(seen) and time.monotonic() < deadline and self.is_open:
+            if not self.wait(key, deadline - time.monotonic()):
+                metrics.shed["waiting"].inc()
+                break
+            if self.is_open:  # or all who wait would look at once
+                seen = look()
+        return seen
+
     def _enter(self, key: K, is_called: threading.Event) -> _Waiter[K] | None:
         """Return whoever waits now; None: there is no room."""
         with self._changed:
@@ -150,24 +172,3 @@ class Room(Generic[K]):
         for waiter in waiters:
             self._waiters.discard(waiter)
             waiter.is_called.set()
-
-
-class WaitingRoom(Room[int]):
-    """Where calls wait for their transfers to end, by their ids."""
-
-    def wait_until_final(self, look: Callable[[], Transfer], wait_s: float) -> Transfer:
-        """Wait until the transfer's status is final, the time is over or the room closes; return what was seen last.
-
-        Args:
-            look: reads the transfer; what it raises is passed on, and so is what the looks for all raise.
-            wait_s: seconds, at most :data:`MAX_WAIT_S`; 0 looks once.
-        """
-        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
-        transfer = look()
-        while not transfer.status.is_final and time.monotonic() < deadline and self.is_open:
-            if not self.wait(transfer.id, deadline - time.monotonic()):
-                metrics.shed["waiting"].inc()
-                break
-            if self.is_open:  # or all who wait would look at once
-                transfer = look()
-        return transfer

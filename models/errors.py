@@ -5,7 +5,7 @@ trying again may help. The first line of a class's docstring is its message.
 """
 
 from datetime import date
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class WalletServiceError(Exception):
@@ -38,6 +38,20 @@ class WalletFrozen(Refused):
     """An administrator has frozen the wallet, for money that would leave it or for money that would come."""
 
     code = "wallet_frozen"
+
+    def __init__(self, side: Literal["payer", "payee"] | None = None) -> None:
+        """``side``: whose wallet it is, where that is known."""
+        super().__init__()
+        self.side = side
+
+    def __str__(self) -> str:
+        """Return which side it is."""
+        match self.side:
+            case "payer":
+                return "The payer's wallet is frozen by an administrator: no money leaves it."
+            case "payee":
+                return "The payee's wallet is frozen by an administrator: no money comes."
+        return f"{self.__doc__}"
 
 
 class BalanceInsufficient(Refused):

@@ -238,12 +238,12 @@ def leave_to_others() -> None:
 
 throttled = _counters("wallet_throttled", "Requests answered 429.", "limit", ("user", "authentication", "password"))
 # ``requests``, ``calls``: told that it is too busy, untried. ``waiting``: a long poll answered at once, since too many
-# waited. ``watching``: a watch that had to end, likewise. ``statements``: one that was not begun.
+# waited. ``watching``: a watch that had to end, likewise. ``statements``, ``bulks``: one that was not begun.
 shed = _counters(
     "wallet_shed",
     "What was turned away under load.",
     "where",
-    ("requests", "calls", "waiting", "watching", "statements"),
+    ("requests", "calls", "waiting", "watching", "statements", "bulks"),
 )
 
 # --- administrators

@@ -1,32 +1,13 @@
 """Sending transfers by the thousand."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from api.calls.call import Call
-from api.calls.problems import RETRY_AFTER_S, ApiError
+from api.calls.problems import ApiError
 from api.contract.bulks import BulkBody
 from api.services import Services
 from models.ledger.attempts import Due
 from models.ledger.bulks import MAX_ATOMIC_ITEMS, BulkAcceptance, BulkItem, BulkOrder
 from models.ledger.transfer import MAX_CENTS
 from observe import logs, metrics
-
-
-@contextmanager
-def seated(services: Services) -> Iterator[None]:
-    """Take one of the few seats that a process has for bulks, as long as this lasts.
-
-    Raises:
-        ApiError: ``unavailable``: all are taken.
-    """
-    if not services.bulk_seats.acquire(blocking=False):
-        detail = "This process has as many bulks in hand as it takes at once. Nothing moved."
-        raise ApiError("unavailable", detail, {"Retry-After": str(RETRY_AFTER_S)})
-    try:
-        yield
-    finally:
-        services.bulk_seats.release()
 
 
 def read(body: BulkBody, user_id: int, idempotency_key: str | None, call: Call) -> BulkOrder:

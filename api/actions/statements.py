@@ -10,13 +10,12 @@ from datetime import timedelta
 import structlog
 
 from api.calls.call import Call
-from api.calls.problems import RETRY_AFTER_S, ApiError
+from api.calls.problems import ApiError
 from api.contract.statement_file import Days, Format, spell
 from api.contract.wallets import TransactionOut
 from api.services import Services
 from models.database.faults import first_line
 from models.errors import EntriesLeft, Unavailable
-from observe import metrics
 
 # Of a call; `flask statement` has no such bound.
 MOST_DAYS = 366
@@ -44,10 +43,6 @@ def open_statement(services: Services, call: Call, user_id: int, days: Days, kin
         raise ApiError("bad_input", "query: to: is before from")
     if days.last - days.first >= timedelta(days=MOST_DAYS):
         raise ApiError("bad_input", f"query: to: a statement is of {MOST_DAYS} days at most")
-    if not services.statement_seats.acquire(blocking=False):
-        metrics.shed["statements"].inc()
-        detail = "Too many statements are being sent here. Ask again."
-        raise ApiError("unavailable", detail, {"Retry-After": str(RETRY_AFTER_S)})
     pieces = _seated(services, call, user_id, days, kind)
     next(pieces)
     return pieces
@@ -55,7 +50,7 @@ def open_statement(services: Services, call: Call, user_id: int, days: Days, kin
 
 def _seated(services: Services, call: Call, user_id: int, days: Days, kind: Format) -> Iterator[bytes]:
     """Yield nothing once the first piece is there, then the pieces. It has begun, so that closing it frees its seat."""
-    try:
+    with services.statement_seats.taken():
         statement = services.statements.get_statement(user_id, days.first, days.last)
         entries = map(TransactionOut.of, services.statements.entries(statement))
         pieces = _pieces(spell(kind, statement, days, entries))
@@ -67,8 +62,6 @@ def _seated(services: Services, call: Call, user_id: int, days: Days, kind: Form
         except (EntriesLeft, Unavailable) as error:
             _log.error("a statement is broken off", cause=first_line(error), trace_id=call.trace.trace_id)
             raise BrokenOff(str(error)) from error
-    finally:
-        services.statement_seats.release()
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[bytes]:

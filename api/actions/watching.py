@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 from api.calls.problems import RETRY_AFTER_S, ApiError, DeadlinePassed
+from api.seats import Seats
 from api.waiting import Room
 from models.ledger.history import History, Progress
 from models.ledger.transfer import Transfer
@@ -37,7 +38,7 @@ class Watching:
         """Watch nothing yet."""
         self._history = history
         self._room: Room[Progress] = Room(history.find_progressed, most=seats)
-        self._seats = threading.BoundedSemaphore(seats)
+        self._seats = Seats(seats, "watching", "Too many jobs are being watched here.")
         metrics.watch_seats.set(seats)
 
     def close(self, *, within_s: float) -> None:
@@ -64,15 +65,8 @@ class Watching:
         yield transfer
         if transfer.status.is_final:
             return
-        if not self._seats.acquire(blocking=False):
-            metrics.shed["watching"].inc()
-            raise _ended("Too many jobs are being watched here.")
-        metrics.watchers.inc()
-        try:
+        with self._seats.taken(), metrics.watchers.track_inprogress():
             yield from self._changes(transfer, ends_at, watcher)
-        finally:
-            metrics.watchers.dec()
-            self._seats.release()
 
     def _changes(self, transfer: Transfer, ends_at: float, watcher: Watcher) -> Iterator[Transfer]:
         moves_on_at = time.monotonic() + MAX_WATCH_S

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples, told
+from api.commands.output import progress
 from api.contract.audit import AuditedOut
 from api.running import services
 from api.settings import current_settings
@@ -72,12 +73,10 @@ def _audit_now() -> AuditResult:
     cache_url = settings.cache_url.get_secret_value()
     with (
         connect_redis(cache_url, answer_timeout_s=REDIS_ANSWER_TIMEOUT_S) as cache,
-        click.progressbar(
-            length=record.estimate_work(engine), label="audit", file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as bar,
+        progress(record.estimate_work(engine), "audit") as tell,
     ):
         checks = make_checks(engine, make_backlog(settings, engine), cache if settings.cache_ttl else None)
-        for progress, done in run_whole(checks, limit=MAX_SLICE):
-            bar.update(sum(count for what, count in done.checked.items() if what != "wallets"))
-            last = progress
+        for seen, done in run_whole(checks, limit=MAX_SLICE):
+            tell(sum(count for what, count in done.checked.items() if what != "wallets"))
+            last = seen
     return record.record(engine, last)

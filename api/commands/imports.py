@@ -1,6 +1,5 @@
 """``flask import``: open many wallets at once."""
 
-import sys
 from typing import BinaryIO
 
 import click
@@ -8,7 +7,8 @@ from flask.cli import with_appcontext
 
 from api.commands.acting import acting
 from api.commands.conclusion import concludes, examples
-from api.commands.layout import show_problems
+from api.commands.layout import refuse_file
+from api.commands.output import progress
 from api.commands.parameters import Key
 from api.running import services
 from models.ledger import import_file
@@ -47,25 +47,16 @@ def command(file: BinaryIO, import_id: str | None, *, dry_run: bool) -> None:
     try:
         openings = import_file.read(file)
     except FileRefused as error:
-        show_problems(file.name, error)
-        click.echo(f"Error: {file.name} is not imported, nothing moved", err=True)
-        sys.exit(1)
+        refuse_file(file.name, error, "imported")
     name = import_id or content_id(openings)
     imports = Imports(services().engine, services().snowflake)
     key = f"import:{name}"
     if dry_run:
         done = imports.check(openings, key=key)
     else:
-        with (
-            acting("wallet.import", on=name) as act,
-            click.progressbar(
-                length=sum(1 for opening in openings if opening.balance_cents),
-                label="wallets",
-                file=sys.stderr,
-                hidden=not sys.stderr.isatty(),
-            ) as bar,
-        ):
-            done = imports.run(openings, key=key, progress=bar.update)
+        count = sum(1 for opening in openings if opening.balance_cents)
+        with acting("wallet.import", on=name) as act, progress(count, "wallets") as tell:
+            done = imports.run(openings, key=key, progress=tell)
             act.note(changed=not done.replayed)
     did = "done before, nothing moved:" if done.replayed else "would open" if dry_run else "opened"
     click.echo(f"{did} {done.wallets} wallets with {done.amount_cents} cents (import id {name})")

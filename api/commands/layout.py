@@ -1,7 +1,9 @@
 """How facts are laid out for a terminal."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import click
 from pydantic import BaseModel
@@ -24,12 +26,14 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         click.echo("\t".join("" if field is None else str(field) for field in row))
 
 
-def show_problems(name: str, error: FileRefused) -> None:
-    """Print on standard error what is wrong with a file, as compilers do."""
+def refuse_file(name: str, error: FileRefused, done: str) -> NoReturn:
+    """Print on standard error what is wrong with a file, as compilers do, and end: it is not ``done``."""
     for line, what in error.problems:
         click.echo(f"{name}:{line}: {what}", err=True)
     if (more := error.count - len(error.problems)) > 0:
         click.echo(f"(and {more} more)", err=True)
+    click.echo(f"Error: {name} is not {done}, nothing moved", err=True)
+    sys.exit(1)
 
 
 def facts_of(model: BaseModel) -> dict[str, object]:

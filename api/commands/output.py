@@ -1,12 +1,14 @@
-"""What a command writes to."""
+"""What a command writes to, and how it shows how far it is."""
 
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+import click
 
 
 @contextmanager
@@ -28,3 +30,10 @@ def opened(output: Path) -> Iterator[IO[str]]:
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Show a terminal how far it is; gives what tells that so many more are done."""
+    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        yield bar.update

@@ -1,6 +1,5 @@
 """``flask statement``: a user's entries between two days, as a file."""
 
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import click
 from flask.cli import with_appcontext
 
 from api.commands.conclusion import concludes, examples
-from api.commands.output import opened
+from api.commands.output import opened, progress
 from api.commands.parameters import ID
 from api.contract.statement_file import Days, Format, spell
 from api.contract.wallets import TransactionOut
 from api.running import services
+from models.ledger.history import HistoryEntry
 from models.ledger.statements import Statements
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -59,11 +59,10 @@ def command(user_id: int, first_day: datetime, last_day: datetime, kind: str, ou
         raise click.BadParameter("is before --from", param_hint="--to")
     statements, days = Statements(services().engine), Days(first_day.date(), last_day.date())
     statement = statements.get_statement(user_id, *days)
-    entries = map(TransactionOut.of, statements.entries(statement))
-    with (
-        opened(output) as file,
-        click.progressbar(
-            entries, length=len(statement.seqs), label="entries", file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as shown,
-    ):
-        file.writelines(spell(Format(kind), statement, days, shown))
+    with opened(output) as file, progress(len(statement.seqs), "entries") as tell:
+
+        def show(entry: HistoryEntry) -> TransactionOut:
+            tell(1)
+            return TransactionOut.of(entry)
+
+        file.writelines(spell(Format(kind), statement, days, map(show, statements.entries(statement))))

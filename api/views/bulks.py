@@ -1,13 +1,14 @@
 """Transfers by the thousand, and how they stand together."""
 
+from functools import partial
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
 from api.actions import bulks
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.bulks import BulkAcceptedOut, BulkBody, BulkOut
-from api.contract.validation import answers, json_response, read_body, read_idempotency_key, refuse_query
+from api.contract.bulks import BulkAcceptedOut, BulkBody, BulkOut, BulkQuery
+from api.contract.validation import answers, json_response, read_body, read_idempotency_key, read_query, refuse_query
 from api.edge.edge import call_of
 from api.running import services
 from api.services import BULK_PATH
@@ -28,7 +29,7 @@ def send() -> Response:
     user_id = services().identity.require_user(call)
     refuse_query(environ)
     key = read_idempotency_key(environ)
-    with bulks.seated(services()):
+    with services().bulk_seats.taken():
         body = read_body(environ, BulkBody, most_bytes=services().max_bulk_bytes)
         acceptance = bulks.send(services(), call, bulks.read(body, user_id, key, call))
     url = f"{environ['SCRIPT_NAME']}/api/bulks/v1/{acceptance.bulk_id}"
@@ -41,7 +42,9 @@ def send() -> Response:
 @blueprint.get("/api/bulks/v1/<bulk_id>")
 @answers
 def bulk(bulk_id: str) -> BulkOut:
-    """Return how many transfers of a bulk are pending, and how many have ended how."""
+    """Return how many transfers of a bulk are pending, and how many have ended how, waiting for all if asked to."""
     caller = services().identity.require_user_or_admin(call_of(request.environ))
-    refuse_query(request.environ)
-    return BulkOut.of(services().bulks.find(read_id(bulk_id, BulkNotFound(0)), seen_by=caller))
+    query = read_query(request.environ, BulkQuery)
+    found = read_id(bulk_id, BulkNotFound(0))
+    look = partial(services().bulks.find, found, seen_by=caller)
+    return BulkOut.of(services().waiting.look_until(lambda bulk: not bulk.pending, look, found, query.wait))

@@ -1,6 +1,7 @@
 """Following a transfer of any kind by its job id, and calling it off."""
 
 import re
+from functools import partial
 
 from flask import Blueprint, request
 
@@ -25,8 +26,9 @@ def job(job_id: str) -> JobOut:
     caller = services().identity.require_user_or_admin(call_of(request.environ))
     query = read_query(request.environ, JobQuery)
     transfer_id = read_job_id(job_id)
-    look = services().history.get_transfer
-    return JobOut.of(services().waiting.wait_until_final(lambda: look(transfer_id, seen_by=caller), query.wait))
+    look = partial(services().history.get_transfer, transfer_id, seen_by=caller)
+    room = services().waiting
+    return JobOut.of(room.look_until(lambda transfer: transfer.status.is_final, look, transfer_id, query.wait))
 
 
 @blueprint.post("/api/jobs/v1/<job_id>/cancel")

@@ -100,8 +100,7 @@ class Client:
 
     def job(self, job_id: int, *, wait_s: float = 0.0) -> Transfer:
         """Return how a transfer of any kind stands; with ``wait_s`` (20 at most) as soon as its status is final."""
-        query = {"wait": wait_s} if wait_s else None
-        return self._caller.call(operations.JOB, Asked(path={"job_id": job_id}, query=query, wait_s=wait_s))
+        return self._caller.call(operations.JOB, _waiting({"job_id": job_id}, wait_s))
 
     def wait_for(self, job_id: int, *, timeout_s: float = 60.0) -> Transfer:
         """Wait until a transfer's status is final, and return it: posted, rejected, failed or canceled.
@@ -141,9 +140,9 @@ class Client:
         """Call a pending transfer off, and return it: canceled, now or before."""
         return self._caller.call(operations.CANCEL, Asked(path={"job_id": job_id}))
 
-    def bulk(self, bulk_id: int) -> Bulk:
-        """Return how transfers that were ordered together stand."""
-        return self._caller.call(operations.BULK, Asked(path={"bulk_id": bulk_id}))
+    def bulk(self, bulk_id: int, *, wait_s: float = 0.0) -> Bulk:
+        """Return how transfers that were ordered together stand; with ``wait_s`` (20 at most) once all are final."""
+        return self._caller.call(operations.BULK, _waiting({"bulk_id": bulk_id}, wait_s))
 
     def wait_for_bulk(self, bulk_id: int, *, timeout_s: float = 300.0) -> Bulk:
         """Wait until each of them has a final status.
@@ -152,7 +151,7 @@ class Client:
             NotFinal: some are pending still.
             WalletError: it could not be asked.
         """
-        return self._wait(lambda _: self.bulk(bulk_id), f"bulk {bulk_id}", timeout_s)
+        return self._wait(lambda wait_s: self.bulk(bulk_id, wait_s=wait_s), f"bulk {bulk_id}", timeout_s)
 
     def _move(
         self,
@@ -208,6 +207,10 @@ class Client:
     def document(self) -> dict[str, Any]:
         """Return the contract as an OpenAPI document."""
         return self._caller.call(operations.DOCUMENT)
+
+
+def _waiting(path: Mapping[str, object], wait_s: float) -> Asked:
+    return Asked(path=path, query={"wait": wait_s} if wait_s else None, wait_s=wait_s)
 
 
 def without_none(pairs: Mapping[str, object]) -> dict[str, object]:

@@ -16,16 +16,19 @@ from datetime import datetime
 from typing import NamedTuple
 
 from psycopg2.errors import UniqueViolation
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from models.database.engine import transaction
 from models.database.faults import is_conflict, is_connection_lost
 from models.database.session import Session, Statement, read_rows
-from models.errors import BulkNotFound, IdempotencyKeyReused, OutcomeUnknown, Unavailable, WalletNotFound
+from models.errors import BulkNotFound, OutcomeUnknown, Unavailable, WalletNotFound
+from models.ledger.keys import find_by_key
 from models.ledger.orders import MAX_TRIES, Ids
 from models.ledger.posting import columns
 from models.ledger.transfer import NO_DETAILS, Details, Status
+from models.schema.tables import bulks
 
 CALL = "transfers/bulk/v1"
 MAX_ITEMS = 10_000
@@ -59,15 +62,6 @@ SELECT id, user_id, count, amount, atomic, count - posted - rejected - failed - 
     canceled, created_at, completed_at FROM bulks WHERE id = $1
 """,
 )
-_FIND_BY_KEY = Statement(
-    "find_by_key",
-    ("bigint", "text"),
-    """
-SELECT id, request_hash, bulk_id FROM transfers
-WHERE coalesce(source, destination) = $1 AND idempotency_key = $2 AND idempotency_key IS NOT NULL
-""",
-)
-
 # Backwards through the index by which transfers are listed.
 _OUTCOMES = Statement(
     "bulk_outcomes",
@@ -169,7 +163,7 @@ class Bulks:
             except DBAPIError as error:
                 in_doubt |= is_connection_lost(error)
                 if isinstance(error.orig, UniqueViolation):
-                    if (known := self._find_known(order, acceptance)) is not None:
+                    if (known := self._find_known(order, acceptance, in_doubt=in_doubt)) is not None:
                         return known
                     acceptance = self._draw(order)  # an id was drawn twice
                 elif not is_connection_lost(error) and not is_conflict(error):
@@ -220,22 +214,22 @@ class Bulks:
                 raise WalletNotFound(order.user_id)
         return acceptance
 
-    def _find_known(self, order: BulkOrder, acceptance: BulkAcceptance) -> BulkAcceptance | None:
-        """Return what stood in the way: this very bulk, from an earlier try, or what the key was used for.
+    def _find_known(self, order: BulkOrder, acceptance: BulkAcceptance, *, in_doubt: bool) -> BulkAcceptance | None:
+        """Return what stood in the way: this very bulk, from an earlier try, or what has its key.
 
         Raises:
-            IdempotencyKeyReused: that was something else.
+            IdempotencyKeyReused: that is something else.
+            Unavailable, OutcomeUnknown: it could not be looked up.
         """
-        if order.idempotency_key is not None:
-            for transfer_id, request_hash, bulk_id in read_rows(
-                self._engine, _FIND_BY_KEY, order.user_id, order.idempotency_key
-            ):
-                if bulk_id is None or bytes(request_hash) != order.request_hash:
-                    raise IdempotencyKeyReused(transfer_id)
-                if bulk_id != acceptance.bulk_id:
-                    return BulkAcceptance(bulk_id, replayed=True)
-        rows = read_rows(self._engine, _FIND, acceptance.bulk_id)
-        return acceptance if rows and rows[0][1] == order.user_id else None
+        own = select(bulks.c.id).where(bulks.c.id == acceptance.bulk_id, bulks.c.user_id == order.user_id)
+        try:
+            with transaction(self._engine) as connection:
+                first = find_by_key(connection, order)
+                if first is not None and first.bulk_id != acceptance.bulk_id:
+                    return BulkAcceptance(first.bulk_id, replayed=True)
+                return None if connection.execute(own).first() is None else acceptance
+        except Unavailable as error:
+            raise _unfinished(acceptance, in_doubt=in_doubt) from error
 
 
 def _unfinished(acceptance: BulkAcceptance, *, in_doubt: bool) -> OutcomeUnknown | Unavailable:

@@ -51,66 +51,6 @@ class HistoryPage:
     next_seq: int | None
 
 
-_BALANCE = Statement(
-    "find_balance",
-    ("bigint",),
-    "SELECT balance, version, debits_frozen, credits_frozen FROM wallets WHERE id = $1",
-)
-# The wallet, and beside it the entries of the page, if there are any. seq has no gaps, so page N of the whole history
-# is a range of the primary key.
-_PAGE = Statement(
-    "find_page",
-    ("bigint", "bigint", "bigint", "int"),
-    """
-SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at,
-    t.description, t.reference
-FROM wallets AS w LEFT JOIN LATERAL (
-    SELECT * FROM entries WHERE wallet_id = w.id AND seq < $2 AND seq <= w.version - $3 ORDER BY seq DESC LIMIT $4
-) AS e ON true LEFT JOIN LATERAL (
-    SELECT description, reference FROM transfers WHERE id = e.transfer_id LIMIT 1
-) AS t ON true
-WHERE w.id = $1 ORDER BY e.seq DESC
-""",
-)
-# Filtered, the rows before the page are counted off, on the index alone; a cursor spares that too.
-_PAGE_OF_TYPE = Statement(
-    "find_page_of_type",
-    ("bigint", "smallint", "bigint", "bigint", "int"),
-    """
-SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at,
-    t.description, t.reference
-FROM wallets AS w LEFT JOIN LATERAL (
-    SELECT * FROM entries WHERE wallet_id = w.id AND type = $2 AND seq <= (
-        SELECT seq FROM entries WHERE wallet_id = w.id AND type = $2 AND seq < $3 ORDER BY seq DESC LIMIT 1 OFFSET $4
-    ) ORDER BY seq DESC LIMIT $5
-) AS e ON true LEFT JOIN LATERAL (
-    SELECT description, reference FROM transfers WHERE id = e.transfer_id LIMIT 1
-) AS t ON true
-WHERE w.id = $1 ORDER BY e.seq DESC
-""",
-)
-_TRANSFER = Statement(
-    "find_transfer",
-    ("bigint",),
-    """
-SELECT id, kind, source, destination, amount, status, reason, attempts, last_error, next_attempt_at, created_at,
-    completed_at, description, reference, metadata, not_before, reverses, reversed_amount, bulk_id
-FROM transfers WHERE id = $1
-""",
-)
-_ENDED = Statement("find_ended", ("bigint[]",), "SELECT id FROM transfers WHERE id = ANY ($1) AND status <> 'pending'")
-
-_PROGRESS = Statement("find_progress", ("bigint[]",), "SELECT id, status, attempts FROM transfers WHERE id = ANY ($1)")
-
-
-class Progress(NamedTuple):
-    """How far a transfer has come: what changes of it, as long as it is somebody's to wait for."""
-
-    transfer_id: int
-    status: str
-    attempts: int
-
-
 class TransferRow(NamedTuple):
     """What of the table's row makes a :class:`Transfer`."""
 
@@ -133,6 +73,65 @@ class TransferRow(NamedTuple):
     reverses: int | None
     reversed_amount: int | None
     bulk_id: int | None
+
+
+_BALANCE = Statement(
+    "find_balance",
+    ("bigint",),
+    "SELECT balance, version, debits_frozen, credits_frozen FROM wallets WHERE id = $1",
+)
+# The wallet, and beside it the entries of the page, if there are any.
+_PAGE_SQL = """
+SELECT w.balance, w.version, e.seq, e.transfer_id, e.counterparty, e.type, e.amount, e.balance_after, e.created_at,
+    t.description, t.reference
+FROM wallets AS w LEFT JOIN LATERAL (
+    SELECT * FROM entries WHERE wallet_id = w.id AND {which} ORDER BY seq DESC LIMIT {limit}
+) AS e ON true LEFT JOIN LATERAL (
+    SELECT description, reference FROM transfers WHERE id = e.transfer_id LIMIT 1
+) AS t ON true
+WHERE w.id = $1 ORDER BY e.seq DESC
+"""
+# seq has no gaps, so page N of the whole history is a range of the primary key.
+_PAGE = Statement(
+    "find_page",
+    ("bigint", "bigint", "bigint", "int"),
+    _PAGE_SQL.format(which="seq < $2 AND seq <= w.version - $3", limit="$4"),
+)
+# Filtered, the rows before the page are counted off, on the index alone; a cursor spares that too.
+_PAGE_OF_TYPE = Statement(
+    "find_page_of_type",
+    ("bigint", "smallint", "bigint", "bigint", "int"),
+    _PAGE_SQL.format(
+        which="""type = $2 AND seq <= (
+        SELECT seq FROM entries WHERE wallet_id = w.id AND type = $2 AND seq < $3 ORDER BY seq DESC LIMIT 1 OFFSET $4
+    )""",
+        limit="$5",
+    ),
+)
+_TRANSFER = Statement(
+    "find_transfer",
+    ("bigint",),
+    f"SELECT {', '.join(TransferRow._fields)} FROM transfers WHERE id = $1",  # noqa: S608 - of names in this file
+)
+# Transfers and bulks have their ids from one source, so that of either can be asked for at once.
+_ENDED = Statement(
+    "find_ended",
+    ("bigint[]",),
+    """
+SELECT id FROM transfers WHERE id = ANY ($1) AND status <> 'pending'
+UNION ALL SELECT id FROM bulks WHERE id = ANY ($1) AND completed_at IS NOT NULL
+""",
+)
+
+_PROGRESS = Statement("find_progress", ("bigint[]",), "SELECT id, status, attempts FROM transfers WHERE id = ANY ($1)")
+
+
+class Progress(NamedTuple):
+    """How far a transfer has come: what changes of it, as long as it is somebody's to wait for."""
+
+    transfer_id: int
+    status: str
+    attempts: int
 
 
 class History:
@@ -209,13 +208,13 @@ class History:
             raise TransferNotFound(transfer_id)
         return transfer
 
-    def find_ended(self, transfer_ids: Collection[int]) -> set[int]:
-        """Return which of these transfers are pending no more: all of them in one look.
+    def find_ended(self, ids: Collection[int]) -> set[int]:
+        """Return which of these transfers are pending no more, and of which of these bulks none is: in one look.
 
         Raises:
             Unavailable: the database cannot be reached.
         """
-        return {transfer_id for (transfer_id,) in read_rows(self._engine, _ENDED, list(transfer_ids))}
+        return {ended for (ended,) in read_rows(self._engine, _ENDED, list(ids))}
 
     def find_progressed(self, seen: Collection[Progress]) -> set[Progress]:
         """Return which of these is no more how a transfer stands: all of them in one look.

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine, Row, func, select
+from sqlalchemy import Connection, Engine, Row, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -27,7 +27,6 @@ from models.database.engine import LOCK_TIMEOUT
 from models.database.faults import is_conflict, is_connection_lost
 from models.errors import (
     BalanceInsufficient,
-    IdempotencyKeyReused,
     OutcomeUnknown,
     Refused,
     SelfTransferInvalid,
@@ -37,6 +36,7 @@ from models.errors import (
     WalletServiceError,
 )
 from models.ledger.groups import Groups, NotTakenError
+from models.ledger.keys import find_by_key
 from models.ledger.placement import Fate, Placement, Poster, record_together
 from models.ledger.transfer import REST_CENTS, Acceptance, Order, Receipt
 from models.schema.tables import entries, receipts, transfers, wallets
@@ -158,7 +158,7 @@ class Orders:
                 return Acceptance(transfer_id=current.transfer_id)
             recorded = self._look(lambda connection: _accepted(connection, current))
         except Refused:
-            if (winner := self._look(lambda connection: _find_by_key(connection, order))) is None:
+            if (winner := self._look(lambda connection: find_by_key(connection, order))) is None:
                 raise
             recorded = winner
         return Acceptance(transfer_id=recorded.id, replayed=recorded.id != current.transfer_id)
@@ -232,7 +232,7 @@ def _found(connection: Connection, current: Placement) -> Receipt:
 
 
 def _find_replay(connection: Connection, order: Order) -> Receipt | None:
-    winner = _find_by_key(connection, order)
+    winner = find_by_key(connection, order)
     return None if winner is None else _receipt(connection, winner, replayed=True)
 
 
@@ -254,28 +254,9 @@ def _find_recorded(connection: Connection, current: Placement) -> Row[Any]:
         )
         if (row := connection.execute(own).first()) is not None:
             return row
-    if (row := _find_by_key(connection, order)) is not None:
+    if (row := find_by_key(connection, order)) is not None:
         return row
     raise _Vanished
-
-
-def _find_by_key(connection: Connection, order: Order) -> Row[Any] | None:
-    """Return the transfer that this user's idempotency key is bound to.
-
-    Raises:
-        IdempotencyKeyReused: it was bound by another request.
-    """
-    if order.idempotency_key is None:
-        return None
-    row = connection.execute(
-        select(transfers).where(
-            func.coalesce(transfers.c.source, transfers.c.destination) == order.user_id,
-            transfers.c.idempotency_key == order.idempotency_key,
-        )
-    ).first()
-    if row is not None and bytes(row.request_hash) != order.request_hash:
-        raise IdempotencyKeyReused(row.id)
-    return row
 
 
 def _receipt(connection: Connection, row: Row[Any], *, replayed: bool) -> Receipt:
@@ -316,7 +297,9 @@ def _check_covered(connection: Connection, order: Order) -> None:
             raise WalletNotFound(wallet_id)
     if order.not_before is not None:
         return
-    if found[order.source].debits_frozen or found[order.destination].credits_frozen:
-        raise WalletFrozen
+    if found[order.source].debits_frozen:
+        raise WalletFrozen("payer")
+    if found[order.destination].credits_frozen:
+        raise WalletFrozen("payee")
     if found[order.source].balance < order.amount_cents:
         raise BalanceInsufficient

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from models.cache.wallet_cache import Eviction, Evictor
 from models.database.faults import is_connection_lost
 from models.database.session import Session, Statement
-from models.errors import REFUSALS, Refused, ReversalExceeds
+from models.errors import REFUSALS, Refused, ReversalExceeds, WalletFrozen
 from models.ledger.groups import Groups, NotTakenError
 from models.ledger.posting import (
     OPEN_WALLETS,
@@ -229,11 +229,11 @@ class Poster:
                     each.end(Fate.FAILED, locked_out)
                 else:
                     each.block(blocked & each.parties)
-            news, evict = [each.new for each in ready], partial(self._evict, ready)
-            posting = post_new(session, news, Locked(wallets, originals), evict=evict)
+            news, evict, locked = [each.new for each in ready], partial(self._evict, ready), Locked(wallets, originals)
+            posting = post_new(session, news, locked, evict=evict)
         for each in ready:
             if (reason := posting.outcomes[each.transfer_id].reason) is not None:
-                each.end(Fate.REFUSED, _refusal(reason, originals.get(each.transfer_id)))
+                each.end(Fate.REFUSED, _refusal(reason, each, locked))
             else:
                 each.balance_cents = posting.balances[each.transfer_id]
                 each.end(Fate.DONE)
@@ -321,10 +321,13 @@ def _parties_without(originals: Mapping[int, Original], members: Sequence[Placem
     return set().union(*(each.parties for each in held))
 
 
-def _refusal(reason: str, original: Original | None) -> Refused:
+def _refusal(reason: str, each: Placement, locked: Locked) -> Refused:
     """Say why an order is refused."""
-    if reason == ReversalExceeds.code and original is not None:
+    if reason == ReversalExceeds.code and (original := locked.originals.get(each.transfer_id)) is not None:
         return ReversalExceeds(original.left_cents)
+    if reason == WalletFrozen.code:
+        source = each.order.source
+        return WalletFrozen("payer" if source is not None and locked.wallets[source].debits_frozen else "payee")
     return REFUSALS[reason]()
 
 

@@ -60,7 +60,7 @@ CALLS: dict[str, Callable[[WalletClient, AdminClient], object]] = {
     "GET /api/jobs/v1/{}": lambda wallet, _: wallet.job(5, wait_s=0.5),
     "GET /api/transfers/v1/{}": lambda wallet, _: wallet.transfer(5),
     "GET /api/transfers/v1": lambda _, admin: admin.transfers_page(**_PAGE, **_FILTERS),
-    "GET /api/bulks/v1/{}": lambda wallet, _: wallet.bulk(5),
+    "GET /api/bulks/v1/{}": lambda wallet, _: wallet.bulk(5, wait_s=0.5),
     "GET /api/wallet/balance/v1": lambda wallet, _: wallet.balance(at=_AT),
     "GET /api/transactions/v1": lambda wallet, _: wallet.transactions_page(type_=3, page=2, **_PAGE),
     "GET /api/statements/v1": lambda wallet, admin: (

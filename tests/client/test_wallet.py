@@ -86,9 +86,11 @@ def test_many_are_paid_at_once_and_waited_for(
     assert not wallet.bulk(sent.bulk_id).is_final
     with engine.connect() as connection:
         waiting = connection.execute(text("SELECT id FROM transfers WHERE status = 'pending'")).scalars().all()
-    for each in waiting:
-        settle(str(each))
-    done = wallet.wait_for_bulk(sent.bulk_id)
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(wallet.wait_for_bulk, sent.bulk_id)
+        for each in waiting:
+            settle(str(each))
+        done = ending.result()
     assert (done.count, done.amount, done.posted, done.pending) == (3, 6, 3, 0)
     assert payee.balance().balance == FUNDS + 6
 
@@ -230,6 +232,9 @@ def test_the_longest_wait_is_the_services(way: CountingProxy, wallet: WalletClie
     transfer_id = wallet.deposit(1).transfer_id
     wallet.wait_for(transfer_id, timeout_s=1_000)
     assert any(f"/api/jobs/v1/{transfer_id}?wait={LONGEST_WAIT_S}".encode() in data for data in way.sent)
+    with pytest.raises(NotFound, match="bulk_not_found"):
+        wallet.wait_for_bulk(1, timeout_s=1_000)
+    assert any(f"/api/bulks/v1/1?wait={LONGEST_WAIT_S}".encode() in data for data in way.sent)
 
 
 def test_a_time_without_a_zone_is_refused_before_anything_is_sent(stand_in: StandIn) -> None:

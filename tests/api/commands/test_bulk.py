@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_run_again_it_sends_nothing_and_reports_the_same(run: Runner, file: Path
     reported = file.with_suffix(".report.csv").read_text()
     file.with_suffix(".report.csv").unlink()
     again = run("bulk", file, "--user", 1)
-    assert again.exit_code == first.exit_code == 1
+    assert (first.exit_code, first.stderr, again.exit_code) == (1, "", bulk.EXIT_SENT_BEFORE)
     assert again.stdout == first.stdout.replace("cents:", "cents, all of them before:")
     assert file.with_suffix(".report.csv").read_text() == reported
     assert count_transfers(engine) == DEPOSITS + 7
@@ -145,10 +146,66 @@ def test_run_again_it_sends_nothing_and_reports_the_same(run: Runner, file: Path
         ("bulk.send", "1", "unchanged"),
         ("bulk.send", "1", "done"),
     ]
-    # To somebody else, and with another byte in it, it is something else.
+    # By somebody else, and with another byte in it, it is something else.
     file.write_text(CSV.replace("2,", "1,"))
     assert run("bulk", file, "--user", 2, "--no-wait").stdout.startswith("sent 7 transfers with 10159 cents, bulk_id ")
     assert count_transfers(engine) == DEPOSITS + 14
+
+
+def standings(engine: Engine) -> list[tuple[str, str, str]]:
+    """How often, when and until when each bulk is said to be sent."""
+    spelled = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+    query = f"SELECT id, {spelled.format('created_at')}, {spelled.format('completed_at')} FROM bulks ORDER BY id"  # noqa: S608
+    with engine.connect() as connection:
+        return [(str(row[0]), row[1], row[2]) for row in connection.execute(text(query))]
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("no_wait", [[], ["--no-wait"]])
+def test_what_was_all_sent_before_is_said_loudly_and_can_be_sent_once_more(
+    run: Runner, file: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, no_wait: list[str]
+) -> None:
+    monkeypatch.setattr(bulk, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "MAX_NAMED", 1)
+    file.write_text("destination_user_id,amount\n2,10\n2,20\n2,30\n")
+    assert run("bulk", file, "--user", 1).exit_code == 0
+    (first_id, sent_at, over_at), _ = standings(engine)
+    again = run("bulk", file, "--user", 1, *no_wait)
+    assert again.exit_code == bulk.EXIT_SENT_BEFORE
+    assert again.stdout.startswith("sent 3 transfers with 60 cents, all of them before")
+    assert again.stderr.splitlines() == [
+        f"WARNING: NOTHING WAS SENT AND NO MONEY MOVED NOW: all of {file} was sent before, and is over:",
+        f"  bulk {first_id}: 2 transfers, 30 cents, sent {sent_at}, over {over_at}",
+        "  (and 1 more)",
+        f"If it is to be paid once more, name another run: flask bulk {file} --user 1 --run NAME",
+    ]
+    assert balances(engine) == {1: 9_940, 2: 10_060}
+
+    told = shlex.split(again.stderr.splitlines()[-1].partition("flask ")[2].replace("NAME", "December"))
+    december = run(*told)
+    assert (december.exit_code, december.stderr) == (0, "")
+    assert december.stdout.startswith("sent 3 transfers with 60 cents: 3 posted, ")
+    assert balances(engine) == {1: 9_880, 2: 10_120}
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("name", ["2026-12", "of December: 2"])
+def test_a_named_run_may_be_repeated_and_ends_as_it_had(run: Runner, file: Path, engine: Engine, name: str) -> None:
+    file.write_text("destination_user_id,amount\n2,10\n")
+    for is_repeated in (False, True):
+        done = run("bulk", file, "--user", 1, "--run", name)
+        assert done.exit_code == 0
+        assert (f"all of {file}, run {name}, was sent before, and is over" in done.stderr) == is_repeated
+        assert run("bulk", file, "--user", 1, "--run", name, "--no-wait").exit_code == 0
+    assert balances(engine) == {1: 9_990, 2: 10_010}
+
+
+def test_what_was_sent_before_and_is_still_pending_is_gone_on_with(run: Runner, file: Path, engine: Engine) -> None:
+    run("bulk", file, "--user", 1, "--no-wait")
+    again = run("bulk", file, "--user", 1, "--no-wait")
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert again.stdout.startswith("sent 7 transfers with 10159 cents, all of them before, bulk_id ")
+    assert len(pending(engine)) == 7
 
 
 @pytest.fixture
@@ -231,14 +288,14 @@ def test_a_terminal_sees_how_far_it_is(file: Path, environment: dict[str, str]) 
 def test_without_waiting_there_is_no_report_and_later_there_is(
     run: Runner, file: Path, engine: Engine, request: pytest.FixtureRequest
 ) -> None:
-    sent = run("bulk", file, "--user", 1, "--no-wait")
+    sent = run("bulk", file, "--user", 1, "--no-wait", "--run", "November")
     with engine.connect() as connection:
         bulk_id = connection.execute(text("SELECT id FROM bulks")).scalar_one()
     assert (sent.exit_code, sent.stdout) == (0, f"sent 7 transfers with 10159 cents, bulk_id {bulk_id}\n")
     assert not file.with_suffix(".report.csv").exists()
     assert len(pending(engine)) == 7
     request.getfixturevalue("worker")
-    assert run("bulk", file, "--user", 1).exit_code == 1
+    assert run("bulk", file, "--user", 1, "--run", "November").exit_code == 1
     assert report(file) == REPORT
 
 
@@ -349,7 +406,8 @@ def test_what_is_not_known_any_more_is_not_made_up(run: Runner, file: Path, engi
         connection.execute(gone, {"bulk_id": None, "id": int(rows(file)[2]["transfer_id"])})
     refused = run("bulk", file, "--user", 1)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr == f"Error: transfers of bulk {bulk_id} have left for an archive: there is no report\n"
+    error = f"Error: transfers of bulk {bulk_id} have left for an archive: there is no report"
+    assert refused.stderr.splitlines()[-1] == error
     assert file.with_suffix(".report.csv").read_text() == reported
     with engine.begin() as connection:
         connection.execute(gone, {"bulk_id": bulk_id, "id": int(rows(file)[2]["transfer_id"])})
@@ -362,6 +420,8 @@ def test_what_is_not_known_any_more_is_not_made_up(run: Runner, file: Path, engi
         ("none.csv", "--user", 1),
         ("payouts.txt", "--user", 1),
         ("payouts.csv", "--user", 0),
+        ("payouts.csv", "--user", 1, "--run", ""),
+        ("payouts.csv", "--user", 1, "--run", "r" * 65),
         ("payouts.csv", "--user", 1, "--report", "payouts.csv"),
         ("payouts.csv", "--user", 1, "--report", "nowhere/report.csv"),
         ("payouts.csv", "--user", 1, "--report", "report.csv", "--no-wait"),

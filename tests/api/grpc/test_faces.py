@@ -254,8 +254,9 @@ def test_a_wallet_that_is_frozen_by_rest_is_frozen_for_grpc(server: GrpcServer, 
     refused(server.ask("Withdraw", AmountRequest(amount=1)), "wallet_frozen")
     refused(server.ask("Deposit", AmountRequest(amount=1)), "wallet_frozen")
     for method in TRANSFERS:
-        refused(server.ask(method, pays()), "wallet_frozen")
-        refused(server.ask(method, pays(destination_user_id=1), user=2), "wallet_frozen")
+        paying = refused(server.ask(method, pays()), "wallet_frozen")
+        paid = refused(server.ask(method, pays(destination_user_id=1), user=2), "wallet_frozen")
+        assert ("The payer's wallet" in paying.details, "The payee's wallet" in paid.details) == (True, True)
     for _ in range(2):  # from PostgreSQL or from the cache, whoever has filled it
         balance = read_by_grpc(server, BALANCE)["balance"]
         assert answer(get(client, BALANCE)) == {"balance": balance, "frozen": {"debits": True, "credits": True}}

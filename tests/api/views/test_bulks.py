@@ -1,12 +1,17 @@
 """Transfers by the thousand over HTTP: what is taken, what is refused and in which words, and how they stand."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
+from api.services import MOST_BULKS
+from observe import metrics
 from tests.api.calls import (
     ADMIN,
     BALANCE,
@@ -23,6 +28,7 @@ from tests.api.calls import (
     problem,
 )
 from tests.api.conftest import AppMaker
+from tests.api.waiters import wait_for, waiting_clients
 from tests.models.ledger.ordering import count_transfers, post_now
 
 BULK = "/api/transfers/bulk/v1"
@@ -68,6 +74,49 @@ def test_to_others_it_does_not_exist(client: FlaskClient) -> None:
     problem(get(client, url, user=2), "bulk_not_found")
     for unknown in ("1", "0", "x", str(2**63)):
         problem(get(client, f"/api/bulks/v1/{unknown}"), "bulk_not_found")
+
+
+def test_a_wait_is_answered_as_soon_as_all_of_it_is_final(
+    app: Flask, client: FlaskClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = send(client, to(2), to(9))["status_url"]
+    ids = transfers_of(engine, url)
+    room = app.extensions["wallet"].waiting
+    looks, find = list[set[int]](), room._find
+
+    def look(bulk_ids: set[int]) -> set[int]:
+        looks.append(bulk_ids)
+        return find(bulk_ids)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(room, "_find", look)
+    with ThreadPoolExecutor() as pool:
+        waiter = pool.submit(get, app.test_client(), f"{url}?wait=20")
+        wait_for(lambda: waiting_clients(app) == 1)
+        post_now(engine, ids[:1])
+        seen = len(looks)
+        wait_for(lambda: len(looks) > seen + 2)
+        assert waiting_clients(app) == 1  # one of two has ended
+        post_now(engine, ids[1:])
+        bulk = answer(waiter.result())
+    assert (bulk["pending"], bulk["posted"], bulk["rejected"]) == (0, 1, 1)
+    assert waiting_clients(app) == 0
+
+
+def test_what_is_final_is_not_waited_for_and_what_is_not_is_shown_when_the_time_is_over(
+    client: FlaskClient, engine: Engine
+) -> None:
+    url = send(client, to(2))["status_url"]
+    assert answer(get(client, f"{url}?wait=0.05"))["pending"] == 1
+    problem(get(client, f"{url}?wait=20", user=2), "bulk_not_found")
+    assert "wait" in problem(get(client, f"{url}?wait=21"), "bad_input")["detail"]
+    post_now(engine, transfers_of(engine, url))
+    assert answer(get(client, f"{url}?wait=20", user=ADMIN))["posted"] == 1
+
+
+def transfers_of(engine: Engine, status_url: str) -> list[int]:
+    query = text("SELECT id FROM transfers WHERE bulk_id = :id ORDER BY id")
+    with engine.connect() as connection:
+        return list(connection.execute(query, {"id": int(status_url.rpartition("/")[2])}).scalars())
 
 
 @pytest.mark.parametrize(
@@ -148,10 +197,7 @@ def test_an_atomic_one_says_so_and_its_items_are_bulk_rejected(client: FlaskClie
 def test_one_of_it_is_canceled_by_itself_but_none_of_an_atomic_one(client: FlaskClient, engine: Engine) -> None:
     for atomic in (False, True):
         url = send(client, to(2), to(2), atomic=atomic)["status_url"]
-        query = text("SELECT max(id) FROM transfers WHERE bulk_id = :id")
-        with engine.connect() as connection:
-            job_id = connection.execute(query, {"id": int(url.rpartition("/")[2])}).scalar_one()
-        canceled = ask(client, "POST", f"{JOBS}/{job_id}/cancel")
+        canceled = ask(client, "POST", f"{JOBS}/{transfers_of(engine, url)[-1]}/cancel")
         if atomic:
             assert "atomic bulk" in problem(canceled, "not_cancelable")["detail"]
         else:
@@ -167,13 +213,13 @@ def test_who_has_no_wallet_sends_nothing(client: FlaskClient) -> None:
 def test_a_process_takes_few_at_a_time(make_app: AppMaker) -> None:
     app = make_app()
     services: Any = app.extensions["wallet"]
-    taken = 0
-    while services.bulk_seats.acquire(blocking=False):
-        taken += 1
-    assert taken > 0
     client = app.test_client()
     answer(post(client, "/api/deposit/v1", {"amount": 1}))
-    problem(post(client, BULK, {"transfers": [to(2)]}), "unavailable")
-    services.bulk_seats.release()
+    with ExitStack() as others:
+        for _ in range(MOST_BULKS):
+            others.enter_context(services.bulk_seats.taken())
+        turned_away = metrics.shed["bulks"]._value.get()
+        assert "nothing moved" in problem(post(client, BULK, {"transfers": [to(2)]}), "unavailable")["detail"]
+        assert metrics.shed["bulks"]._value.get() == turned_away + 1
     send(client, to(2))
     send(client, to(2))

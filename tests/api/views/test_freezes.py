@@ -80,7 +80,8 @@ def test_each_side_forbids_its_movements_and_no_others(funded: FlaskClient, debi
     for path, body, user, side in MOVEMENTS:
         response = post(funded, path, body, user=user)
         if sides[side]:
-            problem(response, "wallet_frozen")
+            whose = "payer" if side == "debits" else "payee"
+            assert f"The {whose}'s wallet" in problem(response, "wallet_frozen")["detail"]
         else:
             assert response.status_code in {200, 202}
     change(funded, "unfreeze")
@@ -122,7 +123,7 @@ def test_an_administrator_gives_back_what_is_frozen_and_its_payee_cannot(funded:
     for user in (1, 2):
         change(funded, "freeze", {"debits": True, "credits": True, "reason": "why"}, user=user)
     reverse = f"/api/transfers/v1/{paid}/reverse"
-    problem(ask(funded, "POST", reverse, user=2), "wallet_frozen")
+    assert "The payer's wallet" in problem(ask(funded, "POST", reverse, user=2), "wallet_frozen")["detail"]
     answer(ask(funded, "POST", reverse, user=ADMIN))
     answer(ask(funded, "POST", f"/api/transfers/v1/{deposited}/reverse", user=ADMIN))
     assert [answer(get(funded, BALANCE, user=user))["balance"] for user in (1, 2)] == [10_000, 10_000]

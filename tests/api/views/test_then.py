@@ -195,7 +195,7 @@ def breaking(app: Flask) -> Iterator[list[int]]:
 
 
 def seats(app: Flask) -> int:
-    return int(app.extensions["wallet"].statement_seats._value)
+    return int(app.extensions["wallet"].statement_seats._free._value)
 
 
 def test_what_breaks_before_anything_was_sent_is_a_problem(

@@ -12,6 +12,7 @@ from models.database.session import Session
 from models.errors import BulkNotFound, IdempotencyKeyReused, OutcomeUnknown, Unavailable, WalletNotFound
 from models.ledger import attempts
 from models.ledger import bulks as bulks_module
+from models.ledger import history as history_module
 from models.ledger.attempts import Seen
 from models.ledger.bulks import BulkAcceptance, BulkItem, BulkOrder, Bulks
 from models.ledger.history import History
@@ -82,6 +83,20 @@ def test_it_counts_what_becomes_of_it_batch_by_batch(bulks: Bulks, engine: Engin
     assert standing(bulks, bulk_id) == (0, 2, 2, 0, 0)
     assert standing(bulks, other) == (0, 1, 0, 0, 0)
     assert bulks.find(bulk_id, seen_by=1).amount_cents == 161
+
+
+def test_it_has_ended_when_all_of_it_has_which_is_looked_up_by_key(
+    bulks: Bulks, engine: Engine, history: History
+) -> None:
+    bulk_id, ids, _ = bulks.accept(sent((2, 60), (3, 60)))
+    other = bulks.accept(sent((1, 10), user=2)).bulk_id
+    asked = [bulk_id, other, *ids]
+    assert history.find_ended(asked) == set()
+    post_now(engine, ids[:1])
+    assert history.find_ended(asked) == {ids[0]}
+    post_now(engine, ids[1:])
+    assert history.find_ended(asked) == {bulk_id, *ids}
+    assert indexes(plan_nodes(engine, history_module._ENDED, (asked,))) == {"bulks_pkey", "transfers_pkey"}
 
 
 def test_only_who_sent_it_and_administrators_see_it(bulks: Bulks) -> None:
@@ -214,6 +229,21 @@ def test_when_it_cannot_be_looked_up_it_is_unknown_and_an_id_is_told(
     with pytest.raises(OutcomeUnknown) as unknown:
         proxied.accept(sent((2, 1), (3, 2)))
     assert history.get_transfer(unknown.value.transfer_id, seen_by=1).amount_cents == 1
+
+
+def test_nor_is_it_said_that_nothing_is_recorded_when_what_was_in_the_way_cannot_be_looked_up(
+    proxied: Bulks, postgres_proxy: TcpProxy, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [True]
+
+    def is_lost(data: bytes) -> bool:
+        """Whether it is the first recording, or a look-up, none of which is answered."""
+        return left.pop() if is_recording(data) and left else b"transfers.request_hash" in data
+
+    monkeypatch.setattr(postgres_proxy, "_is_marked", is_lost)
+    with pytest.raises(OutcomeUnknown):
+        proxied.accept(sent((2, 1), (3, 2), key="k"))
+    assert bulks.accept(sent((2, 1), (3, 2), key="k")).replayed
 
 
 def test_with_the_database_away_nothing_is_recorded(proxied: Bulks, postgres_proxy: TcpProxy, engine: Engine) -> None:
