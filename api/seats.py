@@ -7,30 +7,35 @@ from contextlib import contextmanager
 from api.calls.problems import RETRY_AFTER_S, ApiError
 from observe import metrics
 
+# How long one waits for a seat, in seconds: most take one for a moment.
+WAIT_S = 1.0
+
 
 class Seats:
     """A bounded number of them, for one kind of thing."""
 
-    def __init__(self, most: int, where: str, full: str) -> None:
+    def __init__(self, most: int, where: str, full: str, *, wait_s: float = WAIT_S) -> None:
         """Make them.
 
         Args:
             most: how many there are.
             where: what whoever finds none is counted as in :data:`observe.metrics.shed`.
             full: a sentence that tells him so.
+            wait_s: for how long he waits for one first.
         """
         self._free = threading.BoundedSemaphore(most)
         self._where = where
         self._full = full
+        self._wait_s = wait_s
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Hold one of them as long as this lasts.
 
         Raises:
-            ApiError: ``unavailable``: there is none.
+            ApiError: ``unavailable``: there is none, and none has become free.
         """
-        if not self._free.acquire(blocking=False):
+        if not self._free.acquire(timeout=self._wait_s):
             metrics.shed[self._where].inc()
             raise ApiError("unavailable", f"{self._full} Ask again.", {"Retry-After": str(RETRY_AFTER_S)})
         try:
