@@ -13,14 +13,14 @@ from models.database.faults import first_line
 from models.database.turn import Turn
 from models.errors import Unavailable
 from models.webhooks import deliveries
-from models.webhooks.deliveries import MOST_HELD, Held
+from models.webhooks.deliveries import Held
 from models.webhooks.fan_out import plan
 from models.webhooks.tidying import tidy
 
 TURN = "webhooks"
 # A feeder that dies is followed by another after this many seconds.
 TURN_S = 5.0
-# Between two passes, and between two that had much to do; less, if an attempt of this process succeeds before.
+# Between two passes, and after one that had something to do; less, if an attempt of this process succeeds before.
 PAUSE_S, SHORT_PAUSE_S = 0.25, 0.05
 # A pass that had nothing to do is followed by a pause that is this many times as long; one that failed by the longest.
 REST = 9.0
@@ -115,8 +115,5 @@ class FeederThread:
         self._has_room.set()
 
     def _wait(self, done: int, spent_s: float) -> None:
-        if done:
-            self._has_room.wait(PAUSE_S if done < MOST_HELD else SHORT_PAUSE_S)
-            self._has_room.clear()
-        else:
-            self._stop.wait(max(PAUSE_S, min(LONGEST_PAUSE_S, REST * spent_s)))
+        self._has_room.wait(SHORT_PAUSE_S if done else max(PAUSE_S, min(LONGEST_PAUSE_S, REST * spent_s)))
+        self._has_room.clear()
