@@ -11,6 +11,7 @@ from jobs.rq.webhook_worker import WebhookWorker
 from jobs.webhooks.feeder import Feeder, FeederThread
 from jobs.webhooks.posting import Poster
 from jobs.webhooks.sender import Sender
+from models.database.engine import commit_without_waiting
 from observe import background
 from observe.metrics_server import serve_metrics
 
@@ -21,6 +22,8 @@ def work(settings: Settings) -> None:
     What is not ended by then, or by a second SIGTERM, is made again by another process, or by the next.
     """
     engine = make_engine(settings, application_name="wallet-webhooks", pool_size=OF_WEBHOOKS)
+    # What a crash of PostgreSQL takes back of it is planned, or sent, once more.
+    commit_without_waiting(engine)
     serve_metrics(settings.host, settings.metrics_port)
     url, has_room = settings.redis_url.get_secret_value(), threading.Event()
     poster, policy = Poster(settings.webhook_allow_networks), RetryPolicy(settings.webhook_delays)

@@ -110,6 +110,21 @@ def create_bounded_engine(
     return engine
 
 
+def commit_without_waiting(engine: Engine) -> None:
+    """Have commits of an engine that has not connected yet not wait for PostgreSQL's disk.
+
+    A crash of PostgreSQL may take back those of its last moment, the last ones first: for what is then done once more.
+    """
+
+    def prepare(connection: psycopg2.extensions.connection, *_: object) -> None:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SET synchronous_commit = off")
+        connection.autocommit = False
+
+    event.listen(engine, "connect", prepare)
+
+
 def less_patient(engine: Engine, statement_timeout_ms: int) -> Engine:
     """Return an engine on the same connections whose statements end earlier, for :func:`transaction` and all reads.
 

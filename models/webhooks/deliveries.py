@@ -192,17 +192,20 @@ RETURNING CASE WHEN disabled_at = now() THEN why END
 """).bindparams(first_s=FIRST_REST_S, most_s=MOST_REST_S, days=FAILING_DAYS)  # noqa: S608 - of constants
 
 
-def hold(engine: Engine) -> list[Held]:
+def hold(engine: Engine, *, only_room: bool = False) -> list[Held]:
     """Hold what is due, as far as its endpoints have room, and return it: it is to be put on the queue.
 
-    What was held for too long is nobody's again, and may be among it. Several processes may do this at a time.
+    What was held for too long is nobody's again, and may be among it, and so may tests; unless it is only about the
+    room that there is. Several processes may do this at a time.
 
     Raises:
         Unavailable: the database cannot be reached, or has not done it.
     """
     with transaction(engine) as connection:
-        connection.execute(_RELEASE)
-        return [Held(*row) for statement in (_HOLD_TESTS, _HOLD) for row in connection.execute(statement)]
+        if not only_room:
+            connection.execute(_RELEASE)
+        statements = (_HOLD,) if only_room else (_HOLD_TESTS, _HOLD)
+        return [Held(*row) for statement in statements for row in connection.execute(statement)]
 
 
 def let_go(engine: Engine, held: Sequence[Held]) -> None:

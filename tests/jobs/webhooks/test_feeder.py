@@ -21,6 +21,8 @@ class Round(Feeder):
         self.begun.release()
         return self._done
 
+    fill = run_once
+
 
 @pytest.mark.parametrize("done", [0, 8])
 def test_room_is_filled_at_once_whatever_the_pass_before_has_found(
