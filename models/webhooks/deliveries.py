@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Engine, text
 
-from models.database.engine import transaction
+from models.database.engine import transaction, write_alone
 
 # Of all endpoints at a time, as long as none of them has less than one; and of one of them. A process that sends has
 # seats for more than that (jobs/rq/webhook_worker.py), so ten receivers that hang leave seats for the eleventh.
@@ -201,11 +201,11 @@ def hold(engine: Engine, *, only_room: bool = False) -> list[Held]:
     Raises:
         Unavailable: the database cannot be reached, or has not done it.
     """
+    if only_room:
+        return [Held._make(row) for row in write_alone(engine, _HOLD)]
     with transaction(engine) as connection:
-        if not only_room:
-            connection.execute(_RELEASE)
-        statements = (_HOLD,) if only_room else (_HOLD_TESTS, _HOLD)
-        return [Held(*row) for statement in statements for row in connection.execute(statement)]
+        connection.execute(_RELEASE)
+        return [Held(*row) for statement in (_HOLD_TESTS, _HOLD) for row in connection.execute(statement)]
 
 
 def let_go(engine: Engine, held: Sequence[Held]) -> None:
@@ -224,8 +224,6 @@ def claim(engine: Engine, held: Sequence[Held]) -> list[Claimed]:
     Raises:
         Unavailable: the database cannot be reached, or has not done it.
     """
-    with transaction(engine) as connection:
-        rows = connection.execute(_CLAIM, _columns(held)).all()
     return [
         Claimed(
             webhook_id=row.webhook_id,
@@ -236,7 +234,7 @@ def claim(engine: Engine, held: Sequence[Held]) -> list[Claimed]:
             url=row.url,
             secrets=[bytes(each) for each in (row.secret, row.old_secret) if each is not None],
         )
-        for row in rows
+        for row in write_alone(engine, _CLAIM.bindparams(**_columns(held)))
     ]
 
 
@@ -256,8 +254,8 @@ def tell(engine: Engine, outcomes: Sequence[Outcome]) -> list[bool]:
         "next_in_s": [each.verdict.next_in_s or 0.0 for each in ordered],
         "attempts": [orjson.dumps(each.attempt, option=orjson.OPT_UTC_Z).decode() for each in ordered],
     }
-    with transaction(engine) as connection:
-        news = {(row.webhook_id, row.event_id): bool(row.is_news) for row in connection.execute(_TELL, given)}
+    rows = write_alone(engine, _TELL.bindparams(**given))
+    news = {(row.webhook_id, row.event_id): bool(row.is_news) for row in rows}
     return [news.get((each.claimed.webhook_id, each.claimed.event_id), False) for each in outcomes]
 
 
