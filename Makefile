@@ -56,7 +56,7 @@ picture: ## record the README's picture anew: docs/picture.svg (needs curl)
 
 chaos: ## load and kill -9 for a minute, then audit the books (SECONDS=60 SEED=1 TRANSPORT=rq)
 	$(VENV) requirements-dev.txt
-	@exec $(RUN) -m tests.chaos --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) --transport $(or $(TRANSPORT),rq)
+	@exec env PYTHONPATH=client $(RUN) -m tests.chaos --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) --transport $(or $(TRANSPORT),rq)
 
 backup: ## write the books to a file (FILE, WALLET_HOME, DATABASE_URL), beside a running service or without one
 	$(VENV) requirements-local.txt

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -78,10 +78,9 @@ def listen_command(  # noqa: PLR0913 - each is an option
         _check_loopback(url)
     engine = services().engine
     begin = find_last(engine) if after is None else after
-    with TrialReceiver(port) if url is None else nullcontext() as own:
+    with closing(Poster(LOOPBACK)) as poster, TrialReceiver(port) if url is None else nullcontext() as own:
         target = own.url if own is not None else str(url)
         click.echo(f"sending to {target}, signed with {signing.show(key)} (Ctrl-C ends)", err=True)
-        poster = Poster(LOOPBACK)
         for number, event in enumerate(_follow(begin, _Wishes(types or (EVERY,), user_id)), 1):
             _send(poster, target, key, event)
             if own is not None:

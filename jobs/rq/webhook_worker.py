@@ -17,10 +17,10 @@ from rq.worker_registration import clean_worker_registry
 
 from jobs.rq.resident import FIRST_PAUSE_S, ResidentWorker
 from jobs.rq.webhook_queue import WebhookQueue, webhooks_queue
-from jobs.webhooks.sender import Sender
+from jobs.webhooks.sender import Letter, Sender
 from models.database.faults import first_line
 from models.errors import Unavailable
-from models.webhooks.deliveries import Claimed, Held, Status
+from models.webhooks.deliveries import Held
 from observe import background
 
 # Attempts at a time, each in a thread that is made when the first of them needs it: more than the feeder lets there be
@@ -35,15 +35,11 @@ _log = structlog.get_logger("webhooks")
 class WebhookWorker(ResidentWorker):
     """Takes jobs, claims their deliveries and hands them to threads."""
 
-    def __init__(
-        self, connection: redis.Redis, sender: Sender, has_room: threading.Event, *, log_level: str = "INFO"
-    ) -> None:
-        """``has_room`` is set whenever an attempt has succeeded: there is room for another."""
+    def __init__(self, connection: redis.Redis, sender: Sender, *, log_level: str = "INFO") -> None:
         super().__init__(webhooks_queue(connection), connection, log_level=log_level)
         self._webhooks = WebhookQueue(connection)
         self._sender = sender
-        self._has_room = has_room
-        self._given: SimpleQueue[Claimed] = SimpleQueue()
+        self._given: SimpleQueue[Letter] = SimpleQueue()
         self._changed = threading.Condition()
         self._in_hand = self._seats = 0
 
@@ -72,6 +68,7 @@ class WebhookWorker(ResidentWorker):
                     self._state = WorkerStatus.IDLE
                     if timeout is None:
                         return None
+                    self._sender.rest()
                     self.check_for_suspension(burst=False)
                     self._webhooks.wait_for_jobs(IDLE_WAIT_S)
                 self.heartbeat()
@@ -106,16 +103,16 @@ class WebhookWorker(ResidentWorker):
 
     def _sit(self) -> None:
         while True:
-            claimed = self._given.get()
+            letter = self._given.get()
             try:
-                if self._sender.send(claimed) is Status.DELIVERED:
-                    self._has_room.set()
+                self._sender.send(letter)
             except Unavailable as error:
                 _log.warning("attempt not written down, it is made again", cause=first_line(error))
             finally:
                 with self._changed:
                     self._in_hand -= 1
                     self._changed.notify_all()
+            claimed = letter.claimed
             with suppress(redis.RedisError):  # what stands there goes by itself
                 self._webhooks.finish(
                     Held(claimed.webhook_id, claimed.event_id, claimed.claims - 1), worker_name=self.name

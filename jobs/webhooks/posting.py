@@ -1,7 +1,8 @@
 """One POST to a receiver that nobody trusts: to the address that was checked, in bounded time, reading so much.
 
 The name is looked up here and nowhere else, every address is checked, and one of those that were checked is connected
-to: what the name leads to a moment later does not matter. No proxy is asked, no redirect followed.
+to, by a connection of just now if there is one: what the name leads to a moment later does not matter. No proxy is
+asked, no redirect followed.
 """
 
 import http.client
@@ -12,9 +13,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from jobs.webhooks.addresses import Address, AddressRefused, Network, choose
+from jobs.webhooks.keeping import Connection, Kept
 from jobs.webhooks.resolving import NotResolved, resolve
 from jobs.webhooks.targets import BadTarget, Target, parse
 
@@ -38,15 +41,21 @@ class Answered:
     excerpt: bytes
     retry_after: str | None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether it is 2xx."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
 
 class Poster:
-    """Posts for one process."""
+    """Posts for one process; any number of threads may share it."""
 
     def __init__(self, allowed: Sequence[Network], *, tls: ssl.SSLContext | None = None) -> None:
         """``allowed``: networks that need not be public. ``tls``: whom to believe; without it whom the system does."""
         self._allowed = allowed
         self._tls = tls or ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
+        self._kept = Kept()
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, *, within_s: float = ATTEMPT_S) -> Answered:
         """Send a body, and return what was answered.
@@ -59,8 +68,11 @@ class Poster:
             target = parse(url)
             found = resolve(target.host, target.port, within_s=deadline.left_s())
             addresses = choose(found, is_encrypted=target.is_encrypted, allowed=self._allowed)
-            with self._connect(target, addresses, deadline) as connected:
-                return _exchange(_Line(connected, deadline), target, headers, body)
+            if (kept := self._kept.take(target, addresses)) is not None:
+                # It may be closed there at any moment, and nobody can know whether before or after this has arrived.
+                with suppress(ConnectionError, ssl.SSLError):
+                    return self._exchange(kept, target, headers, body, deadline)
+            return self._exchange(self._connect(target, addresses, deadline), target, headers, body, deadline)
         except (AddressRefused, BadTarget, NotResolved) as error:
             raise Undelivered(str(error)) from None
         except TimeoutError:
@@ -74,8 +86,30 @@ class Poster:
         except http.client.HTTPException as error:
             raise Undelivered(f"it did not answer by HTTP: {type(error).__name__}") from None
 
-    def _connect(self, target: Target, addresses: Sequence[Address], deadline: "_Deadline") -> socket.socket:
+    def rest(self) -> None:
+        """Close what was kept and is not wanted."""
+        self._kept.close_old()
+
+    def close(self) -> None:
+        """Close all that was kept."""
+        self._kept.close()
+
+    def _exchange(
+        self, connection: Connection, target: Target, headers: Mapping[str, str], body: bytes, deadline: "_Deadline"
+    ) -> Answered:
+        is_over = False
+        try:
+            answered, is_over = _exchange(_Line(connection.socket, deadline), target, headers, body)
+            return answered
+        finally:
+            if is_over:
+                self._kept.give(connection)
+            else:
+                connection.socket.close()
+
+    def _connect(self, target: Target, addresses: Sequence[Address], deadline: "_Deadline") -> Connection:
         """Connect to the first that lets itself be connected to."""
+        made_at = time.monotonic()
         for index, address in enumerate(addresses):
             try:
                 connected = socket.create_connection((str(address), target.port), timeout=deadline.left_s())
@@ -83,14 +117,16 @@ class Poster:
             except OSError:
                 if index + 1 == len(addresses):
                     raise
-        if not target.is_encrypted:
-            return connected
         try:
-            connected.settimeout(deadline.left_s())
-            return self._tls.wrap_socket(connected, server_hostname=target.host)
+            # Headers and body are two packets, and the second one shall not wait for the first one's receipt.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if target.is_encrypted:
+                connected.settimeout(deadline.left_s())
+                connected = self._tls.wrap_socket(connected, server_hostname=target.host)
         except BaseException:
             connected.close()
             raise
+        return Connection(socket=connected, address=address, target=target, made_at=made_at)
 
 
 class _Deadline:
@@ -155,13 +191,17 @@ class _Line:
         """Leave it open: the answer is still being read."""
 
 
-def _exchange(line: _Line, target: Target, headers: Mapping[str, str], body: bytes) -> Answered:
+def _exchange(line: _Line, target: Target, headers: Mapping[str, str], body: bytes) -> tuple[Answered, bool]:
+    """Send and be answered; the second part tells whether the line is free for another."""
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.default_port = 443 if target.is_encrypted else 80
     connection.sock = line  # what it uses of a socket
-    connection.request("POST", target.path, body, {**headers, "Connection": "close"})
+    connection.request("POST", target.path, body, dict(headers))
     answer = connection.getresponse()
-    return Answered(answer.status, _read_excerpt(answer), answer.headers.get("Retry-After"))
+    answered = Answered(answer.status, _read_excerpt(answer), answer.headers.get("Retry-After"))
+    # Of all else it is not sure that nothing follows, which would be taken for the answer to what is sent next.
+    is_whole = answered.is_success and (answer.isclosed() or answer.length == 0)
+    return answered, is_whole and not answer.will_close
 
 
 def _read_excerpt(answer: http.client.HTTPResponse) -> bytes:

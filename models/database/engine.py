@@ -110,6 +110,21 @@ def create_bounded_engine(
     return engine
 
 
+def commit_without_waiting(engine: Engine) -> None:
+    """Have commits of an engine that has not connected yet not wait for PostgreSQL's disk.
+
+    A crash of PostgreSQL may take back those of its last moment, the last ones first: for what is then done once more.
+    """
+
+    def prepare(connection: psycopg2.extensions.connection, *_: object) -> None:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SET synchronous_commit = off")
+        connection.autocommit = False
+
+    event.listen(engine, "connect", prepare)
+
+
 def less_patient(engine: Engine, statement_timeout_ms: int) -> Engine:
     """Return an engine on the same connections whose statements end earlier, for :func:`transaction` and all reads.
 
@@ -193,16 +208,28 @@ def fetch_all(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:
     Raises:
         Unavailable: the database cannot be reached, or did not answer in time.
     """
+    return read_again(lambda: _run_alone(engine, statement))
 
-    def read() -> Sequence[Row[Any]]:
-        if STATEMENT_TIMEOUT in engine.get_execution_options():
-            with transaction(engine) as connection:
-                return connection.execute(statement).all()
-        # A single statement needs no transaction around it, which would be two more round trips.
-        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+
+def write_alone(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:
+    """Run one writing statement as a transaction by itself, once, and return its rows.
+
+    Raises:
+        Unavailable: the database cannot be reached, or did not answer in time; it may have been done all the same.
+    """
+    try:
+        return _run_alone(engine, statement)
+    except (DBAPIError, PoolTimeoutError) as error:
+        raise Unavailable from error
+
+
+def _run_alone(engine: Engine, statement: Executable) -> Sequence[Row[Any]]:
+    if STATEMENT_TIMEOUT in engine.get_execution_options():
+        with transaction(engine) as connection:
             return connection.execute(statement).all()
-
-    return read_again(read)
+    # A single statement needs no transaction around it, which would be two more round trips.
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        return connection.execute(statement).all()
 
 
 def read_again(read: Callable[[], _Rows]) -> _Rows:

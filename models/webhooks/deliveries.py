@@ -17,9 +17,9 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
-from models.database.engine import transaction
+from models.database.engine import transaction, write_alone
 
 # Of all endpoints at a time, as long as none of them has less than one; and of one of them. A process that sends has
 # seats for more than that (jobs/rq/webhook_worker.py), so ten receivers that hang leave seats for the eleventh.
@@ -92,6 +92,14 @@ class Verdict:
     is_gone: bool = False
 
 
+class Outcome(NamedTuple):
+    """How an attempt at a delivery went, and what follows."""
+
+    claimed: Claimed
+    attempt: Attempt
+    verdict: Verdict
+
+
 _RELEASE = text("UPDATE webhook_deliveries SET held_until = NULL WHERE held_until <= now()")
 # Of each endpoint as many as there is room for. They are locked, and so are found again by where they are: by any index
 # PostgreSQL might think it cheaper to look through all that is pending.
@@ -152,12 +160,18 @@ FROM claimed JOIN webhooks AS w ON w.id = claimed.webhook_id
 WHERE w.deleted_at IS NULL AND (w.disabled_at IS NULL OR claimed.body IS NOT NULL)
 """).bindparams(claimed_s=CLAIMED_S)
 _TELL = text("""
-UPDATE webhook_deliveries SET status = :status, attempts = attempts + 1, held_until = NULL,
-    next_attempt_at = now() + :next_in_s * interval '1 second',
-    ended_at = CASE WHEN :status <> 'pending' THEN now() END,
-    log = CASE WHEN jsonb_array_length(log) >= :most THEN log - 0 ELSE log END || CAST(:attempt AS jsonb)
-WHERE webhook_id = :webhook_id AND event_id = :event_id AND claims = :claims AND held_until IS NOT NULL
-RETURNING (SELECT failing_since IS NOT NULL FROM webhooks WHERE id = webhook_id) AS was_failing
+UPDATE webhook_deliveries AS d SET status = each.status, attempts = d.attempts + 1, held_until = NULL,
+    next_attempt_at = now() + each.next_in_s * interval '1 second',
+    ended_at = CASE WHEN each.status <> 'pending' THEN now() END,
+    log = CASE WHEN jsonb_array_length(d.log) >= :most THEN d.log - 0 ELSE d.log END || each.attempt
+FROM unnest(
+    CAST(:webhooks AS bigint[]), CAST(:events AS bigint[]), CAST(:claims AS int[]), CAST(:statuses AS text[]),
+    CAST(:next_in_s AS double precision[]), CAST(:attempts AS jsonb[])
+) AS each (webhook_id, event_id, claims, status, next_in_s, attempt)
+WHERE d.webhook_id = each.webhook_id AND d.event_id = each.event_id AND d.claims = each.claims
+    AND d.held_until IS NOT NULL
+RETURNING d.webhook_id, d.event_id,
+    each.status <> 'delivered' OR (SELECT failing_since IS NOT NULL FROM webhooks WHERE id = d.webhook_id) AS is_news
 """).bindparams(most=MOST_LOGGED)
 _SUCCEEDED = text("""
 UPDATE webhooks SET failing_since = NULL, failures = 0, quiet_until = NULL, fresh_at = NULL
@@ -178,14 +192,17 @@ RETURNING CASE WHEN disabled_at = now() THEN why END
 """).bindparams(first_s=FIRST_REST_S, most_s=MOST_REST_S, days=FAILING_DAYS)  # noqa: S608 - of constants
 
 
-def hold(engine: Engine) -> list[Held]:
+def hold(engine: Engine, *, only_room: bool = False) -> list[Held]:
     """Hold what is due, as far as its endpoints have room, and return it: it is to be put on the queue.
 
-    What was held for too long is nobody's again, and may be among it. Several processes may do this at a time.
+    What was held for too long is nobody's again, and may be among it, and so may tests; unless it is only about the
+    room that there is. Several processes may do this at a time.
 
     Raises:
         Unavailable: the database cannot be reached, or has not done it.
     """
+    if only_room:
+        return [Held._make(row) for row in write_alone(engine, _HOLD)]
     with transaction(engine) as connection:
         connection.execute(_RELEASE)
         return [Held(*row) for statement in (_HOLD_TESTS, _HOLD) for row in connection.execute(statement)]
@@ -207,8 +224,6 @@ def claim(engine: Engine, held: Sequence[Held]) -> list[Claimed]:
     Raises:
         Unavailable: the database cannot be reached, or has not done it.
     """
-    with transaction(engine) as connection:
-        rows = connection.execute(_CLAIM, _columns(held)).all()
     return [
         Claimed(
             webhook_id=row.webhook_id,
@@ -219,45 +234,51 @@ def claim(engine: Engine, held: Sequence[Held]) -> list[Claimed]:
             url=row.url,
             secrets=[bytes(each) for each in (row.secret, row.old_secret) if each is not None],
         )
-        for row in rows
+        for row in write_alone(engine, _CLAIM.bindparams(**_columns(held)))
     ]
 
 
-def tell(engine: Engine, claimed: Claimed, attempt: Attempt, verdict: Verdict) -> str | None:
-    """Write down how an attempt went, unless somebody else has claimed the delivery since.
+def tell(engine: Engine, outcomes: Sequence[Outcome]) -> list[bool]:
+    """Write down how attempts went, of each unless somebody else has claimed the delivery since.
 
     Returns:
-        Why its endpoint is disabled, if it is so by this; else None.
+        Of each whether its endpoint is to be told of it, too.
 
     Raises:
         Unavailable: the database cannot be reached, or has not done it.
     """
-    given = {
-        "webhook_id": claimed.webhook_id,
-        "event_id": claimed.event_id,
-        "claims": claimed.claims,
-        "status": verdict.status.value,
-        "next_in_s": verdict.next_in_s or 0.0,
-        "attempt": orjson.dumps(attempt, option=orjson.OPT_UTC_Z).decode(),
+    # In an order that others who tell have as well, so that nobody waits for each other.
+    ordered = sorted(outcomes, key=lambda each: (each.claimed.webhook_id, each.claimed.event_id))
+    given = _columns([each.claimed for each in ordered]) | {
+        "statuses": [each.verdict.status.value for each in ordered],
+        "next_in_s": [each.verdict.next_in_s or 0.0 for each in ordered],
+        "attempts": [orjson.dumps(each.attempt, option=orjson.OPT_UTC_Z).decode() for each in ordered],
     }
+    rows = write_alone(engine, _TELL.bindparams(**given))
+    news = {(row.webhook_id, row.event_id): bool(row.is_news) for row in rows}
+    return [news.get((each.claimed.webhook_id, each.claimed.event_id), False) for each in outcomes]
+
+
+def tell_endpoint(engine: Engine, webhook_id: int, verdict: Verdict) -> str | None:
+    """Write down what an attempt says of its endpoint. Were this lost, the next attempt tells it.
+
+    It is done by itself: who plans locks an endpoint first and then its deliveries.
+
+    Returns:
+        Why the endpoint is disabled, if it is so by this; else None.
+
+    Raises:
+        Unavailable: the database cannot be reached, or has not done it.
+    """
     with transaction(engine) as connection:
-        row = connection.execute(_TELL, given).first()
-    if row is None or (verdict.status is Status.DELIVERED and not row.was_failing):
-        return None
-    # By itself: who plans locks an endpoint first and then its deliveries. Were this lost, the next attempt tells it.
-    with transaction(engine) as connection:
-        return _tell_of_endpoint(connection, claimed.webhook_id, verdict)
+        if verdict.status is Status.DELIVERED:
+            connection.execute(_SUCCEEDED, {"id": webhook_id})
+            return None
+        given = {"id": webhook_id, "quiet_s": verdict.quiet_s, "is_gone": verdict.is_gone}
+        return connection.execute(_FAILED, given).scalar()
 
 
-def _tell_of_endpoint(connection: Connection, webhook_id: int, verdict: Verdict) -> str | None:
-    if verdict.status is Status.DELIVERED:
-        connection.execute(_SUCCEEDED, {"id": webhook_id})
-        return None
-    given = {"id": webhook_id, "quiet_s": verdict.quiet_s, "is_gone": verdict.is_gone}
-    return connection.execute(_FAILED, given).scalar()
-
-
-def _columns(held: Sequence[Held]) -> dict[str, Any]:
+def _columns(held: Sequence[Held | Claimed]) -> dict[str, Any]:
     return {
         "webhooks": [each.webhook_id for each in held],
         "events": [each.event_id for each in held],

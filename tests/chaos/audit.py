@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import psycopg2
@@ -16,6 +17,7 @@ from tests.chaos.faces import Face
 from tests.chaos.faults.kafka import find_upto
 from tests.chaos.follower import Follower
 from tests.chaos.freezer import Freeze
+from tests.chaos.hooked import Hooked, check_hooked
 from tests.chaos.report import Report, Told
 from tests.chaos.stack import Stack, wait_until
 
@@ -33,6 +35,7 @@ _ORIGINALS = text(
 )
 _STATUSES = text("SELECT CAST(id AS text) AS id, status FROM transfers")
 _POSTINGS = text("SELECT wallet_id, transfer_id FROM entries ORDER BY wallet_id, seq")
+_LET_GO = text("UPDATE webhook_deliveries SET held_until = now() WHERE held_until IS NOT NULL")
 _AUDITS = text("SELECT finished_at IS NOT NULL AS is_finished, findings FROM audits")
 
 
@@ -106,6 +109,21 @@ def audit_feed(stack: Stack, follower: Follower, report: Report) -> None:
     if stack.transport == "kafka":
         _hear_the_rest(stack, report)
         judging.check_announced(follower.events, stack.announced, report)
+
+
+def audit_webhook(stack: Stack, follower: Follower, hooked: Hooked, report: Report) -> None:
+    """Write into a report what was not told by webhook, or otherwise than by the feed."""
+    engine = create_engine(stack.state()["postgres"]["url"].replace("postgresql", "postgresql+psycopg2"))
+    try:
+        # What somebody had claimed who was killed comes again after half a minute.
+        with engine.begin() as connection:
+            connection.execute(_LET_GO)
+    finally:
+        engine.dispose()
+    with suppress(TimeoutError):  # what has not come is found by its number
+        wait_until(lambda: len(hooked.events) >= len(follower.events), PATIENCE_S, "a webhook is told of all events")
+    report.wrong += hooked.wrong
+    check_hooked(follower.events, hooked.events, report)
 
 
 def _hear_the_rest(stack: Stack, report: Report) -> None:

@@ -3,13 +3,13 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psycopg2
 
 from ops.prepare import DEMO_CENTS, DEMO_USERS
-from tests.chaos.audit import audit, audit_by_command, audit_feed
+from tests.chaos.audit import audit, audit_by_command, audit_feed, audit_webhook
 from tests.chaos.client import Client
 from tests.chaos.drawing import EVERYTHING, METHODS
 from tests.chaos.faces.grpc import open_channels
@@ -17,6 +17,7 @@ from tests.chaos.faults import FAULTS, faults_of
 from tests.chaos.faults.clock import environment_of_clock
 from tests.chaos.follower import Follower
 from tests.chaos.freezer import Freezer
+from tests.chaos.hooked import Hooked
 from tests.chaos.report import Report
 from tests.chaos.stack import Stack, wait_until
 
@@ -50,6 +51,7 @@ def run(
 
     # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
     ours = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
+    ours |= {"WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8", "WEBHOOK_DELAYS": ",".join(["1"] * 20)}
     service = Stack(home, grpc=True, **ours, **environment_of_clock(home), **settings)
     report = run_under_load(service, trouble, rng, pause_s=client_pause_s, freezer_seed=seed)
     report.left_out = [] if "clock" in FAULTS else ["clock (libfaketime is not installed)"]
@@ -66,11 +68,16 @@ def run_under_load(
 ) -> Report:
     """Load a service while it is given trouble, let it settle, and audit what is left.
 
-    With ``freezer_seed`` clients ask for all that there is, and an administrator freezes wallets meanwhile.
+    With ``freezer_seed`` clients ask for all that there is, an administrator freezes wallets meanwhile, and a webhook
+    is told of all events.
     """
     report = Report(transport=service.transport)
     methods = METHODS if freezer_seed is None else EVERYTHING
-    with service as stack, _make_clients(stack, rng, pause_s=pause_s, methods=methods) as (reader, *clients):
+    with (
+        service as stack,
+        _make_clients(stack, rng, pause_s=pause_s, methods=methods) as (reader, *clients),
+        Hooked(stack.port, stack.state()["admin"]) if freezer_seed is not None else nullcontext() as hooked,
+    ):
         follower = Follower(stack.port, stack.state()["admin"])
         follower.start()
         for user in USERS:
@@ -93,6 +100,8 @@ def run_under_load(
             balances[demo] += DEMO_CENTS
         audit(stack.state()["postgres"]["url"], reader, clients, balances, report, freezes=freezer.freezes)
         audit_feed(stack, follower, report)
+        if hooked is not None:
+            audit_webhook(stack, follower, hooked, report)
         audit_by_command(stack, report)
         reader.close()
     return report

@@ -7,6 +7,7 @@ import pytest
 from tests.chaos import judging
 from tests.chaos.announced import DEAD, EVENTS, Announced
 from tests.chaos.calls import Answer, Call, Followed, Job, Page, Read
+from tests.chaos.hooked import check_hooked
 from tests.chaos.report import Report
 
 POSTED, REJECTED, CANCELED = Job("posted"), Job("rejected", reason="balance_insufficient"), Job("canceled")
@@ -212,3 +213,12 @@ def test_what_the_topics_had_when_they_were_lost_may_be_unheard_and_nothing_else
     announced.lose(read_upto=1, told_upto=2)
     judging.check_announced([event(1, "posted", 6), event(2, "posted")], announced, report)
     assert (found(report), report.unheard) == ((1, 0, 0), 2)
+
+
+def test_what_has_not_come_by_webhook_or_otherwise_is_found() -> None:
+    events = [{"event_id": str(number), "type": "transfer.posted"} for number in (1, 2, 3)]
+    report = Report()
+    check_hooked(events, dict(enumerate(events, 1)), report)
+    assert found(report) == (0, 0, 0)
+    check_hooked(events, {1: events[0], 3: {**events[2], "type": "transfer.failed"}, 4: events[2]}, report)
+    assert found(report) == (1, 0, 2)

@@ -1,6 +1,7 @@
 """What the tests of the queue have in common: keys, settlers and workers on real servers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import pytest
@@ -115,6 +116,7 @@ class WorkerStarter(Protocol):
         entry: str = "worker",
         lease_s: float = SHORT_LEASE_S,
         answer_s: float = WORKER_ANSWER_TIMEOUT_S,
+        constants: Mapping[str, float] = MappingProxyType({}),
         **settings: str,
     ) -> WorkerProcess:
         """Start it, to be struck at the points given."""
@@ -132,6 +134,7 @@ def start_worker(
         entry: str = "worker",
         lease_s: float = SHORT_LEASE_S,
         answer_s: float = WORKER_ANSWER_TIMEOUT_S,
+        constants: Mapping[str, float] = MappingProxyType({}),
         **settings: str,
     ) -> WorkerProcess:
         environment = {
@@ -145,8 +148,8 @@ def start_worker(
             "IDLE_IN_TRANSACTION_TIMEOUT_MS": "10000",
             **settings,
         }
-        constants = {"jobs.rq.worker:LEASE_S": lease_s, "jobs.connections:WORKER_ANSWER_TIMEOUT_S": answer_s}
-        return nursery.start(entry, environment, *strikes, constants=constants)
+        shorter = {"jobs.rq.worker:LEASE_S": lease_s, "jobs.connections:WORKER_ANSWER_TIMEOUT_S": answer_s}
+        return nursery.start(entry, environment, *strikes, constants=shorter | dict(constants))
 
     yield start
     nursery.end_all()

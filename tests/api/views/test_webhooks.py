@@ -48,17 +48,19 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def send(engine: Engine, redis_client: redis.Redis) -> Callable[[], int]:
+def send(engine: Engine, redis_client: redis.Redis) -> Iterator[Callable[[], int]]:
     """Send whatever is due, and return how many attempts that were."""
     queue = WebhookQueue(redis_client)
-    sender = Sender(engine, Poster((ip_network("127.0.0.0/8"),)), RetryPolicy((0.0,)))
+    poster = Poster((ip_network("127.0.0.0/8"),))
+    sender = Sender(engine, poster, RetryPolicy((0.0,)))
     driver = Driver(Feeder(engine, queue, days=30), queue, sender)
 
     def send() -> int:
         number_all(engine)
         return driver.run()
 
-    return send
+    yield send
+    poster.close()
 
 
 def add(client: FlaskClient, url: str = URL, **given: Any) -> Json:

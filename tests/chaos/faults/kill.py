@@ -8,8 +8,9 @@ from tests.chaos.stack import Stack
 
 
 def kill_worker(stack: Stack, rng: random.Random) -> bool:
-    """Kill one of the workers."""
-    stack.kill(rng.choice(stack.state()["workers"])["pid"])
+    """Kill one of the workers, or who sends webhooks."""
+    state = stack.state()
+    stack.kill(rng.choice([*state["workers"], *state["webhooks"]])["pid"])
     return True
 
 

@@ -1,7 +1,10 @@
 """What the tests of webhooks have in common: events, endpoints, receivers, and senders that are driven by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from ipaddress import ip_network
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import redis
@@ -15,8 +18,10 @@ from jobs.webhooks.sender import Sender
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from models.webhooks import endpoints
-from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, number_all
+from tests.jobs.conftest import WorkerStarter
+from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, Senders, number_all
 from tests.jobs.webhooks.receivers import Receiver
+from tests.jobs.workers import WorkerProcess
 from tests.models.ledger.ordering import deposit
 from tests.node import Node, find_node
 
@@ -77,8 +82,27 @@ def receiver(make_receiver: Callable[[], Receiver]) -> Receiver:
 
 
 @pytest.fixture
-def driver(engine: Engine, redis_client: redis.Redis) -> Driver:
+def start(start_worker: WorkerStarter) -> Senders:
+    """Start processes that send, and try again at once."""
+
+    def start(
+        *strikes: dict[str, Any], constants: Mapping[str, float] = MappingProxyType({}), delays: str = "0"
+    ) -> WorkerProcess:
+        return start_worker(
+            *strikes,
+            entry="webhooks",
+            constants=constants,
+            WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8",
+            WEBHOOK_DELAYS=",".join([delays] * 20),
+        )
+
+    return start
+
+
+@pytest.fixture
+def driver(engine: Engine, redis_client: redis.Redis) -> Iterator[Driver]:
     """A feeder and a sender, four attempts with nothing between them."""
     queue = WebhookQueue(redis_client)
-    sender = Sender(engine, Poster(LOOPBACK), RetryPolicy((0.0, 0.0, 0.0)))
-    return Driver(Feeder(engine, queue, days=30), queue, sender)
+    with closing(Poster(LOOPBACK)) as poster:
+        sender = Sender(engine, poster, RetryPolicy((0.0, 0.0, 0.0)))
+        yield Driver(Feeder(engine, queue, days=30), queue, sender)

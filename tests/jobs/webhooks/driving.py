@@ -1,7 +1,9 @@
 """Senders driven by hand, and what is seen of deliveries."""
 
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from sqlalchemy import Engine, text
@@ -10,6 +12,7 @@ from jobs.rq.webhook_queue import WebhookQueue
 from jobs.webhooks.feeder import Feeder
 from jobs.webhooks.sender import Sender
 from models.ledger import events
+from tests.jobs.workers import WorkerProcess
 
 MOST_ROUNDS = 1_000
 
@@ -19,6 +22,15 @@ class Happen(Protocol):
 
     def __call__(self, count: int = 1, *, user_id: int = 1) -> list[int]:
         """Return the ids of their events."""
+
+
+class Senders(Protocol):
+    """Starts processes that send, and try again soon."""
+
+    def __call__(
+        self, *strikes: dict[str, Any], constants: Mapping[str, float] = MappingProxyType({}), delays: str = "0"
+    ) -> WorkerProcess:
+        """Start it, to be struck at the points given; ``delays``: seconds between attempts."""
 
 
 class Endpoints(Protocol):
@@ -62,6 +74,17 @@ def number_all(engine: Engine) -> int:
     while events.number(engine):
         pass
     return events.find_last(engine)
+
+
+def have_ended(engine: Engine, count: int) -> Callable[[], bool]:
+    """Tell whether so many deliveries are over."""
+    return lambda: len([each for each in rows(engine, "status") if each != ("pending",)]) == count
+
+
+def lose_what_is_held(engine: Engine) -> None:
+    """Let half a minute pass, for whoever holds a delivery, or the turn."""
+    change(engine, "UPDATE webhook_deliveries SET held_until = now() WHERE held_until IS NOT NULL")
+    change(engine, "UPDATE turns SET expires_at = now() WHERE name = 'webhooks'")
 
 
 def rows(engine: Engine, *columns: str) -> list[tuple[Any, ...]]:

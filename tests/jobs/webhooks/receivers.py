@@ -29,24 +29,30 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered."""
+    """What is answered; ``hangs_up``: and then it closes the connection without having said so."""
 
     status: int = 204
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    hangs_up: bool = False
 
 
 class Receiver:
     """A server that keeps what it gets. ``answer`` may be set at any time, and may block, raise or hang up."""
 
-    def __init__(self, *, certificate: Any = None) -> None:
+    def __init__(self, *, certificate: Any = None, port: int = 0) -> None:
         self.received: list[Received] = []
+        self.connections = 0
         self.answer: Callable[[Received], Reply] = lambda _: Reply()
         self.over = threading.Event()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                receiver.connections += 1
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -61,6 +67,7 @@ class Receiver:
                     self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()
                 self.wfile.write(reply.body)
+                self.close_connection = self.close_connection or reply.hangs_up
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -72,7 +79,7 @@ class Receiver:
             def handle_error(self, *_: object) -> None:
                 """Who has sent it may be gone, or was killed."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.scheme = "http"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,6 +1,7 @@
 """Deliveries, driven by hand: each event that an endpoint wants arrives at least once, whatever its receiver does."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -10,15 +11,23 @@ import redis
 from sqlalchemy import Engine
 
 from jobs.event_json import all_as_json
+from jobs.webhooks import sender
+from models.errors import Unavailable
 from models.ledger import events
 from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from models.webhooks import deliveries, endpoints, history, tidying
 from models.webhooks.deliveries import FAILING_DAYS, MOST_HELD, MOST_LOGGED, Held
 from models.webhooks.fan_out import AHEAD, plan
+from tests.jobs.backlog import PATIENCE_S
 from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, change, rows, webhook
 from tests.jobs.webhooks.receivers import Receiver, Reply
 from tests.models.ledger.ordering import deposit
+
+_REFUSES = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$;
+CREATE TRIGGER refuse BEFORE UPDATE ON webhook_deliveries FOR EACH ROW
+WHEN (NEW.event_id = {} AND NEW.status = 'delivered') EXECUTE FUNCTION refuse()"""
 
 
 def test_an_event_arrives_as_it_is_told_to_whoever_follows_the_feed(
@@ -248,6 +257,44 @@ def test_who_has_lost_a_delivery_tells_nothing_of_it(
     assert rows(engine, "status", "attempts") == [("pending", 0)]
     driver.sender.send(other)
     assert rows(engine, "status", "attempts") == [("delivered", 1)]
+
+
+def test_one_that_cannot_be_written_down_holds_up_no_other(
+    engine: Engine,
+    happen: Happen,
+    add: Endpoints,
+    receiver: Receiver,
+    driver: Driver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end at the same moment, and so are written down together, at first."""
+    monkeypatch.setattr(sender, "TELL_S", 0.2)
+    monkeypatch.setattr(sender, "TELL_AGAIN_S", 0.01)
+    add(receiver.url)
+    first, *others = happen(4)
+    barrier = threading.Barrier(4)
+
+    def answer(_: object) -> Reply:
+        barrier.wait(PATIENCE_S)
+        return Reply()
+
+    receiver.answer = answer
+    change(engine, _REFUSES.format(first))
+    try:
+        with pytest.raises(Unavailable):
+            driver.round()
+    finally:
+        change(engine, "DROP FUNCTION refuse CASCADE")
+    assert sorted(rows(engine, "event_id", "status")) == [(first, "pending"), *((each, "delivered") for each in others)]
+
+
+def test_events_that_lie_close_together_are_read_together() -> None:
+    near, far = sender.MOST_BETWEEN, sender.MOST_BETWEEN + 1
+    assert list(sender._stretches([])) == []
+    assert list(sender._stretches([5, 5 + near, 5 + near + far, 6 + near + far])) == [
+        (5, 5 + near),
+        (5 + near + far, 6 + near + far),
+    ]
 
 
 def test_a_replayed_event_is_sent_again_and_one_on_its_way_is_not_sent_twice(

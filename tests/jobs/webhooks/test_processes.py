@@ -13,34 +13,16 @@ from sqlalchemy import Engine
 
 from jobs.rq.webhook_queue import webhooks_queue
 from jobs.webhooks import job as stock_job
+from models.webhooks.deliveries import MOST_HELD
 from models.webhooks.fan_out import AHEAD
 from ops.local.processes import wait_for
 from tests.jobs.backlog import PATIENCE_S
-from tests.jobs.conftest import WorkerStarter
-from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, change, rows
+from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, Senders, change, have_ended, lose_what_is_held, rows
 from tests.jobs.webhooks.receivers import Received, Receiver, Reply
-from tests.jobs.workers import WorkerProcess
-
-
-@pytest.fixture
-def start(start_worker: WorkerStarter) -> Callable[[], WorkerProcess]:
-    """Start a process that sends, and tries again at once."""
-    return lambda: start_worker(
-        entry="webhooks", WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8", WEBHOOK_DELAYS=",".join(["0"] * 20)
-    )
-
-
-def have_ended(engine: Engine, count: int) -> Callable[[], bool]:
-    return lambda: len([each for each in rows(engine, "status") if each != ("pending",)]) == count
-
-
-def lose_what_is_held(engine: Engine) -> None:
-    """Let half a minute pass, for whoever holds a delivery."""
-    change(engine, "UPDATE webhook_deliveries SET held_until = now() WHERE held_until IS NOT NULL")
 
 
 def test_what_is_sent_when_its_sender_is_killed_is_sent_again(
-    engine: Engine, start: Callable[[], WorkerProcess], happen: Happen, add: Endpoints, receiver: Receiver
+    engine: Engine, start: Senders, happen: Happen, add: Endpoints, receiver: Receiver
 ) -> None:
     add(receiver.url)
     receiver.answer = receiver.hang
@@ -58,7 +40,7 @@ def test_what_is_sent_when_its_sender_is_killed_is_sent_again(
 
 
 def test_every_event_arrives_whoever_is_killed_meanwhile(
-    engine: Engine, start: Callable[[], WorkerProcess], happen: Happen, add: Endpoints, receiver: Receiver
+    engine: Engine, start: Senders, happen: Happen, add: Endpoints, receiver: Receiver
 ) -> None:
     """Through a receiver that fails every other time, too; what arrives more than once has the same id."""
     add(receiver.url)
@@ -78,7 +60,6 @@ def test_every_event_arrives_whoever_is_killed_meanwhile(
         process.send(signal.SIGKILL)
         process.wait_until_killed()
         lose_what_is_held(engine)
-        change(engine, "UPDATE turns SET expires_at = now() WHERE name = 'webhooks'")
         change(engine, "UPDATE webhooks SET fresh_at = NULL")
     start()
     assert wait_for(have_ended(engine, len(wanted)), PATIENCE_S), rows(engine, "event_id", "status", "log")
@@ -87,7 +68,7 @@ def test_every_event_arrives_whoever_is_killed_meanwhile(
 
 
 def test_a_stop_waits_for_what_is_being_sent(
-    engine: Engine, start: Callable[[], WorkerProcess], happen: Happen, add: Endpoints, receiver: Receiver
+    engine: Engine, start: Senders, happen: Happen, add: Endpoints, receiver: Receiver
 ) -> None:
     add(receiver.url)
     receiver.answer = receiver.hang
@@ -104,25 +85,30 @@ def test_a_stop_waits_for_what_is_being_sent(
 
 def test_redis_may_be_emptied_under_it(
     engine: Engine,
-    start: Callable[[], WorkerProcess],
+    start: Senders,
     happen: Happen,
     add: Endpoints,
     receiver: Receiver,
     redis_client: redis.Redis,
 ) -> None:
+    """Also when what it sends is under way, and the queue with the rest of it."""
     add(receiver.url)
+    receiver.answer = receiver.hang
     start()
-    wanted = []
+    wanted = happen(20)
+    assert wait_for(lambda: len(receiver.received) == MOST_HELD, PATIENCE_S)
+    redis_client.flushall()
+    receiver.over.set()
     for _ in range(5):
         wanted += happen(5)
-        redis_client.flushdb()
+        redis_client.flushall()
     assert wait_for(have_ended(engine, len(wanted)), PATIENCE_S)
     assert set(receiver.event_ids) == set(wanted)
 
 
 def test_receivers_that_hang_hold_up_nobody_else(
     engine: Engine,
-    start: Callable[[], WorkerProcess],
+    start: Senders,
     happen: Happen,
     add: Endpoints,
     make_receiver: Callable[[], Receiver],
@@ -145,7 +131,7 @@ def test_receivers_that_hang_hold_up_nobody_else(
 
 def test_rq_knows_the_worker_and_its_jobs(
     engine: Engine,
-    start: Callable[[], WorkerProcess],
+    start: Senders,
     happen: Happen,
     add: Endpoints,
     receiver: Receiver,

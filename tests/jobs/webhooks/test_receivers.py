@@ -4,15 +4,17 @@ import itertools
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import ip_network
+from contextlib import ExitStack, closing, contextmanager
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.webhooks import resolving
+from jobs.webhooks import keeping, resolving
+from jobs.webhooks.keeping import KEPT_S, Connection, Kept
 from jobs.webhooks.posting import EXCERPT_BYTES, MOST_READ_BYTES, Poster, Undelivered
 from jobs.webhooks.resolving import NotResolved, resolve
 from jobs.webhooks.targets import MAX_URL, BadTarget, check_url, parse
@@ -26,8 +28,16 @@ SOON_S = 0.5
 
 
 @pytest.fixture
-def poster() -> Poster:
-    return Poster(LOOPBACK)
+def poster() -> Iterator[Poster]:
+    with closing(Poster(LOOPBACK)) as poster:
+        yield poster
+
+
+@pytest.fixture
+def picky() -> Iterator[Poster]:
+    """One that reaches a single address of this machine."""
+    with closing(Poster(FIRST_ALONE)) as poster:
+        yield poster
 
 
 @contextmanager
@@ -160,12 +170,12 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 def test_what_was_checked_is_connected_to_though_the_name_leads_elsewhere_a_moment_later(
-    names: Names, receiver: Receiver
+    names: Names, receiver: Receiver, picky: Poster
 ) -> None:
     with socket.create_server(("127.0.0.2", receiver.port)) as inside:
         inside.settimeout(0)
         names.lead("rebinds.test", "127.0.0.1", "127.0.0.2")
-        assert Poster(FIRST_ALONE).post(f"http://rebinds.test:{receiver.port}/", {}, b"").status == 204
+        assert picky.post(f"http://rebinds.test:{receiver.port}/", {}, b"").status == 204
         assert names.looks == ["rebinds.test"]  # once: what was looked up was checked, and used
         with pytest.raises(BlockingIOError):
             inside.accept()
@@ -203,9 +213,9 @@ def test_no_spelling_of_an_address_gets_round_the_check(host: str) -> None:
         check_url(f"https://{host}/", allowed=())
 
 
-def test_the_next_address_is_tried_if_one_does_not_answer(names: Names, receiver: Receiver) -> None:
+def test_the_next_address_is_tried_if_one_does_not_answer(names: Names, receiver: Receiver, poster: Poster) -> None:
     names.lead("two.test", "127.0.0.3 127.0.0.1")
-    assert Poster(LOOPBACK).post(f"http://two.test:{receiver.port}/", {}, b"").status == 204
+    assert poster.post(f"http://two.test:{receiver.port}/", {}, b"").status == 204
 
 
 def test_a_name_is_waited_for_in_bounded_time_by_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +236,110 @@ def test_a_name_is_waited_for_in_bounded_time_by_a_bounded_number(monkeypatch: p
         over.set()
 
 
+# Connections that are kept
+
+
+def test_what_follows_goes_by_the_same_connection(poster: Poster, receiver: Receiver) -> None:
+    receiver.answering(Reply(), Reply(200, body=b"x" * EXCERPT_BYTES), Reply(200, {"Content-Length": "0"}))
+    for _ in range(4):
+        assert 200 <= poster.post(receiver.url, {}, b"x").status <= 204
+    assert (receiver.connections, len(receiver.received)) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(500), Reply(302), Reply(200, body=b"x" * (EXCERPT_BYTES + 1)), Reply(200, {"Connection": "close"})],
+    ids=["failed", "redirected", "not read to its end", "to be closed"],
+)
+def test_after_what_is_not_plainly_a_whole_success_another_is_made(
+    poster: Poster, receiver: Receiver, reply: Reply
+) -> None:
+    receiver.answering(reply)
+    for _ in range(2):
+        poster.post(receiver.url, {}, b"")
+    assert receiver.connections == 2
+
+
+def test_one_that_was_closed_meanwhile_is_no_failure(poster: Poster, receiver: Receiver) -> None:
+    receiver.answering(Reply(hangs_up=True))
+    assert {poster.post(receiver.url, {}, b"").status for _ in range(5)} == {204}
+    assert (receiver.connections, len(receiver.received)) == (5, 5)
+
+
+def test_one_that_is_closed_in_place_of_an_answer_is_no_failure_once(poster: Poster, receiver: Receiver) -> None:
+    def answer_all_but_the_second(_: object) -> Reply:
+        if len(receiver.received) == 2:
+            raise ConnectionAbortedError
+        return Reply()
+
+    receiver.answer = answer_all_but_the_second
+    assert poster.post(receiver.url, {}, b"").status == 204
+    assert poster.post(receiver.url, {}, b"").status == 204
+    assert (receiver.connections, len(receiver.received)) == (2, 3)
+
+
+def test_whom_one_leads_to_is_looked_up_and_checked_each_time(names: Names, receiver: Receiver, picky: Poster) -> None:
+    """As it was when it was made it would do; the name leads elsewhere, and what is there may not be reached."""
+    names.lead("rebinds.test", "127.0.0.1", "127.0.0.2")
+    url = f"http://rebinds.test:{receiver.port}/"
+    assert picky.post(url, {}, b"").status == 204
+    with pytest.raises(Undelivered, match="WEBHOOK_ALLOW_NETWORKS"):
+        picky.post(url, {}, b"")
+    assert len(receiver.received) == 1
+
+
+def test_one_to_where_a_name_led_before_is_not_used(names: Names, poster: Poster, receiver: Receiver) -> None:
+    names.lead("moves.test", "127.0.0.1", "127.0.0.2")
+    url = f"http://moves.test:{receiver.port}/"
+    assert poster.post(url, {}, b"").status == 204
+    with pytest.raises(Undelivered, match="refused"):
+        poster.post(url, {}, b"")
+    assert len(receiver.received) == 1
+
+
+def test_of_two_names_for_one_address_each_has_its_own(names: Names, poster: Poster, receiver: Receiver) -> None:
+    for name in ("one.test", "two.test"):
+        names.lead(name, "127.0.0.1")
+        assert poster.post(f"http://{name}:{receiver.port}/", {}, b"").status == 204
+    assert receiver.connections == 2
+
+
+def test_none_is_kept_for_long() -> None:
+    clock = iter((0.0, KEPT_S - 0.1, KEPT_S))
+    kept = Kept(clock=lambda: next(clock))
+    address, target = ip_address("127.0.0.1"), parse("http://127.0.0.1:9/")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(socket=ours, address=address, target=target, made_at=0.0)
+        kept.give(connection)
+        assert kept.take(target, [address]) is connection
+        kept.give(connection)
+        assert theirs.recv(1) == b""
+        assert kept.take(target, [address]) is None
+
+
+def test_what_nobody_wants_is_closed(poster: Poster, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    poster.post(receiver.url, {}, b"")
+    monkeypatch.setattr(keeping, "KEPT_S", 0.0)
+    poster.rest()
+    poster.post(receiver.url, {}, b"")
+    assert receiver.connections == 2
+
+
+def test_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "MOST_KEPT", 1)
+    kept = Kept()
+    address, target = ip_address("127.0.0.1"), parse("http://127.0.0.1:9/")
+    with ExitStack() as sockets:
+        pairs = [[sockets.enter_context(each) for each in socket.socketpair()] for _ in range(2)]
+        for ours, _ in pairs:
+            kept.give(Connection(socket=ours, address=address, target=target, made_at=time.monotonic()))
+        assert pairs[1][1].recv(1) == b""
+        assert (found := kept.take(target, [address])) is not None
+        assert found.socket is pairs[0][0]
+        assert kept.take(target, [address]) is None
+
+
 # TLS
 
 
@@ -240,13 +354,15 @@ def test_a_certificate_has_to_be_of_somebody_who_is_believed_and_for_this_host(
     encrypted: tuple[Receiver, Path],
 ) -> None:
     receiver, certificate = encrypted
-    trusting = Poster(LOOPBACK, tls=ssl.create_default_context(cafile=certificate))
-    assert trusting.post(f"https://localhost:{receiver.port}/", {}, b"x").status == 204
-    with pytest.raises(Undelivered, match="certificate is not valid"):
-        trusting.post(receiver.url, {}, b"")  # by its address
+    with closing(Poster(LOOPBACK, tls=ssl.create_default_context(cafile=certificate))) as trusting:
+        for _ in range(2):
+            assert trusting.post(f"https://localhost:{receiver.port}/", {}, b"x").status == 204
+        assert receiver.connections == 1
+        with pytest.raises(Undelivered, match="certificate is not valid"):
+            trusting.post(receiver.url, {}, b"")  # by its address
     with pytest.raises(Undelivered, match="certificate is not valid"):
         Poster(LOOPBACK).post(f"https://localhost:{receiver.port}/", {}, b"")
-    assert len(receiver.received) == 1
+    assert len(receiver.received) == 2
 
 
 def test_a_handshake_that_does_not_end_is_not_waited_for(poster: Poster) -> None:

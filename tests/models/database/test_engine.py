@@ -10,7 +10,16 @@ import pytest
 from sqlalchemy import Engine, text
 
 from models.database.connecting import ASKED_AFTER_S, GONE_AFTER_S
-from models.database.engine import SILENCE_MARGIN_S, TICK_S, _Deadline, create_bounded_engine, fetch_all, while_waiting
+from models.database.engine import (
+    SILENCE_MARGIN_S,
+    TICK_S,
+    _Deadline,
+    commit_without_waiting,
+    create_bounded_engine,
+    fetch_all,
+    transaction,
+    while_waiting,
+)
 from models.database.faults import is_connection_lost, is_passing, sqlstate
 from models.errors import Unavailable
 from tests.models.database.catching import caught
@@ -36,6 +45,16 @@ def test_the_bounds_are_set_on_every_connection(database_url: str) -> None:
             # And whatever a client leaves that is gone with its machine.
             assert connection.exec_driver_sql("SHOW tcp_user_timeout").scalar_one() == str(GONE_AFTER_S * 1000)
             assert connection.exec_driver_sql("SHOW tcp_keepalives_idle").scalar_one() == str(ASKED_AFTER_S)
+
+
+@pytest.mark.parametrize(("hastens", "setting"), [(True, "off"), (False, "on")])
+def test_commits_wait_for_the_disk_unless_told_otherwise(database_url: str, setting: str, *, hastens: bool) -> None:
+    with bounded_engine(database_url, pool_size=1) as engine:
+        if hastens:
+            commit_without_waiting(engine)
+        for _ in range(2):
+            with transaction(engine) as connection:
+                assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == setting
 
 
 def test_making_an_engine_connects_to_nothing() -> None:

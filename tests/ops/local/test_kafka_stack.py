@@ -19,6 +19,7 @@ from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
 from tests.certificates import make_certificate
 from tests.chaos.announced import DEAD, EVENTS, REQUESTED, RETRY, read_all
+from tests.chaos.hooked import Hooked
 from tests.chaos.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.usefixtures("java")]
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.usefixtures("java
 together = pytest.mark.xdist_group("kafka stack")
 PATIENCE_S = 60.0
 SETTINGS = {"TRANSPORT": "kafka", "WORKERS": "1", "API_PROCESSES": "1", "RETRY_DELAYS": "0.1,0.2"}
+WITH_WEBHOOKS = SETTINGS | {"WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
 PASSWORD = 'a password with $, " and ,'
 _HOLD_UP = """
     CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
@@ -97,7 +99,7 @@ class Caller:
 def shared(tmp_path_factory: pytest.TempPathFactory, java: None) -> Iterator[Stack]:
     """A whole service with a broker of its own."""
     del java
-    with Stack(tmp_path_factory.mktemp("stack"), grpc=False, **SETTINGS) as stack:
+    with Stack(tmp_path_factory.mktemp("stack"), grpc=False, **WITH_WEBHOOKS) as stack:
         yield stack
 
 
@@ -162,6 +164,21 @@ def test_a_dead_letter_is_listed_told_and_brought_back(caller: Caller, by: str) 
     assert caller.ask_as_admin("GET", "/api/dead-letters/v1")["dead_letters"] == []
     audited = caller.stack.flask("audit")
     assert audited.returncode == 0, audited.stdout
+
+
+@together
+def test_what_kafka_has_carried_arrives_by_webhook(caller: Caller) -> None:
+    with Hooked(caller.stack.port, caller.stack.state()["admin"]) as hooked:
+        ids = {caller.enqueue(1) for _ in range(5)}
+
+        def have_come() -> bool:
+            return {each["data"]["job_id"] for each in list(hooked.events.values())} >= ids
+
+        assert wait_for(have_come, PATIENCE_S)
+        told = caller.ask_as_admin("GET", "/api/events/v1?after=0&page_size=100")["events"]
+        assert hooked.events.items() <= {int(each["event_id"]): each for each in told}.items()
+        assert hooked.wrong == []
+        assert {caller.end_of(each)["status"] for each in ids} == {"posted"}
 
 
 @together
