@@ -15,10 +15,16 @@ from models.webhooks import endpoints, history
 from models.webhooks.endpoints import Endpoint
 
 
-def add(
-    services: Services, *, url: str, types: Sequence[str], user_id: int | None, allowed: Sequence[Network]
+def add(  # noqa: PLR0913 - each is a part of it
+    services: Services,
+    webhook_id: int,
+    *,
+    url: str,
+    types: Sequence[str],
+    user_id: int | None,
+    allowed: Sequence[Network],
 ) -> tuple[Endpoint, str]:
-    """Make an endpoint, and return it with its secret, as it is shown.
+    """Make an endpoint of this id, and return it with its secret, as it is shown.
 
     Raises:
         ApiError: ``bad_input``: nothing is sent to this URL.
@@ -29,7 +35,6 @@ def add(
         check_url(url, allowed=allowed)
     except BadTarget as error:
         raise ApiError("bad_input", f"body: url: {error}") from None
-    webhook_id = services.snowflake.next_id()
     secret = endpoints.add(services.engine, webhook_id, url=url, types=types, user_id=user_id)
     return endpoints.get(services.engine, webhook_id), signing.show(secret)
 

@@ -13,6 +13,7 @@ import orjson
 from flask.cli import AppGroup, with_appcontext
 
 from api.commands.conclusion import concludes, examples
+from api.contract.events import EVENT_TYPES
 from api.running import services
 from jobs.event_json import all_as_json
 from jobs.webhooks import signing
@@ -49,7 +50,13 @@ class _Wishes(NamedTuple):
         "Exit status: 0 after --count, or Ctrl-C; 1 a signature does not fit, or a fault.",
     ),
 )
-@click.option("--type", "types", multiple=True, help="Only events of this kind; may be given more than once.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    type=click.Choice(EVENT_TYPES),
+    help="Only events of this kind; may be given more than once.",
+)
 @click.option("--user", "user_id", type=click.IntRange(1, MAX_ID), help="Only those of this user's transfers.")
 @click.option("--after", type=click.IntRange(0, MAX_ID), help="Begin after this event. Without it: with what is new.")
 @click.option("--to", "url", help="Send them on to your own receiver, on this machine.")

@@ -27,8 +27,8 @@ def validate(model: type[M], given: Mapping[str, Any], *, what: str) -> M:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
     # An amount that is there and wrong has a code of its own, when nothing else is wrong.
     first = next((p for p in problems if not _is_amount(p)), problems[0])
-    name = ".".join(str(part) for part in first["loc"]) or what
-    raise ApiError("invalid_amount" if _is_amount(first) else "bad_input", f"{what}: {name[:64]}: {first['msg']}")
+    place = ": ".join([what, *([".".join(map(str, first["loc"]))[:64]] if first["loc"] else [])])
+    raise ApiError("invalid_amount" if _is_amount(first) else "bad_input", f"{place}: {first['msg']}")
 
 
 def check_idempotency_key(key: str) -> str:

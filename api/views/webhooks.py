@@ -24,7 +24,6 @@ from api.contract.webhooks import (
 from api.running import services
 from api.settings import current_settings
 from api.views.jobs import read_id
-from models.actions.record import ALL
 from models.errors import WebhookNotFound
 from models.ledger.transfer import MAX_ID
 from models.webhooks import endpoints, history
@@ -36,11 +35,13 @@ blueprint = Blueprint("webhooks", __name__)
 @blueprint.post("/api/webhooks/v1")
 def add_webhook() -> Response:
     """Have events sent to a URL, and return the secret that they are signed with, which nobody tells again."""
-    with acting("webhook.add", on=ALL):
+    webhook_id = services().snowflake.next_id()
+    with acting("webhook.add", on=str(webhook_id)):
         refuse_query(request.environ)
         body = read_body(request.environ, WebhookBody, most_bytes=services().max_body_bytes)
         endpoint, secret = actions.add(
             services(),
+            webhook_id,
             url=body.url,
             types=body.distinct_types,
             user_id=body.user_id,

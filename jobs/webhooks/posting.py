@@ -129,6 +129,15 @@ class Poster:
         return Connection(socket=connected, address=address, target=target, made_at=made_at)
 
 
+class _Final(http.client.HTTPResponse):
+    """An answer that is one: what comes before it (1xx: RFC 9110, 15.2) is read past, and not only 100."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        is_interim = HTTPStatus.CONTINUE < status < HTTPStatus.OK and status != HTTPStatus.SWITCHING_PROTOCOLS
+        return version, HTTPStatus.CONTINUE if is_interim else status, reason
+
+
 class _Deadline:
     """When all of it has to be over."""
 
@@ -196,6 +205,7 @@ def _exchange(line: _Line, target: Target, headers: Mapping[str, str], body: byt
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.default_port = 443 if target.is_encrypted else 80
     connection.sock = line  # what it uses of a socket
+    connection.response_class = _Final
     connection.request("POST", target.path, body, dict(headers))
     answer = connection.getresponse()
     answered = Answered(answer.status, _read_excerpt(answer), answer.headers.get("Retry-After"))
@@ -210,4 +220,4 @@ def _read_excerpt(answer: http.client.HTTPResponse) -> bytes:
     with suppress(OSError, http.client.HTTPException):
         while len(excerpt) < EXCERPT_BYTES and (more := answer.read1(EXCERPT_BYTES - len(excerpt))):
             excerpt += more
-    return excerpt
+    return excerpt[:EXCERPT_BYTES]  # of a chunk that says it has less than nothing all there is was read

@@ -101,6 +101,9 @@ class Sender:
                 answered = self._poster.post(claimed.url, _HEADERS | headers, body, within_s=ATTEMPT_S)
             except Undelivered as undelivered:
                 error = str(undelivered)
+            except Exception as unexpected:  # noqa: BLE001 - an attempt all the same, or it would be made for ever
+                error = type(unexpected).__name__
+                _log.exception("attempt fails", webhook_id=str(claimed.webhook_id), event_id=str(claimed.event_id))
         took_s = time.monotonic() - began
         verdict = judge(
             answered.status if answered else None,

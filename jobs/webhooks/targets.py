@@ -8,6 +8,8 @@ from jobs.webhooks.addresses import AddressRefused, Network, choose
 from jobs.webhooks.resolving import NotResolved, resolve
 
 MAX_URL = 2048
+# RFC 1035, 2.3.4: of each part of a name.
+MAX_LABEL = 63
 # How long whoever registers a URL waits for its name to be looked up.
 LOOK_S = 2.0
 _PORTS = {"https": 443, "http": 80}
@@ -50,6 +52,8 @@ def parse(url: str) -> Target:
         raise BadTarget("must have no fragment")
     if not parts.hostname or port == 0:
         raise BadTarget("must name a host, and a port other than 0")
+    if not all(0 < len(label) <= MAX_LABEL for label in parts.hostname.removesuffix(".").split(".")):
+        raise BadTarget(f"must name a host, whose parts between dots have 1 to {MAX_LABEL} characters")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme == "https", parts.hostname, port or _PORTS[parts.scheme], path)
 

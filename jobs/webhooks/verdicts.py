@@ -43,7 +43,7 @@ def read_retry_after(text: str | None, now: datetime) -> float | None:
         return min(float(text[:9]), MOST_QUIET_S)
     try:
         instant = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)

@@ -87,12 +87,14 @@ WHERE EXISTS (SELECT FROM event_batches WHERE position IS NULL AND id > event_he
 """)
 # One at a time; whoever comes meanwhile leaves it to him. What the last one has numbered is seen by the next statement,
 # which has a snapshot of its own.
-_LOCK = text("""
+_LOCK = """
 SELECT last_event, settled, CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
     CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) > mark_xid
         OR CAST(CAST(pg_current_xact_id() AS text) AS bigint) < mark_xid AS is_mark_over
-FROM event_head FOR UPDATE SKIP LOCKED
-""")
+FROM event_head FOR UPDATE{locking}
+"""
+_LOCK_IF_FREE = text(_LOCK.format(locking=" SKIP LOCKED"))
+_WAIT_AND_LOCK = text(_LOCK.format(locking=""))
 # Up to the mark nobody can still commit a batch once all transactions are over that were there when it was set (or the
 # books have been restored elsewhere since, where none of them is). Before it nobody has to look again, however many
 # entries of rows that are numbered the index may still have: vacuum comes when it comes.
@@ -194,10 +196,19 @@ def number(engine: Engine, *, most: int = 100) -> int:
     if not seen:
         return 0
     with transaction(engine) as connection:
-        if (head := connection.execute(_LOCK).mappings().first()) is None:
+        if (head := connection.execute(_LOCK_IF_FREE).mappings().first()) is None:
             return 0
         count: int = connection.execute(_NUMBER, {**head, "seen": seen[0].newest_batch, "most": most}).scalar_one()
     return count
+
+
+def number_now(connection: Connection, *, most: int = 10_000) -> None:
+    """Number, in the caller's transaction, what was committed before this: as :func:`number`, but waiting for others.
+
+    So what has a number afterwards is all that had happened, but for what is more than so many batches.
+    """
+    head = connection.execute(_WAIT_AND_LOCK).mappings().one()
+    connection.execute(_NUMBER, {**head, "seen": 0, "most": most})
 
 
 def find_page(engine: Engine, *, after: int | None = None, limit: int) -> EventPage:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, Row, text
 
 from models.database.engine import fetch_all, transaction
 from models.errors import TooManyWebhooks, WebhookNotFound
-from models.ledger.events import ToldEvent
+from models.ledger.events import ToldEvent, number_now
 
 # Each costs a look a few times a second, and a seat of those who send once it fails.
 MOST_WEBHOOKS = 100
@@ -97,6 +97,7 @@ def add(engine: Engine, webhook_id: int, *, url: str, types: Sequence[str], user
         connection.execute(_LOCK)
         if connection.execute(_COUNT).scalar_one() >= MOST_WEBHOOKS:
             raise TooManyWebhooks(MOST_WEBHOOKS)
+        number_now(connection)  # or it would be told of what has happened before, and has no number yet
         connection.execute(_ADD, given)
     return secret
 

@@ -114,6 +114,29 @@ def test_of_a_body_without_end_the_beginning_is_read(poster: Poster) -> None:
         assert poster.post(url, {}, b"").excerpt == b"y" * EXCERPT_BYTES
 
 
+def test_of_a_chunk_of_less_than_nothing_no_more_is_kept(poster: Poster) -> None:
+    head = b"HTTP/1.1 500 Error\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n"
+    with talking(head + b"z" * 3_000) as (url, _):
+        answered = poster.post(url, {}, b"", within_s=SOON_S)
+    assert (answered.status, len(answered.excerpt)) == (500, EXCERPT_BYTES)
+
+
+def test_what_comes_before_the_answer_is_none(poster: Poster) -> None:
+    interim = [b"HTTP/1.1 %d Interim\r\nLink: </a>\r\n\r\n" % status for status in (100, 102, 103, 199)]
+    with talking(b"".join(interim) + b"HTTP/1.1 204 No Content\r\n\r\n") as (url, _):
+        assert poster.post(url, {}, b"").status == 204
+    with talking(b"HTTP/1.1 101 Switching Protocols\r\n\r\n") as (url, _):
+        assert poster.post(url, {}, b"", within_s=SOON_S).status == 101
+
+
+def test_an_answer_never_comes_though_what_comes_before_it_goes_on(poster: Poster) -> None:
+    with (
+        talking(for_ever=b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n") as (url, _),
+        pytest.raises(Undelivered, match="LineTooLong"),
+    ):
+        poster.post(url, {}, b"")
+
+
 def test_a_status_counts_though_its_body_does_not_come(poster: Poster) -> None:
     with talking(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc") as (url, _):
         answered = poster.post(url, {}, b"", within_s=SOON_S)
@@ -385,6 +408,7 @@ def test_who_speaks_no_tls_is_told_nothing(poster: Poster) -> None:
         "https://user@a.test/", "https://user:secret@a.test/", "https://a.test/#part", "https://a.test:0/",
         "https://a.test:65536/", "https://a.test:x/", "https://a.test/ path", "https://a.test/\n", "https://a.test\\@b/",
         "https://\u00e4.test/", "https://[::1/", "https://a.test/" + "x" * MAX_URL,
+        "https://./", "https://.../", "https://a..b/", "https://.a/", "https://" + "a" * 64 + ".test/",
     ],
 )  # fmt: skip
 def test_a_url_that_nothing_is_sent_to(url: str) -> None:
@@ -399,6 +423,7 @@ def test_a_url_is_taken_apart() -> None:
     assert parse("https://a.test") == (True, "a.test", 443, "/")
     assert parse("https://A.test:8443/x/y?z=1&w") == (True, "a.test", 8443, "/x/y?z=1&w")
     assert parse("http://[::1]:80/") == (False, "::1", 80, "/")
+    assert parse("HTTPS://a.test./") == (True, "a.test.", 443, "/")
 
 
 @pytest.mark.parametrize("host", ["unknown.invalid", "10.0.0.1", "8.8.8.8"])

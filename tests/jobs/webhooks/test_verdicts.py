@@ -43,6 +43,8 @@ def test_who_asks_for_time_is_given_it_unless_the_schedule_is_slower(status: int
         (None, None), ("", None), ("soon", None), ("-1", None), ("1.5", None), ("0", 0.0), (" 120 ", 120.0),
         ("9" * 400, MOST_QUIET_S), ("Mon, 30 Nov 2026 12:02:00 GMT", 120.0), ("Mon, 30 Nov 2026 12:02:00 -0000", 120.0),
         ("Mon, 30 Nov 2026 11:00:00 GMT", 0.0), ("Tue, 30 Nov 2027 12:00:00 GMT", MOST_QUIET_S), ("\u0663", None),
+        ("Mon, 30 Nov 2026 99999999999999999999:00:00 GMT", None),
+        ("Mon, 30 Nov 2026 12:00:00 +99999999999999999999", None),
     ],
 )  # fmt: skip
 def test_retry_after_is_seconds_or_an_instant_and_bounded(text: str | None, seconds: float | None) -> None:

@@ -13,7 +13,8 @@ from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from models.webhooks import endpoints, fan_out, history
 from models.webhooks.fan_out import AHEAD, plan
-from tests.models.ledger.ordering import bounded_engine, deposit
+from ops.local.processes import wait_for
+from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting, deposit
 
 
 def happen(engine: Engine, snowflake: Snowflake, count: int) -> None:
@@ -59,6 +60,32 @@ def test_any_number_of_processes_plan_each_delivery_once(engine: Engine, snowfla
         ending.result()
     for webhook_id in ids:
         assert planned(engine, webhook_id) == list(range(1, AHEAD + 21))
+
+
+def test_what_has_happened_before_there_was_an_endpoint_it_is_not_told(engine: Engine, snowflake: Snowflake) -> None:
+    orders = Orders(engine, snowflake)
+    orders.execute(deposit(1, 1))  # and nobody has numbered it
+    webhook_id = add(engine, snowflake)
+    orders.execute(deposit(1, 1))
+    happen(engine, snowflake, 1)
+    while plan(engine).is_more:
+        pass
+    assert planned(engine, webhook_id) == [2, 3]
+
+
+def test_an_endpoint_waits_for_whoever_is_numbering(engine: Engine, snowflake: Snowflake) -> None:
+    orders = Orders(engine, snowflake)
+    orders.execute(deposit(1, 1))
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as numbering:
+            numbering.execute(text("SELECT FROM event_head FOR UPDATE"))
+            adding = pool.submit(add, engine, snowflake)
+            assert wait_for(lambda: count_waiting(engine) > 0, PATIENCE_S)
+        webhook_id = adding.result(timeout=60)
+    happen(engine, snowflake, 1)
+    while plan(engine).is_more:
+        pass
+    assert planned(engine, webhook_id) == [2]
 
 
 def test_who_wants_little_is_not_behind_for_it(
