@@ -61,6 +61,7 @@ class WebhookWorker(ResidentWorker):
             self._state = WorkerStatus.BUSY
             if self._stop_requested:
                 raise StopRequested
+            self._sender.rest()
             try:
                 if room := self._wait_for_seats():
                     if held := self._webhooks.take(room, worker_name=self.name):
@@ -68,7 +69,6 @@ class WebhookWorker(ResidentWorker):
                     self._state = WorkerStatus.IDLE
                     if timeout is None:
                         return None
-                    self._sender.rest()
                     self.check_for_suspension(burst=False)
                     self._webhooks.wait_for_jobs(IDLE_WAIT_S)
                 self.heartbeat()

@@ -124,7 +124,7 @@ class Sender:
         return verdict.status
 
     def rest(self) -> None:
-        """Keep no connection that is not wanted: called now and then, when there is nothing else to do."""
+        """Keep no connection that is not wanted: to be called every second or so, however much there is to do."""
         self._poster.rest()
 
     def _write_down(self, outcome: Outcome) -> None:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,7 +40,7 @@ class Reply:
 class Receiver:
     """A server that keeps what it gets. ``answer`` may be set at any time, and may block, raise or hang up."""
 
-    def __init__(self, *, certificate: Any = None, port: int = 0) -> None:
+    def __init__(self, *, certificate: Any = None, port: int = 0, kind: type[HTTPServer] = ThreadingHTTPServer) -> None:
         self.received: list[Received] = []
         self.connections = 0
         self.answer: Callable[[Received], Reply] = lambda _: Reply()
@@ -72,7 +72,7 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        class Server(ThreadingHTTPServer):
+        class Server(kind):  # type: ignore[valid-type, misc]
             daemon_threads = True
             request_queue_size = 128
 

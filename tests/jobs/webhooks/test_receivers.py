@@ -6,7 +6,9 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from http.server import HTTPServer
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -347,6 +349,28 @@ def test_what_nobody_wants_is_closed(poster: Poster, receiver: Receiver, monkeyp
     poster.rest()
     poster.post(receiver.url, {}, b"")
     assert receiver.connections == 2
+
+
+def test_who_serves_one_connection_after_the_other_comes_to_all(
+    poster: Poster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "KEPT_S", 0.1)
+    over = threading.Event()
+
+    def rest() -> None:
+        while not over.wait(0.02):
+            poster.rest()
+
+    with Receiver(kind=HTTPServer) as receiver, ThreadPoolExecutor(5) as pool:
+        resting = pool.submit(rest)
+        try:
+            posts = [pool.submit(poster.post, receiver.url, {}, b"x") for _ in range(40)]
+            assert {each.result().status for each in posts} == {204}
+        finally:
+            over.set()
+            resting.result()
+            poster.close()
+    assert len(receiver.received) == 40
 
 
 def test_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
