@@ -179,7 +179,9 @@ def test_who_has_gone_before_the_answer_leaves_a_line_and_the_money_has_moved(
         given_up = server.ask("Deposit", MOVES["Deposit"], key="k", timeout_s=0.5, metadata=[("x-request-id", "gone")])
         assert given_up.code.name == "DEADLINE_EXCEEDED"
     (line,) = server.wait_for_lines(request_id="gone")
-    assert (line["method"], line["code"]) == ("Deposit", "DEADLINE_EXCEEDED")
+    # The caller's clock began before ours: on a busy machine he has hung up long before the deadline has passed here.
+    assert line["method"] == "Deposit"
+    assert line["code"] in {"DEADLINE_EXCEEDED", "CANCELLED"}
     again = server.ask("Deposit", MOVES["Deposit"], key="k")
     assert again.is_replay
     assert again.message.balance == OPENING + 67
