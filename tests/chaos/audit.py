@@ -23,6 +23,8 @@ from tests.chaos.stack import Stack, wait_until
 
 # What a service that is left in peace may take to answer.
 PATIENCE_S = 30.0
+# And to send by webhook what had to wait for the end of the last fault, on a machine that has much else to do.
+SENDING_S = 90.0
 _TRANSFERS_BY_KEY = text(
     "SELECT coalesce(source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers FROM transfers"
     " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
@@ -121,7 +123,7 @@ def audit_webhook(stack: Stack, follower: Follower, hooked: Hooked, report: Repo
     finally:
         engine.dispose()
     with suppress(TimeoutError):  # what has not come is found by its number
-        wait_until(lambda: len(hooked.events) >= len(follower.events), PATIENCE_S, "a webhook is told of all events")
+        wait_until(lambda: len(hooked.events) >= len(follower.events), SENDING_S, "a webhook is told of all events")
     report.wrong += hooked.wrong
     check_hooked(follower.events, hooked.events, report)
 
