@@ -196,7 +196,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(service_database_url: str, redis_url: str) -> Settings:
     """Settings for a service on the test run's servers."""
     return Settings.model_validate(
