@@ -103,7 +103,7 @@ def reverse(services: Services, call: Call, terms: ReversalTerms, *, caller: int
     if caller is not None and (original.kind is not Kind.TRANSFER or caller != original.destination):
         raise ApiError("forbidden", "Only who was paid by another user may give it back, or an administrator.")
     order = Order(
-        call="transfers/reverse/v1" if caller is not None else "transfers/reverse/v1 by an administrator",
+        call="transfers/reverse/v1",
         kind=_REVERSED[original.kind],
         source=original.destination,
         destination=original.source,
@@ -113,7 +113,7 @@ def reverse(services: Services, call: Call, terms: ReversalTerms, *, caller: int
         details=terms.details,
         reverses=original.id,
         # What was frozen is frozen for users; an administrator need not let the money go to send it back.
-        passes_freezes=caller is None,
+        by_administrator=caller is None,
     )
     return _execute(services, call, order)
 

@@ -55,7 +55,10 @@ class TransfersQuery(Incoming):
     direction: Literal["in", "out"] | None = Field(default=None, description="Only what was received, or was paid.")
     counterparty_user_id: IdIn | None = Field(default=None, description="The other party.")
     reference: Reference | None = None
-    idempotency_key: KeyIn | None = Field(default=None, description="The key that one has sent it with.")
+    idempotency_key: KeyIn | None = Field(
+        default=None,
+        description="What one has sent with this key; administrators: what anybody has, unless they say whose.",
+    )
     bulk_id: IdIn | None = None
     amount_min: CentsIn | None = Field(default=None, description=_AMOUNT)
     amount_max: CentsIn | None = Field(default=None, description=_AMOUNT)

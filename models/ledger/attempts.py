@@ -93,7 +93,8 @@ TELL = """
 WITH changed AS ({change}), told AS (
     INSERT INTO event_batches (transfers, snapshots, created_at)
     SELECT array_agg(id ORDER BY id),
-        jsonb_agg(to_jsonb(changed) - ARRAY['idempotency_key', 'request_hash'] ORDER BY id), statement_timestamp()
+        jsonb_agg(to_jsonb(changed) - ARRAY['idempotency_key', 'key_owner', 'request_hash'] ORDER BY id),
+        statement_timestamp()
     FROM changed WHERE status <> 'pending' OR attempts = 0 HAVING count(*) > 0
 ), counts AS (
     SELECT bulk_id, count(*) FILTER (WHERE status = 'failed') - count(*) FILTER (WHERE status = 'pending') AS failed,

@@ -97,6 +97,11 @@ class BulkOrder:
         return sum(item.amount_cents for item in self.items)
 
     @property
+    def key_owner(self) -> int:
+        """Whose idempotency key it has."""
+        return self.user_id
+
+    @property
     def request_hash(self) -> bytes:
         """Digest of what the idempotency key is bound to beside the user: the call and the parsed body."""
         facts = [CALL, self.is_atomic, [[*item[:2], *item.details.row] for item in self.items]]

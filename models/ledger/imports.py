@@ -27,13 +27,16 @@ SLICE = 1_000
 # As many users are named in a refusal.
 MAX_NAMED = 5
 
+# (LATERAL … LIMIT 1: as in models/ledger/placement.py. All of an import has the same key.)
 _FIND_DEPOSITS = Statement(
     "find_deposits",
     ("bigint[]", "text[]", "text"),
     """
-SELECT count(*), count(*) FILTER (WHERE t.request_hash = decode(new.hash, 'hex'))
-FROM unnest($1, $2) AS new (user_id, hash)
-JOIN transfers t ON coalesce(t.source, t.destination) = new.user_id AND t.idempotency_key = $3
+SELECT count(*), count(*) FILTER (WHERE known.request_hash = decode(new.hash, 'hex'))
+FROM unnest($1, $2) AS new (user_id, hash), LATERAL (
+    SELECT request_hash FROM transfers AS t
+    WHERE t.idempotency_key = $3 AND coalesce(t.key_owner, t.source, t.destination) = new.user_id LIMIT 1
+) AS known
 """,
 )
 

@@ -12,7 +12,7 @@ class Keyed(Protocol):
     """An order that may have a key."""
 
     @property
-    def user_id(self) -> int:
+    def key_owner(self) -> int:
         """Whose key it is."""
 
     @property
@@ -34,8 +34,8 @@ def find_by_key(connection: Connection, order: Keyed) -> Row[Any] | None:
         return None
     row = connection.execute(
         select(transfers).where(
-            func.coalesce(transfers.c.source, transfers.c.destination) == order.user_id,
             transfers.c.idempotency_key == order.idempotency_key,
+            func.coalesce(transfers.c.key_owner, transfers.c.source, transfers.c.destination) == order.key_owner,
         )
     ).first()
     if row is not None and bytes(row.request_hash) != order.request_hash:

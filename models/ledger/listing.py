@@ -6,8 +6,9 @@ table and however rare what is looked for: where the looks of one request find t
 and the next one goes on where they have ended. What would be a walk through everybody's transfers for the sake of a few
 is refused.
 
-Order and cursor are the instant at which a transfer was accepted, and its id. Only everybody's transfers, which no
-index has in that order, are in the order of ids, which are drawn just before. What comes while somebody walks is newer
+Order and cursor are the instant at which a transfer was accepted, and its id. Two lists are in another order, since no
+index has that one: everybody's transfers in that of ids, which are drawn just before; and what anybody has ordered with
+a key, which a whole import shares, in that of who did, administrators first. What comes while somebody walks is newer
 than where he is.
 """
 
@@ -45,8 +46,8 @@ _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UT
 class Filters:
     """What is known of transfers; None: nothing. The bounds of amounts (cents) and instants belong to them.
 
-    ``user_id``: who has paid or was paid, or, with ``direction`` (``in``, ``out``), just one of these. An idempotency
-    key is found by whoever has sent it.
+    ``user_id``: who has paid or was paid, or, with ``direction`` (``in``, ``out``), just one of these. With an
+    idempotency key: whose it is.
     """
 
     user_id: int | None = None
@@ -85,12 +86,13 @@ class TransferPage:
 
 # $1 is the user, $2 the counterparty, $3 the reference, $4 the key, $5 the bulk, $6 the status, $7 the kind, $8 and $9
 # bound the amount, $10 and $11 the instant. $12 says whether what the user has paid is wanted, $13 what he was paid.
-# What is looked at lies before ($14, $15), and is no more than $16; $17 are shown. $18 is the lowest id.
+# What is looked at lies after a place ($14, $15), and is no more than $16; $17 are shown. $18 is the lowest id.
 _TYPES = (
     "bigint", "bigint", "text", "text", "bigint", "text", "text", "bigint", "bigint", "timestamptz", "timestamptz",
     "boolean", "boolean", "timestamptz", "bigint", "int", "int", "bigint",
 )  # fmt: skip
-_COLUMNS = "id, created_at, source, destination, kind, status, amount, reference, bulk_id"
+_OWNER = "coalesce(key_owner, source, destination)"
+_COLUMNS = f"id, created_at, source, destination, kind, status, amount, reference, bulk_id, {_OWNER} AS owner"
 _NEWEST = "created_at DESC, id DESC"
 _BEFORE = "created_at >= $10 AND (created_at, id) < ($14, $15)"
 # Each filter once more, for the ranges that do not answer for it.
@@ -112,13 +114,13 @@ def _look(name: str, *ranges: str, order: str = _NEWEST) -> Statement:
         f"(SELECT {_COLUMNS} FROM transfers WHERE {each} ORDER BY {order} LIMIT $16)"  # noqa: S608 - made of constants
         for each in ranges
     )
-    backwards = order.replace(" DESC", "")
+    backwards = order.replace(" DESC", "") if " DESC" in order else f"{order} DESC"
     shown = ", ".join(f"t.{column}" for column in TransferRow._fields)
     sql = f"""
 WITH looked AS MATERIALIZED (
     SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16
 ), page AS (
-    SELECT id, created_at FROM looked WHERE {_ASKED_FOR} ORDER BY {order} LIMIT $17
+    SELECT id, created_at, owner FROM looked WHERE {_ASKED_FOR} ORDER BY {order} LIMIT $17
 )
 SELECT counted.rows, ends.created_at, ends.id, {shown}
 FROM (SELECT count(*) AS rows FROM looked) AS counted
@@ -130,7 +132,10 @@ ORDER BY {", ".join(f"page.{column}" for column in order.split(", "))}
 
 
 # What holds of every id and every reference is said where an index wants to hear it (models/schema/tables.py).
-_BY_KEY = _look("by_key", f"coalesce(source, destination) = $1 AND idempotency_key = $4 AND {_BEFORE}")
+_OF_USER_BY_KEY = _look("of_user_by_key", f"idempotency_key = $4 AND {_OWNER} = $1 AND {_BEFORE}")
+# That the last look has ended with.
+_LAST_OWNER = f"SELECT {_OWNER} FROM transfers WHERE id = $15 LIMIT 1"  # noqa: S608 - made of constants
+_BY_KEY = _look("by_key", f"idempotency_key = $4 AND {_OWNER} > coalesce(({_LAST_OWNER}), -1)", order="owner")
 _BY_BULK = _look("by_bulk", f"bulk_id = $5 AND {_BEFORE}")
 _BY_REFERENCE = _look("by_reference", f"reference = $3 AND reference > '' AND {_BEFORE}")
 _BY_STATUS = _look("by_status", f"status = $6 AND status <> 'posted' AND id > 0 AND {_BEFORE}")
@@ -152,11 +157,11 @@ _OF_PAIR = _look(
 _OF_ALL = _look("of_all", "id < $15 AND id >= $18", order="id DESC")
 
 _TIMES = {"created_from", "created_to"}
-_NEED_USER = ("direction", "counterparty_user_id", "idempotency_key")
+_NEED_USER = ("direction", "counterparty_user_id")
 _NEED_RANGE = ("kind", "amount_min", "amount_max")
 _RANGES = (
-    f"user_id, reference, bulk_id, a status other than posted, or created_from at most {MOST_DAYS} days before"
-    " created_to (or now)"
+    "user_id, idempotency_key, reference, bulk_id, a status other than posted, or created_from at most"
+    f" {MOST_DAYS} days before created_to (or now)"
 )
 
 
@@ -181,7 +186,7 @@ class Listing:
         statement, answered = _choose(filters)
         is_exact = filters.given <= answered
         begins_at = time.monotonic()
-        place = _begin(filters, after, by_id=statement is _OF_ALL)
+        place = _begin(statement, filters, after)
         found: list[Transfer] = []
         for _ in range(MOST_LOOKS):
             look = size + 1 if is_exact else LOOK
@@ -210,7 +215,7 @@ def _choose(filters: Filters) -> tuple[Statement, set[str]]:
     if "user_id" not in given:
         return _choose_of_everybody(filters, given)
     if "idempotency_key" in given:
-        return _BY_KEY, {"user_id", "idempotency_key"}
+        return _OF_USER_BY_KEY, {"user_id", "idempotency_key"}
     if "bulk_id" in given:
         return _BY_BULK, _TIMES | {"bulk_id"}
     answered = _TIMES | {"user_id", "direction"}
@@ -225,6 +230,8 @@ def _choose_of_everybody(filters: Filters, given: set[str]) -> tuple[Statement, 
     for asked in _NEED_USER:
         if asked in given:
             raise NoIndexServes(asked, "user_id")
+    if "idempotency_key" in given:
+        return _BY_KEY, {"idempotency_key"}
     if "bulk_id" in given:
         return _BY_BULK, _TIMES | {"bulk_id"}
     if "reference" in given:
@@ -242,10 +249,12 @@ def _is_narrow(filters: Filters) -> bool:
     return begin is not None and end - begin <= timedelta(days=MOST_DAYS)
 
 
-def _begin(filters: Filters, after: Place | None, *, by_id: bool) -> Place:
-    """Return what all that is looked for lies before."""
+def _begin(statement: Statement, filters: Filters, after: Place | None) -> Place:
+    """Return where a statement is to go on from, for all that is looked for."""
     first = Place(filters.created_to or _END, MAX_ID)
-    if by_id:
+    if statement is _BY_KEY:
+        return after or first
+    if statement is _OF_ALL:
         first = Place(first.created_at, _first_id(filters.created_to, LATER_S) if filters.created_to else MAX_ID)
         return first if after is None or after.id > first.id else after
     return first if after is None else min(first, after)

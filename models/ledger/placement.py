@@ -39,7 +39,7 @@ from models.ledger.settlement import Original, Wallet
 from models.ledger.transfer import Order
 from observe import metrics
 
-# Which of these ids and keys (by user) are taken, by its number from 1 on; and the wallets, locked. A key that is used
+# Which of these ids and keys (by owner) are taken, by its number from 1 on; and the wallets, locked. A key that is used
 # while the locks are waited for makes the insert fail. (LATERAL … LIMIT 1 is a look-up by key for each of them. A join
 # that was planned while there were few transfers, and an EXISTS, go through all of an index later, each time.)
 _LOOK = """
@@ -47,10 +47,10 @@ WITH taken AS (
     SELECT number FROM unnest($2) WITH ORDINALITY AS own (id, number),
         LATERAL (SELECT FROM transfers AS t WHERE t.id = own.id LIMIT 1) AS known
     UNION ALL
-    SELECT number FROM unnest($3, $4) WITH ORDINALITY AS own (user_id, key, number),
+    SELECT number FROM unnest($3, $4) WITH ORDINALITY AS own (owner, key, number),
         LATERAL (
             SELECT FROM transfers AS t
-            WHERE coalesce(t.source, t.destination) = own.user_id AND t.idempotency_key = own.key LIMIT 1
+            WHERE t.idempotency_key = own.key AND coalesce(t.key_owner, t.source, t.destination) = own.owner LIMIT 1
         ) AS used
 ), held AS (
     SELECT id, balance, version, debits_frozen, credits_frozen FROM wallets WHERE id = ANY ($1)
@@ -168,7 +168,7 @@ class Placement:
         digest = None if key is None else order.request_hash
         return NewTransfer(
             self.transfer_id, order.kind, order.source, order.destination, order.amount_cents,
-            key, digest, order.trace, order.details, order.reverses, order.passes_freezes,
+            key, digest, order.trace, order.details, order.reverses, order.by_administrator,
         )  # fmt: skip
 
 
@@ -337,7 +337,8 @@ def _look(
     """Lock the wallets that there are; return whose id or key is taken, and them."""
     claims = [each for each in members if each.in_doubt or each.order.idempotency_key is not None]
     wanted = [
-        (each.transfer_id if each.in_doubt else None, each.order.user_id, each.order.idempotency_key) for each in claims
+        (each.transfer_id if each.in_doubt else None, each.order.key_owner, each.order.idempotency_key)
+        for each in claims
     ]
     looked_for = [array(parties_of([each.new.pending for each in members])), *columns(wanted, "nnt")]
     if any(each.in_doubt for each in members):
@@ -350,14 +351,14 @@ def _look(
 
 
 def _without_rivals(group: Sequence[Placement]) -> list[Placement]:
-    """Leave out whoever has the same user and key as one before him: there is something to look up afterwards."""
+    """Leave out whoever has the same owner's key as one before him: there is something to look up afterwards."""
     seen: set[tuple[int, str]] = set()
     members = []
     for each in group:
         if (key := each.order.idempotency_key) is not None:
-            if (each.order.user_id, key) in seen:
+            if (each.order.key_owner, key) in seen:
                 continue
-            seen.add((each.order.user_id, key))
+            seen.add((each.order.key_owner, key))
         members.append(each)
     return members
 

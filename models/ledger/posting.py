@@ -17,7 +17,7 @@ from models.cache.kept_evictions import keeping
 from models.cache.wallet_cache import Evict, Eviction, nobody_caches
 from models.database.session import Session, Statement
 from models.ledger.settlement import Decision, Original, Pending, Settlement, Wallet, settle, settle_whole
-from models.ledger.transfer import NO_DETAILS, Details, Kind, Status
+from models.ledger.transfer import ADMINISTRATORS, NO_DETAILS, Details, Kind, Status
 
 COMMIT = "COMMIT"
 # The columns of a new transfer: numbers and texts, see columns().
@@ -129,21 +129,22 @@ SELECT id, kind, source, destination, amount, key, decode(hash, 'hex'), trace,
 FROM unnest($11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23{parameter})
     AS new (id, kind, source, destination, amount, key, hash, trace, description, reference, metadata,
         source_seq, destination_seq{column})
-ORDER BY coalesce(source, destination), key
+ORDER BY coalesce({owner}source, destination), key
 """
 _NEW_TYPES = (*_WRITE_TYPES, *ROW_TYPES, *["bigint[]"] * 2)
-_WRITE_NEW = Statement("write_new", _NEW_TYPES, _WRITE + _NEW.format(also="", column="", parameter=""))
+_WRITE_NEW = Statement("write_new", _NEW_TYPES, _WRITE + _NEW.format(also="", column="", parameter="", owner=""))
 _WRITE_REVERSALS = Statement(
     "write_reversals",
-    (*_NEW_TYPES, *["bigint[]"] * 3),
+    (*_NEW_TYPES, *["bigint[]"] * 4),
     _WRITE
     + _NEW.format(
         also=""", given_back AS (
     UPDATE transfers AS t SET reversed_amount = original.cents
-    FROM unnest($25, $26) AS original (id, cents) WHERE t.id = ANY (ARRAY[original.id])
+    FROM unnest($26, $27) AS original (id, cents) WHERE t.id = ANY (ARRAY[original.id])
 )""",
-        column=", reverses",
-        parameter=", $24",
+        column=", reverses, key_owner",
+        parameter=", $24, $25",
+        owner="key_owner, ",
     ),
 )
 
@@ -161,12 +162,17 @@ class NewTransfer(NamedTuple):
     trace: str | None = None
     details: Details = NO_DETAILS
     reverses: int | None = None
-    passes_freezes: bool = False
+    by_administrator: bool = False
 
     @property
     def pending(self) -> Pending:
         """What there is to decide."""
-        return Pending(self.id, self.source, self.destination, self.amount_cents, self.passes_freezes)
+        return Pending(self.id, self.source, self.destination, self.amount_cents, self.by_administrator)
+
+    @property
+    def key_owner(self) -> int | None:
+        """Who has its key, if that is not who gives the order."""
+        return ADMINISTRATORS if self.by_administrator and self.idempotency_key is not None else None
 
     @property
     def row(self) -> tuple[int | str | None, ...]:
@@ -375,11 +381,16 @@ def _reversal_columns(
     given_back = settlement.given_back
     rows = [
         # One that was to give back the rest has turned out to move something.
-        (*new._replace(amount_cents=given_back.get(new.id, new.amount_cents)).row, *decision[2:], new.reverses)
+        (
+            *new._replace(amount_cents=given_back.get(new.id, new.amount_cents)).row,
+            *decision[2:],
+            new.reverses,
+            new.key_owner,
+        )
         for new, decision in posted
     ]
     touched = {originals[each].id: originals[each].reversed_cents for each in given_back}
-    return [*columns(rows, f"{ROW}nnn"), *columns(sorted(touched.items()), "nn")]
+    return [*columns(rows, f"{ROW}nnnn"), *columns(sorted(touched.items()), "nn")]
 
 
 def _write(session: Session, settlement: Settlement, writing: "_Writing", evict: Evict) -> Posting:

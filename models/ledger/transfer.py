@@ -12,6 +12,8 @@ MAX_CENTS = 2**63 - 1  # int64, the widest integer of PostgreSQL and of every cl
 MAX_ID = 2**63 - 1
 # An amount that is none: all of a transfer that has not been given back yet, whatever that is by then.
 REST_CENTS = 0
+# Whose idempotency keys those of administrators are: nobody's who has a wallet. Users' ids are positive.
+ADMINISTRATORS = 0
 
 
 class Kind(StrEnum):
@@ -62,7 +64,7 @@ class Order:
     """What somebody asks for, before it has an id.
 
     ``call`` names the API call (``transfer/v2``): an idempotency key is bound to it as well as to the rest.
-    ``passes_freezes``: an administrator gives it, whatever is frozen.
+    ``by_administrator``: an administrator gives it, whatever is frozen; of reversals only.
     ``reverses``: the id of a transfer that it gives back, or ``amount_cents`` of it (:data:`REST_CENTS`: the rest).
     ``not_before``: it is not to be tried before that instant, and its funds are looked at when it is; for orders that
     are accepted only.
@@ -78,7 +80,7 @@ class Order:
     details: Details = NO_DETAILS
     reverses: int | None = None
     not_before: datetime | None = None
-    passes_freezes: bool = False
+    by_administrator: bool = False
 
     @property
     def user_id(self) -> int:
@@ -89,8 +91,13 @@ class Order:
         return user_id
 
     @property
+    def key_owner(self) -> int:
+        """Return whose idempotency key it has: that of who gives the order, or of administrators, whoever's wallet."""
+        return ADMINISTRATORS if self.by_administrator else self.user_id
+
+    @property
     def request_hash(self) -> bytes:
-        """Digest of what an idempotency key is bound to beside the user: the call and the parsed body."""
+        """Digest of what an idempotency key is bound to beside its owner: the call and the parsed body."""
         facts = f"{self.call}|{self.source}|{self.destination}|{self.amount_cents}"
         if self.reverses is not None:
             facts += f"|reverses {self.reverses}"

@@ -116,6 +116,7 @@ transfers = Table(
     Column("completed_at", _timestamp),
     Column("idempotency_key", Text),
     Column("request_hash", LargeBinary),
+    Column("key_owner", BigInteger),  # 0: an administrator's key; null: that of whoever gave the order
     Column("trace", Text),
     # What the caller says of it; nothing here depends on it.
     Column("description", Text),
@@ -144,6 +145,10 @@ transfers = Table(
     CheckConstraint("attempts >= 0 AND lost_leases >= 0 AND generation >= 1", name="counters_not_negative"),
     CheckConstraint("char_length(idempotency_key) BETWEEN 1 AND 255", name="idempotency_key_length"),
     CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="key_has_hash"),
+    CheckConstraint(
+        "key_owner IS NULL OR (key_owner = 0 AND idempotency_key IS NOT NULL AND reverses IS NOT NULL)",
+        name="key_owner_of_reversal",
+    ),
     CheckConstraint("char_length(description) BETWEEN 1 AND 140", name="description_length"),
     CheckConstraint("char_length(reference) BETWEEN 1 AND 64", name="reference_length"),
     CheckConstraint("jsonb_typeof(metadata) = 'object'", name="metadata_is_object"),
@@ -156,11 +161,12 @@ transfers = Table(
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_threshold": "50000", **_GROWING},
 )
 
-# models/ledger/orders.py find_by_key: the first answer to this user's key. The user is whoever gave the order.
+# models/ledger/keys.py: the first answer to a key of its owner, who is whoever gave the order, or administrators.
+# models/ledger/listing.py: all that anybody has ordered with a key.
 Index(
-    "transfers_idempotency_key",
-    func.coalesce(transfers.c.source, transfers.c.destination),
+    "transfers_by_key",
     transfers.c.idempotency_key,
+    func.coalesce(transfers.c.key_owner, transfers.c.source, transfers.c.destination),
     unique=True,
     postgresql_where=transfers.c.idempotency_key.is_not(None),
 )

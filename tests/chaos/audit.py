@@ -26,8 +26,8 @@ PATIENCE_S = 30.0
 # And to send by webhook what had to wait for the end of the last fault, on a machine that has much else to do.
 SENDING_S = 90.0
 _TRANSFERS_BY_KEY = text(
-    "SELECT coalesce(source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers FROM transfers"
-    " WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
+    "SELECT coalesce(key_owner, source, destination) AS user_id, idempotency_key AS key, count(*) AS transfers"
+    " FROM transfers WHERE idempotency_key IS NOT NULL GROUP BY 1, 2"
 )
 _BALANCES = text("SELECT wallet_id, transfer_id, balance_after FROM entries")
 _BULKS = text("SELECT id FROM bulks WHERE user_id = ANY (:users)")

@@ -108,11 +108,25 @@ def test_administrators_find_everyones_and_some_users(funded: FlaskClient, moved
     assert ids(funded, user=ADMIN, user_id=2, counterparty_user_id=3) == [moved["others"]]
     assert ids(funded, user=ADMIN, user_id=1, idempotency_key="k") == [moved["paid"]]
     assert ids(funded, user=ADMIN, user_id=2, idempotency_key="k") == []  # it is the payer's
+    assert ids(funded, user=ADMIN, idempotency_key="k") == [moved["paid"]]
     assert ids(funded, user=ADMIN, reference="rent") == [moved["withdrawn"], moved["paid"]]
     assert ids(funded, user=ADMIN, status="failed") == [moved["dead"]]
     assert ids(funded, user=ADMIN, status="pending") == [moved["others"]]
     assert ids(funded, user=ADMIN, kind="withdrawal", created_from="2026-01-01T00:00:00Z",
                created_to="2026-01-31T00:00:00Z") == []  # fmt: skip
+
+
+def test_what_many_have_ordered_with_a_key_is_found_a_page_at_a_time_by_whose_it_is(funded: FlaskClient) -> None:
+    made = [answer(post(funded, DEPOSIT, {"amount": 5}, user=user, key="k"))["transfer_id"] for user in (3, 1, 2)]
+    returned = answer(post(funded, f"{FIND}/{made[0]}/reverse", {}, user=ADMIN, key="k"))["transfer_id"]
+    walked, cursor = list[str](), dict[str, str]()
+    while True:
+        page = found(funded, user=ADMIN, idempotency_key="k", page_size=1, **cursor)
+        walked += [each["job_id"] for each in page["transfers"]]
+        if not page["has_more"]:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert walked == [returned, made[1], made[2], made[0]]  # administrators', and those of users 1, 2 and 3
 
 
 def test_pages_go_on_where_the_last_one_ended(funded: FlaskClient, moved: dict[str, str]) -> None:
@@ -162,8 +176,8 @@ def test_a_filter_that_is_none_is_refused(funded: FlaskClient, query: str) -> No
     [
         ("direction=in", "user_id"),
         ("counterparty_user_id=1", "user_id"),
-        ("idempotency_key=k", "user_id"),
-        ("amount_min=1", "user_id, reference, bulk_id, a status other than posted"),
+        ("direction=in&idempotency_key=k", "user_id"),
+        ("amount_min=1", "user_id, idempotency_key, reference, bulk_id, a status other than posted"),
         ("amount_max=9&status=posted", "31 days"),
         ("kind=deposit&created_from=2026-01-01T00:00:00Z&created_to=2026-02-02T00:00:00Z", "31 days"),
     ],

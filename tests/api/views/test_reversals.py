@@ -106,6 +106,40 @@ def test_a_key_gives_the_first_answer_again_whatever_is_left_by_then(client: Fla
     assert reverse(client, other, {"amount": 1}, key="more").status_code == 200
 
 
+def is_replay(answer: Any) -> bool:
+    return bool(answer.headers.get("Idempotency-Replayed") == "true")
+
+
+@pytest.mark.parametrize("is_users_first", [True, False])
+def test_an_administrators_key_is_not_that_of_who_was_paid(client: FlaskClient, is_users_first: bool) -> None:
+    paid = move(client, TRANSFER, 60, to=2)
+
+    def of_user() -> Any:
+        return ask(client, "POST", DEPOSIT, user=2, body={"amount": 5}, key="k")
+
+    def of_administrator() -> Any:
+        return reverse(client, paid, {"amount": 10}, user=ADMIN, key="k")
+
+    calls = [of_user, of_administrator] if is_users_first else [of_administrator, of_user]
+    first = [call() for call in calls]
+    again = [call() for call in calls]
+    assert [(each.status_code, is_replay(each)) for each in first] == [(200, False)] * 2
+    assert [is_replay(each) for each in again] == [True, True]
+    assert [each.json for each in again] == [each.json for each in first]
+    found = ask(client, "GET", "/api/transfers/v1?idempotency_key=k", user=2).json
+    assert found is not None
+    assert [each["kind"] for each in found["transfers"]] == ["deposit"]
+
+
+def test_an_administrator_uses_a_key_for_one_reversal_whoever_was_paid(client: FlaskClient) -> None:
+    paid = [move(client, TRANSFER, 10, to=2), move(client, TRANSFER, 10, user=2, to=1)]
+    first = reverse(client, paid[0], user=ADMIN, key="k")
+    assert first.status_code == 200
+    refused = problem(reverse(client, paid[1], user=ADMIN, key="k"), "idempotency_key_reused")
+    assert refused["transfer_id"] == first.json["transfer_id"]
+    assert ask(client, "GET", f"{JOBS}/{paid[1]}").json["reversed_amount"] is None  # type: ignore[index]
+
+
 def test_who_has_spent_it_is_told_so(client: FlaskClient) -> None:
     paid = move(client, TRANSFER, 60, to=2)
     move(client, WITHDRAW, 160, user=2)

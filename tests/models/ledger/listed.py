@@ -31,8 +31,23 @@ FROM (
 ) AS made
 """)
 
+# As an import leaves them: one key for all. The first is what administrators have put back under it.
+_SHARE = text("""
+INSERT INTO transfers (id, kind, destination, amount, status, destination_seq, created_at, completed_at,
+    idempotency_key, request_hash, key_owner, reverses)
+SELECT (floor(extract(epoch FROM at) * 1000)::bigint - 1767225600000) * 4194304 + n % 4096, 'deposit',
+    CASE n WHEN 1 THEN 1 ELSE 1000 + n * 7919 % 65521 END, 1 + n * 7919 % 1000, 'posted', n, at, at,
+    'shared', 'hash', CASE n WHEN 1 THEN 0 END, CASE n WHEN 1 THEN 1 END
+FROM (SELECT n, :begin + (n + 0.5) * interval '1 s' AS at FROM generate_series(1, :count) AS n) AS made
+""")
+
 
 def fill(connection: Connection, count: int, *, users: int, first: int = 1, apart_s: float = 1.0) -> None:
     """Write transfers number ``first`` and following, so many seconds apart."""
     asked = {"first": first, "last": first + count - 1, "users": users, "begin": BEGIN, "apart_s": apart_s}
     connection.execute(_FILL, asked)
+
+
+def share(connection: Connection, count: int) -> None:
+    """Write deposits under the key ``shared``, each of a user of his own; the first is administrators', to user 1."""
+    connection.execute(_SHARE, {"count": count, "begin": BEGIN})

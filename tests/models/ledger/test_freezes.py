@@ -147,7 +147,7 @@ def test_an_administrators_reversal_passes_and_a_users_does_not(
     freezes.change(2, BOTH)
     with pytest.raises(WalletFrozen):
         orders.execute(reversal(2, 1, paid, 4))
-    orders.execute(replace(reversal(2, 1, paid, 4), passes_freezes=True))
+    orders.execute(replace(reversal(2, 1, paid, 4), by_administrator=True))
     assert balances(engine) == {1: 94, 2: 106}
 
 

@@ -12,10 +12,13 @@ from sqlalchemy import Engine, event, text
 
 from models.database.session import Session, Statement
 from models.errors import TransferNotFound, Unavailable, WalletNotFound
+from models.ledger import imports
 from models.ledger.history import History, HistoryEntry, HistoryPage
 from models.ledger.orders import Orders
+from models.ledger.posting import array, texts
 from models.ledger.settlement import EntryType
 from models.ledger.transfer import Kind, Status
+from tests.models.ledger.listed import share
 from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, deposit, later, transfer, withdrawal
 from tests.proxy import TcpProxy
 
@@ -467,11 +470,41 @@ def test_a_key_is_found_by_its_unique_index(engine: Engine, orders: Orders) -> N
     lookups = [each for each in seen if "idempotency_key =" in str(each[0])]
     by_group, by_itself = (plan_nodes(engine, *each) for each in lookups)
 
-    assert indexes(by_itself) == {"transfers_idempotency_key"}
+    assert indexes(by_itself) == {"transfers_by_key"}
     assert scanned(by_itself, "transfers") == 1
     # Besides, ids in doubt are looked for, and the wallets.
-    assert indexes(by_group) == {"transfers_idempotency_key", "transfers_pkey", "wallets_pkey"}
+    assert indexes(by_group) == {"transfers_by_key", "transfers_pkey", "wallets_pkey"}
     assert scanned(by_group, "transfers") == 1
+
+
+@pytest.mark.usefixtures("many_transfers")
+def test_a_process_of_a_version_before_0018_finds_a_key_by_that_index_too(engine: Engine) -> None:
+    """It asks for who has paid or deposited, and not whose the key is."""
+    asked = "SELECT * FROM transfers WHERE coalesce(source, destination) = 6 AND idempotency_key = 'k5'"
+    nodes = plan_nodes(engine, asked)
+    assert indexes(nodes) == {"transfers_by_key"}
+    assert scanned(nodes, "transfers") == 1
+
+
+@pytest.mark.usefixtures("many_transfers")
+def test_what_an_import_has_deposited_is_looked_up_one_by_one(engine: Engine) -> None:
+    """All of an import has one key; a slice of it is not to go through the others."""
+    with engine.begin() as connection:
+        share(connection, 5_000)
+        connection.execute(text("ANALYZE transfers"))
+        query = text(
+            "SELECT destination FROM transfers WHERE idempotency_key = 'shared' AND key_owner IS NULL LIMIT 1000"
+        )
+        users = list(connection.execute(query).scalars())
+    asked = (array(users), texts([b"hash".hex()] * len(users)), "shared")
+    nodes = plan_nodes(engine, imports._FIND_DEPOSITS, asked)
+    assert indexes(nodes) == {"transfers_by_key"}
+    assert scanned(nodes, "transfers") == 1_000
+    with engine.connect() as connection:
+        connection.exec_driver_sql(imports._FIND_DEPOSITS.preparation)
+        found = connection.exec_driver_sql(imports._FIND_DEPOSITS.execution, asked).one()
+        connection.exec_driver_sql(f"DEALLOCATE {imports._FIND_DEPOSITS.name}")
+    assert tuple(found) == (1_000, 1_000)
 
 
 def test_entries_are_immutable() -> None:

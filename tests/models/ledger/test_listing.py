@@ -14,12 +14,17 @@ from models.ledger.history import as_transfer
 from models.ledger.listing import Filters, Listing, Place
 from models.ledger.transfer import MAX_CENTS, Kind, Status, Transfer
 from models.schema.tables import transfers
-from tests.models.ledger.listed import BEGIN, fill
+from tests.models.ledger.listed import BEGIN, fill, share
 from tests.models.ledger.ordering import bounded_engine
 from tests.proxy import TcpProxy
 
-COUNT, USERS = 600, 4
-KEYS = "SELECT id, idempotency_key FROM transfers WHERE idempotency_key IS NOT NULL"
+COUNT, USERS, SHARING = 600, 4, 150
+KEYS = text(
+    "SELECT id, idempotency_key AS key, coalesce(key_owner, source, destination) AS owner FROM transfers"
+    " WHERE idempotency_key IS NOT NULL"
+)
+# By the id of a transfer: its key, and whose that is.
+Keys = dict[int, tuple[str, int]]
 
 
 @pytest.fixture
@@ -35,14 +40,15 @@ def small_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def recorded(engine: Engine, small_looks: None) -> tuple[list[Transfer], dict[int, str]]:
+def recorded(engine: Engine, small_looks: None) -> tuple[list[Transfer], Keys]:
     """All transfers, newest first, and the keys of those that have one. Ten each were accepted at the same instant."""
     del small_looks
     with engine.begin() as connection:
         fill(connection, COUNT, users=USERS)
+        share(connection, SHARING)
         connection.execute(update(transfers).values(created_at=text("date_bin('10 s', created_at, '2026-01-01Z')")))
         found = [as_transfer(row) for row in connection.execute(select(transfers))]
-        keys = {row.id: row.idempotency_key for row in connection.execute(text(KEYS))}
+        keys = {row.id: (row.key, row.owner) for row in connection.execute(KEYS)}
     return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True), keys
 
 
@@ -55,20 +61,29 @@ def walk(reader: Listing, filters: Filters, *, size: int) -> Iterator[list[Trans
         yield page.transfers
         if page.end is None:
             return
-        assert after is None or page.end < after
+        assert after is None or page.end < after or is_by_key(filters)
         after = page.end
 
 
-def holds(filters: Filters, transfer: Transfer, key: str | None) -> bool:
+def is_by_key(filters: Filters) -> bool:
+    """Whether it is in the order of whose the keys are."""
+    return filters.idempotency_key is not None and filters.user_id is None
+
+
+def expected(everything: list[Transfer], keys: Keys, filters: Filters) -> list[Transfer]:
+    found = [each for each in everything if holds(filters, each, *keys.get(each.id, (None, None)))]
+    return sorted(found, key=lambda each: keys[each.id][1]) if is_by_key(filters) else found
+
+
+def holds(filters: Filters, transfer: Transfer, key: str | None, owner: int | None) -> bool:
     """Whether a transfer is what is looked for, as one would say it without a database."""
     user, other = filters.user_id, filters.counterparty_user_id
     paid = transfer.source == user and other in (None, transfer.destination) and filters.direction != "in"
     received = transfer.destination == user and other in (None, transfer.source) and filters.direction != "out"
-    giver = transfer.destination if transfer.source is None else transfer.source
     return (
         (user is None or paid or received)
         and filters.reference in (None, transfer.details.reference)
-        and (filters.idempotency_key is None or (filters.idempotency_key == key and giver == user))
+        and (filters.idempotency_key is None or (filters.idempotency_key == key and user in (None, owner)))
         and filters.bulk_id in (None, transfer.bulk_id)
         and filters.status in (None, transfer.status)
         and filters.kind in (None, transfer.kind)
@@ -84,6 +99,7 @@ def maybe(values: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
 
 # Some of them are instants at which something was accepted.
 _instants = st.integers(-20, COUNT + 20).map(lambda seconds: BEGIN + timedelta(seconds=seconds))
+_keys = st.just("shared") | st.integers(1, COUNT).map(lambda n: f"key-{n}")
 _others = {
     "reference": maybe(st.sampled_from(["popular", "invoice-3", "none"])),
     "bulk_id": maybe(st.integers(1, 3)),
@@ -99,20 +115,23 @@ _of_user = st.builds(
     user_id=st.integers(1, USERS),
     direction=maybe(st.sampled_from(["in", "out"])),
     counterparty_user_id=maybe(st.integers(1, USERS)),
-    idempotency_key=maybe(st.integers(1, COUNT).map(lambda n: f"key-{n}")),
+    idempotency_key=maybe(_keys),
     **_others,
 )
-_of_everybody = st.builds(Filters, **_others)
+_of_everybody = st.builds(Filters, idempotency_key=maybe(_keys), **_others)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples * 4)
 @given(filters=_of_user | _of_everybody, size=st.integers(1, 100))
 @example(filters=Filters(), size=7)
 @example(filters=Filters(user_id=1), size=7)
+@example(filters=Filters(idempotency_key="shared"), size=7)
+@example(filters=Filters(idempotency_key="shared", user_id=1), size=7)
+@example(filters=Filters(idempotency_key="shared", created_to=BEGIN + timedelta(seconds=90)), size=7)
 @example(filters=Filters(user_id=1, status=Status.FAILED), size=100)
 @example(filters=Filters(created_from=BEGIN, kind=Kind.DEPOSIT, created_to=BEGIN + timedelta(seconds=50)), size=5)
 def test_a_list_is_what_a_look_at_everything_would_find(
-    reader: Listing, recorded: tuple[list[Transfer], dict[int, str]], filters: Filters, size: int
+    reader: Listing, recorded: tuple[list[Transfer], Keys], filters: Filters, size: int
 ) -> None:
     everything, keys = recorded
     try:
@@ -120,7 +139,7 @@ def test_a_list_is_what_a_look_at_everything_would_find(
     except NoIndexServes:
         assert filters.user_id is None
         return
-    assert found == [each for each in everything if holds(filters, each, keys.get(each.id))]
+    assert found == expected(everything, keys, filters)
 
 
 @pytest.mark.parametrize("size", [7, 40, 100])
@@ -130,7 +149,7 @@ def test_a_list_is_what_a_look_at_everything_would_find(
 def test_what_arrives_while_somebody_walks_is_in_nobodys_way(
     engine: Engine,
     reader: Listing,
-    recorded: tuple[list[Transfer], dict[int, str]],
+    recorded: tuple[list[Transfer], Keys],
     filters: Filters,
     size: int,
 ) -> None:
@@ -140,7 +159,7 @@ def test_what_arrives_while_somebody_walks_is_in_nobodys_way(
         found += page
         with engine.begin() as connection:
             fill(connection, 3, users=USERS, first=COUNT + 100 + 3 * number)
-    assert found == [each for each in everything if holds(filters, each, keys.get(each.id))]
+    assert found == expected(everything, keys, filters)
 
 
 def test_a_page_goes_on_where_its_looks_have_ended(
@@ -163,7 +182,7 @@ def test_a_page_goes_on_where_its_looks_have_ended(
     [
         (Filters(direction="in"), "direction", "user_id"),
         (Filters(counterparty_user_id=1, reference="r"), "counterparty_user_id", "user_id"),
-        (Filters(idempotency_key="k"), "idempotency_key", "user_id"),
+        (Filters(idempotency_key="k", direction="out"), "direction", "user_id"),
         (Filters(amount_min=1), "amount_min", "a status other than posted"),
         (Filters(amount_max=1, status=Status.POSTED), "amount_max", "reference"),
         (Filters(kind=Kind.DEPOSIT), "kind", "31 days"),
@@ -190,6 +209,7 @@ def test_what_no_index_serves_is_refused_in_words(reader: Listing, filters: Filt
         Filters(kind=Kind.DEPOSIT, created_from=datetime.now(UTC) - timedelta(days=30)),
         Filters(amount_min=1, status=Status.FAILED),
         Filters(amount_min=1, bulk_id=1),
+        Filters(amount_min=1, idempotency_key="k"),
         Filters(status=Status.POSTED),
         Filters(created_from=datetime(1, 1, 1, tzinfo=UTC), created_to=datetime(9999, 12, 31, tzinfo=UTC)),
         Filters(user_id=2**63 - 1, created_to=datetime(1, 1, 1, tzinfo=UTC)),
@@ -222,7 +242,7 @@ def test_with_postgresql_gone_there_is_no_list(postgres_proxy: TcpProxy) -> None
             Listing(engine).get_page(Filters(), size=1)
 
 
-@pytest.mark.parametrize("filters", [Filters(), Filters(user_id=1)])
+@pytest.mark.parametrize("filters", [Filters(), Filters(user_id=1), Filters(idempotency_key="k")])
 @pytest.mark.parametrize(
     "place", [Place(datetime(1, 1, 1, tzinfo=UTC), 1), Place(datetime(9999, 1, 1, tzinfo=UTC), 2**63 - 1)]
 )

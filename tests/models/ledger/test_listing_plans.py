@@ -14,12 +14,12 @@ from models.ledger import listing
 from models.ledger.listing import LOOK, Filters
 from models.ledger.transfer import Kind, Status
 from models.snowflake.layout import first_id_of
-from tests.models.ledger.listed import BEGIN, fill
+from tests.models.ledger.listed import BEGIN, fill, share
 from tests.models.ledger.test_history import indexes, plan_nodes, scanned
 
 pytestmark = pytest.mark.xdist_group("listing_plans")  # the table is filled once
 
-MANY, FEWER = 100_000, 20_000
+MANY, FEWER, SHARING = 100_000, 20_000, 5_000
 USERS = 5
 SIZE = 30
 
@@ -48,7 +48,9 @@ CASES = [
     Case("of_user_and_no_reference", Filters(user_id=1, reference="none"), _REFERENCES),
     Case("of_user_and_counterparty", Filters(user_id=1, counterparty_user_id=2), {"transfers_by_parties"}),
     Case("of_user_and_no_counterparty", Filters(user_id=1, counterparty_user_id=99), {"transfers_by_parties"}),
-    Case("of_user_and_key", Filters(user_id=1, idempotency_key="key-15"), {"transfers_idempotency_key"}),
+    Case("of_user_and_key", Filters(user_id=1, idempotency_key="key-15"), {"transfers_by_key"}),
+    Case("key", Filters(idempotency_key="shared"), {"transfers_by_key"}),
+    Case("key_and_amount", Filters(idempotency_key="shared", amount_min=999), {"transfers_by_key"}),
     Case("of_user_and_bulk", Filters(user_id=1, bulk_id=7), {"transfers_by_bulk"}),
     Case("bulk", Filters(bulk_id=7), {"transfers_by_bulk"}),
     Case("reference", Filters(reference="popular"), {"transfers_by_reference"}),
@@ -77,7 +79,7 @@ class Asked(NamedTuple):
 def asked(filters: Filters) -> Asked:
     statement, answered = listing._choose(filters)
     look = SIZE + 1 if filters.given <= answered else LOOK
-    place = listing._begin(filters, None, by_id=statement is listing._OF_ALL)
+    place = listing._begin(statement, filters, None)
     return Asked(statement, listing._parameters(filters, place, look, SIZE + 1), look)
 
 
@@ -87,7 +89,8 @@ def judge(nodes: list[dict[str, Any]], case: Case, look: int) -> None:
     assert kinds == {"Index Scan"}
     assert indexes(nodes) == case.served_by | {"transfers_pkey"}
     ranges = max(len(case.served_by), 2 if case.served_by == {"transfers_by_parties"} else 1)
-    assert scanned(nodes, "transfers") <= ranges * look + SIZE + 1
+    # Besides, where the page begins is looked up, if that is by a key.
+    assert scanned(nodes, "transfers") <= ranges * look + SIZE + 1 + 1
     assert not [node for node in nodes if node.get("Rows Removed by Filter") and "Index Name" in node]
 
 
@@ -99,6 +102,7 @@ def wipe(engine: Engine) -> None:
 def write(connection: Connection, count: int) -> None:
     for first in range(1, count, FEWER):  # a statement has its time
         fill(connection, FEWER, users=USERS, first=first)
+    share(connection, SHARING)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +124,27 @@ def test_a_list_looks_at_ranges_of_its_indexes(filled: Engine, case: Case) -> No
 @cases
 def test_a_page_far_back_costs_what_the_first_does(filled: Engine, case: Case) -> None:
     statement, _, look = asked(case.filters)
-    place = listing._begin(case.filters, None, by_id=statement is listing._OF_ALL)
+    place = listing._begin(statement, case.filters, None)
     far = listing.Place(BEGIN + timedelta(seconds=100), first_id_of(BEGIN + timedelta(seconds=100)))
+    if statement is listing._BY_KEY:
+        far = one_far_back(filled)
     parameters = listing._parameters(case.filters, min(place, far), look, SIZE + 1)
     judge(plan_nodes(filled, statement, parameters), case, look)
 
 
+def one_far_back(engine: Engine) -> listing.Place:
+    """What most others under its key come before."""
+    query = (
+        "SELECT created_at, id FROM transfers WHERE idempotency_key = 'shared' ORDER BY destination OFFSET 4000 LIMIT 1"
+    )
+    with engine.connect() as connection:
+        return listing.Place._make(connection.execute(text(query)).one())
+
+
 def test_what_was_planned_on_an_empty_table_is_as_good_on_a_large_one(shared_engine: Engine) -> None:
     """As a connection of a new service has it, until its table is analyzed."""
-    wipe(shared_engine)
     with shared_engine.connect() as connection:
+        connection.execute(text("TRUNCATE transfers"))  # and no longer than this test: others have filled it
         for case in CASES:
             statement = named(case)
             connection.exec_driver_sql(statement.preparation)

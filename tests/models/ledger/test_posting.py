@@ -212,7 +212,7 @@ class LedgerMachine(RuleBasedStateMachine):
         payer, payee, _ = self.model.orders[number]
         objection, back = self.model.reverse(number, amount, passes_freezes=by_administrator)
         order = reversal(payee, payer, number, REST_CENTS if amount is None else amount)
-        order = replace(order, passes_freezes=by_administrator)
+        order = replace(order, by_administrator=by_administrator)
         if objection is not None:
             assert refusal(lambda: self.orders.execute(order)) == objection
             return

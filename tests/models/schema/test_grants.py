@@ -65,7 +65,7 @@ FORBIDDEN = [
     *(f"DROP TABLE {table}" for table in ("wallets", "transfers", "entries", "snowflake_nodes", "alembic_version")),
     "ALTER TABLE wallets DROP CONSTRAINT wallets_balance_not_negative",
     "ALTER TABLE entries DISABLE TRIGGER ALL",
-    "DROP INDEX transfers_idempotency_key",
+    "DROP INDEX transfers_by_key",
     "LOCK TABLE wallets IN ACCESS EXCLUSIVE MODE NOWAIT",
     "CREATE TABLE anything (id int)",
     "CREATE VIEW anything AS SELECT 1",

@@ -8,6 +8,7 @@ from subprocess import STDOUT
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -92,6 +93,26 @@ def test_an_upgrade_that_breaks_off_leaves_nothing(empty_engine: Engine) -> None
     with empty_engine.connect() as connection:
         tables = text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         assert list(connection.execute(tables).scalars()) == ["snowflake_nodes"]
+
+
+def test_a_key_of_before_0018_stays_whose_it_was_and_good_once(empty_engine: Engine) -> None:
+    config = migrations._config()
+    with alone(empty_engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0017")
+        connection.commit()
+    insert = text("""
+        INSERT INTO transfers (id, kind, source, destination, amount, idempotency_key, request_hash)
+        VALUES (:id, 'transfer', 1, 2, 5, 'k', 'hash')
+    """)
+    with empty_engine.begin() as connection:
+        connection.execute(insert, {"id": 1})
+    migrations.upgrade(empty_engine)
+    with empty_engine.begin() as connection:
+        assert connection.execute(text("SELECT key_owner FROM transfers")).scalar_one() is None
+        assert connection.execute(text("SELECT to_regclass('transfers_idempotency_key')")).scalar_one() is None
+        with pytest.raises(IntegrityError, match="transfers_by_key"):
+            connection.execute(insert, {"id": 2})
 
 
 def test_the_newest_revision_is_alembics_head() -> None:
@@ -182,6 +203,7 @@ NOW = "2026-01-01T00:00:00Z"
 POSTED = TRANSFER | {"status": "posted", "completed_at": NOW, "source_seq": 1, "destination_seq": 1}
 REJECTED = TRANSFER | {"status": "rejected", "completed_at": NOW, "reason": "balance_insufficient"}
 KEYED = TRANSFER | {"idempotency_key": "k", "request_hash": b"hash"}
+OF_ADMINISTRATORS = KEYED | {"key_owner": 0, "reverses": 9}
 RECEIVED: dict[str, Any] = {
     "wallet_id": 1, "seq": 1, "transfer_id": 1, "counterparty": 2, "type": 3, "amount": 5, "balance_after": 5,
 }  # fmt: skip
@@ -216,6 +238,7 @@ FINE = [
     ("transfers", REJECTED | {"status": "failed"}),
     ("transfers", KEYED),
     ("transfers", KEYED | {"idempotency_key": "k" * 255}),
+    ("transfers", OF_ADMINISTRATORS),
     ("entries", RECEIVED),
     ("entries", RECEIVED | {"amount": -5}),
     ("entries", DEPOSITED),
@@ -273,6 +296,9 @@ WRONG = [
     ("transfers", KEYED | {"idempotency_key": "k" * 256}, "transfers_idempotency_key_length"),
     ("transfers", KEYED | {"request_hash": None}, "transfers_key_has_hash"),
     ("transfers", TRANSFER | {"request_hash": b"hash"}, "transfers_key_has_hash"),
+    ("transfers", OF_ADMINISTRATORS | {"key_owner": 1}, "transfers_key_owner_of_reversal"),
+    ("transfers", OF_ADMINISTRATORS | {"reverses": None}, "transfers_key_owner_of_reversal"),
+    ("transfers", TRANSFER | {"key_owner": 0, "reverses": 9}, "transfers_key_owner_of_reversal"),
     ("transfers", TRANSFER | {"description": ""}, "transfers_description_length"),
     ("transfers", TRANSFER | {"description": "d" * 141}, "transfers_description_length"),
     ("transfers", TRANSFER | {"reference": ""}, "transfers_reference_length"),
@@ -395,12 +421,18 @@ def test_every_check_has_been_tried(connection: Connection) -> None:
     [
         ("wallets", WALLET, WALLET, "wallets_pkey"),
         ("transfers", TRANSFER, TRANSFER | {"amount": 6}, "transfers_pkey"),
-        ("transfers", KEYED, KEYED | {"id": 2}, "transfers_idempotency_key"),
+        ("transfers", KEYED, KEYED | {"id": 2}, "transfers_by_key"),
+        (
+            "transfers",
+            OF_ADMINISTRATORS,
+            OF_ADMINISTRATORS | {"id": 2, "source": 3, "reverses": 8},
+            "transfers_by_key",
+        ),
         (
             "transfers",
             KEYED,
             DEPOSIT | {"id": 2, "idempotency_key": "k", "request_hash": b"other"},
-            "transfers_idempotency_key",
+            "transfers_by_key",
         ),
         ("entries", RECEIVED, RECEIVED | {"transfer_id": 2}, "entries_pkey"),
         ("snowflake_nodes", {"node": 5}, {"node": 5}, "snowflake_nodes_pkey"),
@@ -431,7 +463,8 @@ def test_what_must_be_unique_is(
     assert refused.value.orig.diag.constraint_name == constraint  # type: ignore[attr-defined]
 
 
-def test_a_key_is_unique_per_user_and_absent_keys_are_not_compared(connection: Connection) -> None:
+def test_a_key_is_unique_per_owner_and_absent_keys_are_not_compared(connection: Connection) -> None:
     rows = [KEYED, KEYED | {"id": 2, "source": 2, "destination": 1}, KEYED | {"id": 3, "idempotency_key": "l"}]
+    rows = [{"key_owner": None, "reverses": None} | row for row in [*rows, OF_ADMINISTRATORS | {"id": 6}]]
     connection.execute(metadata.tables["transfers"].insert(), rows)
     connection.execute(metadata.tables["transfers"].insert(), [TRANSFER | {"id": 4}, TRANSFER | {"id": 5}])
