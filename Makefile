@@ -48,7 +48,7 @@ docs: ## build the documentation into a site, docs/_build/html; a dead link or a
 	@$(SITE)
 	@echo docs/_build/html/index.html
 
-bench: ## measure how fast it is, beside yardsticks, in some 25 minutes (BENCH_ROUNDS, BENCH_JOBS)
+bench: ## measure how fast it is, beside yardsticks, in some 30 minutes (BENCH_ROUNDS, BENCH_JOBS)
 	$(VENV) requirements-local.txt
 	@exec $(RUN) -m bench $(if $(BENCH_ROUNDS),--rounds $(BENCH_ROUNDS)) $(if $(BENCH_JOBS),--jobs $(BENCH_JOBS))
 

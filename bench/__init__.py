@@ -10,6 +10,9 @@ machine; what is reported are medians over the rounds.
     grpc_face.py over gRPC, beside REST and the bare route; watchers.py  unary calls beside open streams
     calls.py     CPU a call, without a server; caller.py makes the calls
     direct.py    v1 without HTTP
+    bulk.py      ten thousand transfers in one request
+    fields.py    what descriptions, references and metadata cost
+    webhooks.py  drains beside dead receivers, and how fast one that is well is told; receiver.py has all of these
     drain.py, pgbench.py, steady.py, lone.py, depth.py  backlogs, their yardstick, steady rates, deep pages
     site.py      the servers, the two databases, and the service's processes
     asks.py      what is asked of the API, in which of the wallets

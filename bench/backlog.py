@@ -38,8 +38,7 @@ INSERT INTO wallets (id, balance, version) SELECT n, :cents, 1 FROM generate_ser
 INSERT INTO transfers (id, kind, destination, amount, status, destination_seq, attempts, completed_at)
 SELECT n, 'deposit', n, :cents, 'posted', 1, 1, now() FROM generate_series(1, :wallets) AS n;
 INSERT INTO entries (wallet_id, seq, transfer_id, type, amount, balance_after)
-SELECT n, 1, n, 1, :cents, :cents FROM generate_series(1, :wallets) AS n;
-SELECT setseed(0.5)
+SELECT n, 1, n, 1, :cents, :cents FROM generate_series(1, :wallets) AS n
 """
 # With a trace, as every transfer that came through the API has one.
 _ORDER = """
@@ -77,19 +76,30 @@ def lay_out(site: Site, database: str, count: int, spread: Spread) -> None:
     for engine in site.engines.values():
         with engine.begin() as connection:
             connection.execute(
-                text("TRUNCATE wallets, transfers, entries, event_batches, announcements, sendings, holdings")
+                text(
+                    "TRUNCATE wallets, transfers, entries, event_batches, announcements, sendings, holdings, webhooks,"
+                    " webhook_deliveries"
+                )
             )
             connection.execute(text("UPDATE event_head SET last_event = 0, forgotten = 0"))
-    given = {"cents": OPENING_CENTS, "wallets": WALLETS, "first": FIRST_ID}
+    open_wallets(site, database)
+    given = {"wallets": WALLETS, "first": FIRST_ID}
     with site.engines[database].begin() as connection:
         connection.execute(text(_UNHURRIED))
-        for statement in _OPEN.split(";"):
-            _execute(connection, statement, given)
+        connection.execute(text("SELECT setseed(0.5)"))
         for begin in range(0, count, WRITTEN_AT_ONCE):
             part = {"begin": begin, "end": min(count, begin + WRITTEN_AT_ONCE)}
             _execute(connection, _ORDER, given | part | {"is_hot": spread is Spread.HOT})
     site.execute_as_admin(SERVICE, "VACUUM ANALYZE")
     site.execute_as_admin(YARDSTICK, "VACUUM ANALYZE", "CHECKPOINT")
+
+
+def open_wallets(site: Site, database: str) -> None:
+    """Open and fund all wallets in a database where nothing is."""
+    with site.engines[database].begin() as connection:
+        connection.execute(text(_UNHURRIED))
+        for statement in _OPEN.split(";"):
+            _execute(connection, statement, {"cents": OPENING_CENTS, "wallets": WALLETS})
 
 
 def enqueue(site: Site) -> None:

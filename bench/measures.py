@@ -10,6 +10,7 @@ from bench.depth import Depth
 from bench.direct import Direct
 from bench.drain import Drain, Stock
 from bench.edge import Edge
+from bench.fields import Fields
 from bench.figures import Figure, Measure, Ratio
 from bench.grpc_face import GrpcFace
 from bench.kafka.drain import KafkaDrain
@@ -19,6 +20,7 @@ from bench.lone import Lone
 from bench.pgbench import Pgbench
 from bench.steady import Steady
 from bench.watchers import Watchers
+from bench.webhooks import Webhooks
 
 # What the batching worker has to be worth beside one transaction for each transfer, and beside stock RQ.
 MEASURES: tuple[Measure, ...] = (
@@ -35,6 +37,8 @@ MEASURES: tuple[Measure, ...] = (
     Calls(),
     Edge(),
     Bulk(),
+    Fields(),
+    Webhooks(),
     GrpcFace(),
     Watchers(),
     Direct(),

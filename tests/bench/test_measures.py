@@ -7,10 +7,11 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
-from bench import asks, edge, grpc_face
+from bench import asks, edge, fields, grpc_face
 from bench.asks import Ask, Kind
 from bench.bare_app import app as bare_app
 from bench.bulk import Bulk
@@ -20,6 +21,7 @@ from bench.cost import KAFKA, Cost, ways
 from bench.crew import WORKERS, at_work
 from bench.direct import Direct
 from bench.edge import STANDS, Edge
+from bench.fields import STEPS, Fields
 from bench.figures import BenchError, Measure, Plan, Values
 from bench.growing.hot import Hot
 from bench.growing.lag import Lag
@@ -27,7 +29,9 @@ from bench.grpc_face import GrpcFace, caller
 from bench.lone import Lone
 from bench.site import Site
 from bench.watchers import Watchers
+from bench.webhooks import DEAD, Webhooks
 from bench.windows import turns
+from models.ledger.transfer import NO_DETAILS
 from ops.local.processes import StackError
 from wallet.v1 import wallet_pb2
 
@@ -56,6 +60,29 @@ def test_bulks_are_measured_beside_single_transfers(site: Site) -> None:
     found = _take(Bulk(), site)
     assert found["bulk_request"] * found["bulk_accepted"] > 0
     assert found["bulk_single"] > 0
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+def test_fields_are_measured_beside_orders_without_them(site: Site, windows: int) -> None:
+    found = _take(Fields(), site, replace(SHORTEST, windows=windows))
+    for key in (f"fields_{step}{books}" for step in STEPS for books in ("", "_plain")):
+        assert found[key] >= found[f"{key}_client"] > 0
+
+
+def test_orders_are_the_same_but_for_what_they_say() -> None:
+    for told, plain in islice(zip(fields.draw(is_told=True), fields.draw(is_told=False), strict=True), 50):
+        assert replace(told, details=NO_DETAILS) == plain
+        description, reference, metadata = told.details
+        assert (len(description or ""), len(reference or ""), len(metadata or {})) == (42, 16, 3)
+
+
+@pytest.mark.long
+def test_webhooks_are_measured_with_dead_receivers_and_with_one_that_is_well(site: Site) -> None:
+    found = _take(Webhooks(), site)
+    assert found["webhooks_drain_tried"] == 0
+    assert 0 <= found["webhooks_drain_dead_tried"] <= sum(DEAD.values())
+    assert found["webhooks_sent"] > 0
+    assert 0 < found["webhooks_p50"] <= found["webhooks_p99"]
 
 
 @pytest.mark.long
