@@ -231,6 +231,14 @@ WITH page AS MATERIALIZED (
             ELSE format('%s, of %s, %s given back', original_status, original_amount, coalesce(given_back, 0)) END)
     FROM reversals WHERE is_counted IS NOT TRUE
     UNION ALL
+    SELECT 'reference_is_findable', CAST(id AS text), format('transfer %s is not found by its reference', id)
+    FROM page LEFT JOIN LATERAL (
+        SELECT transfer_id FROM transfer_references AS r
+        WHERE r.reference = page.reference AND r.reference > '' AND r.created_at = page.created_at
+            AND r.transfer_id = page.id AND r.source IS NOT DISTINCT FROM page.source
+            AND r.destination IS NOT DISTINCT FROM page.destination LIMIT 1
+    ) found ON true WHERE page.reference IS NOT NULL AND transfer_id IS NULL
+    UNION ALL
     SELECT 'amount_is_positive', CAST(id AS text), format('transfer %s: amount %s', id, amount)
     FROM linked WHERE amount < 1
 ), named AS (

@@ -112,12 +112,31 @@ def _look(name: str, *ranges: str, order: str = _NEWEST) -> Statement:
         f"(SELECT {_COLUMNS} FROM transfers WHERE {each} ORDER BY {order} LIMIT $16)"  # noqa: S608 - made of constants
         for each in ranges
     )
+    return _statement(name, f"SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16", order)  # noqa: S608
+
+
+def _look_by_reference(name: str, *ranges: str) -> Statement:
+    """Likewise, at ranges of what transfers are called; whatever else is asked, is asked of the transfers."""
+    limited = "\n    UNION ALL ".join(
+        f"""(SELECT transfer_id AS id, created_at FROM transfer_references
+            WHERE {each} AND created_at >= $10 AND (created_at, transfer_id) < ($14, $15)
+            ORDER BY created_at DESC, transfer_id DESC LIMIT $16)"""  # noqa: S608 - likewise
+        for each in ranges
+    )
+    columns = ", ".join(f"t.{column}" for column in _COLUMNS.removeprefix("id, created_at, ").split(", "))
+    looked = f"""
+    SELECT called.*, {columns} FROM (
+        SELECT * FROM ({limited}) AS ranges ORDER BY {_NEWEST} LIMIT $16
+    ) AS called LEFT JOIN LATERAL (SELECT * FROM transfers WHERE id = called.id LIMIT 1) AS t ON true
+"""  # noqa: S608 - likewise
+    return _statement(name, looked, _NEWEST)
+
+
+def _statement(name: str, looked: str, order: str) -> Statement:
     backwards = order.replace(" DESC", "")
     shown = ", ".join(f"t.{column}" for column in TransferRow._fields)
     sql = f"""
-WITH looked AS MATERIALIZED (
-    SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16
-), page AS (
+WITH looked AS MATERIALIZED ({looked}), page AS (
     SELECT id, created_at FROM looked WHERE {_ASKED_FOR} ORDER BY {order} LIMIT $17
 )
 SELECT counted.rows, ends.created_at, ends.id, {shown}
@@ -132,17 +151,17 @@ ORDER BY {", ".join(f"page.{column}" for column in order.split(", "))}
 # What holds of every id and every reference is said where an index wants to hear it (models/schema/tables.py).
 _BY_KEY = _look("by_key", f"coalesce(source, destination) = $1 AND idempotency_key = $4 AND {_BEFORE}")
 _BY_BULK = _look("by_bulk", f"bulk_id = $5 AND {_BEFORE}")
-_BY_REFERENCE = _look("by_reference", f"reference = $3 AND reference > '' AND {_BEFORE}")
+_BY_REFERENCE = _look_by_reference("by_reference", "reference = $3 AND reference > ''")
 _BY_STATUS = _look("by_status", f"status = $6 AND status <> 'posted' AND id > 0 AND {_BEFORE}")
 _OF_USER = _look(
     "of_user",
     f"$12 AND source = $1 AND source > 0 AND {_BEFORE}",
     f"$13 AND destination = $1 AND destination > 0 AND {_BEFORE}",
 )
-_OF_USER_BY_REFERENCE = _look(
+_OF_USER_BY_REFERENCE = _look_by_reference(
     "of_user_by_reference",
-    f"$12 AND source = $1 AND reference = $3 AND {_BEFORE}",
-    f"$13 AND destination = $1 AND reference = $3 AND {_BEFORE}",
+    "$12 AND source = $1 AND reference = $3",
+    "$13 AND destination = $1 AND reference = $3",
 )
 _OF_PAIR = _look(
     "of_pair",

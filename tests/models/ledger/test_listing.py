@@ -13,7 +13,7 @@ from models.ledger import listing
 from models.ledger.history import as_transfer
 from models.ledger.listing import Filters, Listing, Place
 from models.ledger.transfer import MAX_CENTS, Kind, Status, Transfer
-from models.schema.tables import transfers
+from models.schema.tables import transfer_references, transfers
 from tests.models.ledger.listed import BEGIN, fill
 from tests.models.ledger.ordering import bounded_engine
 from tests.proxy import TcpProxy
@@ -40,7 +40,8 @@ def recorded(engine: Engine, small_looks: None) -> tuple[list[Transfer], dict[in
     del small_looks
     with engine.begin() as connection:
         fill(connection, COUNT, users=USERS)
-        connection.execute(update(transfers).values(created_at=text("date_bin('10 s', created_at, '2026-01-01Z')")))
+        for table in (transfers, transfer_references):
+            connection.execute(update(table).values(created_at=text("date_bin('10 s', created_at, '2026-01-01Z')")))
         found = [as_transfer(row) for row in connection.execute(select(transfers))]
         keys = {row.id: row.idempotency_key for row in connection.execute(text(KEYS))}
     return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True), keys
@@ -204,7 +205,7 @@ def test_clocks_may_differ_and_what_was_accepted_is_found_by_postgresqls(engine:
     """An id is drawn by another clock, a while before."""
     for drawn_s in (-listing.EARLIER_S + 1, 0, listing.LATER_S - 1):
         with engine.begin() as connection:
-            connection.execute(text("TRUNCATE transfers"))
+            connection.execute(text("TRUNCATE transfers, transfer_references"))
             fill(connection, 1, users=2)
             shift = text("UPDATE transfers SET created_at = created_at - :drawn_s * interval '1 s'")
             connection.execute(shift, {"drawn_s": drawn_s})
