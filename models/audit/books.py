@@ -4,8 +4,8 @@ Three walks. The first goes along the entries in the order of their key, wallet 
 balance from slice to slice, so that a wallet with a million entries costs many slices and not a large one. It is
 complete, and compared with its wallet's row, in the slice that sees no entry after it. Entries are immutable: it
 matters not that earlier slices saw an earlier state of the books. The second walk goes along the transfers that there
-were at the beginning. From an entry to its transfer and back is one look-up by primary key each. The third counts the
-transfers of each bulk.
+were at the beginning. From an entry to its transfer and back is one look-up by primary key each, and one finds out
+whether a transfer is found by its reference. The third counts the transfers of each bulk.
 
 The grand total (what deposits less withdrawals have made is what the entries sum up to) is taken *as of an instant*,
 the cut: both walks sum up what was completed until then. That stands still once every transaction has ended that may

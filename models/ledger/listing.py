@@ -90,7 +90,7 @@ _TYPES = (
     "bigint", "bigint", "text", "text", "bigint", "text", "text", "bigint", "bigint", "timestamptz", "timestamptz",
     "boolean", "boolean", "timestamptz", "bigint", "int", "int", "bigint",
 )  # fmt: skip
-_COLUMNS = "id, created_at, source, destination, kind, status, amount, reference, bulk_id"
+_FACTS = "source, destination, kind, status, amount, reference, bulk_id"
 _NEWEST = "created_at DESC, id DESC"
 _BEFORE = "created_at >= $10 AND (created_at, id) < ($14, $15)"
 # Each filter once more, for the ranges that do not answer for it.
@@ -109,10 +109,11 @@ def _look(name: str, *ranges: str, order: str = _NEWEST) -> Statement:
     of its own, which is no constant: so whoever plans it prefers the order of an index, whatever the tables hold.
     """
     limited = "\n    UNION ALL ".join(
-        f"(SELECT {_COLUMNS} FROM transfers WHERE {each} ORDER BY {order} LIMIT $16)"  # noqa: S608 - made of constants
+        f"(SELECT id, created_at, {_FACTS} FROM transfers WHERE {each} ORDER BY {order} LIMIT $16)"  # noqa: S608
         for each in ranges
     )
-    return _statement(name, f"SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16", order)  # noqa: S608
+    looked = f"SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16"  # noqa: S608 - made of constants
+    return _statement(name, looked, order)
 
 
 def _look_by_reference(name: str, *ranges: str) -> Statement:
@@ -123,9 +124,8 @@ def _look_by_reference(name: str, *ranges: str) -> Statement:
             ORDER BY created_at DESC, transfer_id DESC LIMIT $16)"""  # noqa: S608 - likewise
         for each in ranges
     )
-    columns = ", ".join(f"t.{column}" for column in _COLUMNS.removeprefix("id, created_at, ").split(", "))
     looked = f"""
-    SELECT called.*, {columns} FROM (
+    SELECT called.*, {_FACTS} FROM (
         SELECT * FROM ({limited}) AS ranges ORDER BY {_NEWEST} LIMIT $16
     ) AS called LEFT JOIN LATERAL (SELECT * FROM transfers WHERE id = called.id LIMIT 1) AS t ON true
 """  # noqa: S608 - likewise

@@ -159,6 +159,22 @@ def test_a_page_goes_on_where_its_looks_have_ended(
     assert len(list(walk(reader, rare, size=10))) > 2 * len(pages)
 
 
+@pytest.mark.parametrize("filters", [Filters(reference="popular"), Filters(user_id=1, reference="popular")])
+def test_what_only_its_reference_knows_of_ends_no_list(
+    engine: Engine, reader: Listing, recorded: tuple[list[Transfer], dict[int, str]], filters: Filters
+) -> None:
+    """Should a row be left of what is gone, or say what is not so, the list is as if it were not there."""
+    everything, keys = recorded
+    wrong = text("""
+        INSERT INTO transfer_references SELECT id + shift, created_at, 1, 1 + shift, 'popular'
+        FROM transfers, (VALUES (0), (1)) AS of (shift) WHERE reference LIKE 'invoice-%'
+    """)
+    with engine.begin() as connection:
+        assert connection.execute(wrong).rowcount > 100
+    found = [transfer for page in walk(reader, filters, size=7) for transfer in page]
+    assert found == [each for each in everything if holds(filters, each, keys.get(each.id))]
+
+
 @pytest.mark.parametrize(
     ("filters", "asked", "needed"),
     [

@@ -102,6 +102,7 @@ WITH slice AS MATERIALIZED (
 )
 SELECT reference, created_at, id FROM slice ORDER BY reference DESC, created_at DESC, id DESC LIMIT 1
 """  # noqa: S608 - made of a constant
+BEGIN = {"reference": "", "created_at": "-infinity", "id": 0}
 COPIED_ALONG = "transfers_by_reference"
 REPLACED = ("transfers_by_source_reference", "transfers_by_destination_reference", COPIED_ALONG)
 
@@ -111,6 +112,6 @@ def upgrade() -> None:
     online.one_by_one([TABLE, *INDEXES, *FUNCTIONS, *TRIGGERS])
     online.one_by_one(f"COMMENT ON {thing} IS '{comment}'" for thing, comment in COMMENTS.items())
     if online.has_index(COPIED_ALONG):
-        online.in_slices(COPY, {"reference": "", "created_at": "-infinity", "id": 0})
+        online.in_slices(COPY, BEGIN)
     for name in REPLACED:
         online.drop_index(name)
