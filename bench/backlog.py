@@ -77,8 +77,8 @@ def lay_out(site: Site, database: str, count: int, spread: Spread) -> None:
         with engine.begin() as connection:
             connection.execute(
                 text(
-                    "TRUNCATE wallets, transfers, entries, event_batches, announcements, sendings, holdings, webhooks,"
-                    " webhook_deliveries"
+                    "TRUNCATE wallets, transfers, transfer_references, entries, event_batches, announcements, sendings,"
+                    " holdings, webhooks, webhook_deliveries"
                 )
             )
             connection.execute(text("UPDATE event_head SET last_event = 0, forgotten = 0"))

@@ -43,7 +43,7 @@ class Depth:
         """Read pages of both kinds in turns."""
         del plan
         backlog.lay_out(site, SERVICE, 0, Spread.UNIFORM)
-        site.execute_as_admin(SERVICE, "TRUNCATE wallets, transfers, entries, event_batches")
+        site.execute_as_admin(SERVICE, "TRUNCATE wallets, transfers, transfer_references, entries, event_batches")
         asks.execute(site, _WALLET, {"entries": ENTRIES})
         for first in range(1, ENTRIES + 1, WRITTEN_AT_ONCE):
             asks.execute(site, _LONG_LIFE, {"first": first, "last": first + WRITTEN_AT_ONCE - 1})

@@ -161,6 +161,14 @@ CHECKS = {
             (b.count, b.amount, b.user_id, b.user_id, b.posted, b.rejected, b.failed, b.canceled)
             IS DISTINCT FROM (t.n, t.cents, t.payer, t.other_payer, t.posted, t.rejected, t.failed, t.canceled))
     """,
+    "what is found by a reference is what has it": """
+        SELECT transfer_id, reference, created_at FROM (
+            SELECT id AS transfer_id, created_at, source, destination, reference FROM transfers
+            WHERE reference IS NOT NULL
+        ) has FULL JOIN transfer_references found USING (transfer_id, created_at, reference)
+        WHERE has.reference IS NULL OR found.reference IS NULL
+            OR (has.source, has.destination) IS DISTINCT FROM (found.source, found.destination)
+    """,
     "of an atomic bulk all is posted, or nothing": """
         SELECT * FROM bulks WHERE atomic AND (
             posted NOT IN (0, count) OR rejected NOT IN (0, count) OR failed NOT IN (0, count) OR canceled > 0)

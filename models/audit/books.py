@@ -4,8 +4,8 @@ Three walks. The first goes along the entries in the order of their key, wallet 
 balance from slice to slice, so that a wallet with a million entries costs many slices and not a large one. It is
 complete, and compared with its wallet's row, in the slice that sees no entry after it. Entries are immutable: it
 matters not that earlier slices saw an earlier state of the books. The second walk goes along the transfers that there
-were at the beginning. From an entry to its transfer and back is one look-up by primary key each. The third counts the
-transfers of each bulk.
+were at the beginning. From an entry to its transfer and back is one look-up by primary key each, and one finds out
+whether a transfer is found by its reference. The third counts the transfers of each bulk.
 
 The grand total (what deposits less withdrawals have made is what the entries sum up to) is taken *as of an instant*,
 the cut: both walks sum up what was completed until then. That stands still once every transaction has ended that may
@@ -230,6 +230,14 @@ WITH page AS MATERIALIZED (
         format('reversal %s of transfer %s: that is %s', id, reverses, CASE WHEN original_id IS NULL THEN 'not there'
             ELSE format('%s, of %s, %s given back', original_status, original_amount, coalesce(given_back, 0)) END)
     FROM reversals WHERE is_counted IS NOT TRUE
+    UNION ALL
+    SELECT 'reference_is_findable', CAST(id AS text), format('transfer %s is not found by its reference', id)
+    FROM page LEFT JOIN LATERAL (
+        SELECT transfer_id FROM transfer_references AS r
+        WHERE r.reference = page.reference AND r.reference > '' AND r.created_at = page.created_at
+            AND r.transfer_id = page.id AND r.source IS NOT DISTINCT FROM page.source
+            AND r.destination IS NOT DISTINCT FROM page.destination LIMIT 1
+    ) found ON true WHERE page.reference IS NOT NULL AND transfer_id IS NULL
     UNION ALL
     SELECT 'amount_is_positive', CAST(id AS text), format('transfer %s: amount %s', id, amount)
     FROM linked WHERE amount < 1

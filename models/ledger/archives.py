@@ -117,7 +117,7 @@ class Archives:
             # As gentle as autovacuum: the service is at work.
             connection.execute(text("SET vacuum_cost_delay = '2ms'"))
             connection.execute(text("SET statement_timeout = 0"))
-            connection.execute(text("VACUUM (ANALYZE) entries, transfers"))
+            connection.execute(text("VACUUM (ANALYZE) entries, transfers, transfer_references"))
             connection.execute(text("RESET ALL"))
 
     def _move(self, before: datetime, position: int) -> tuple[Archive | None, int | None]:

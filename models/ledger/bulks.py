@@ -104,7 +104,7 @@ class BulkOrder:
     @property
     def request_hash(self) -> bytes:
         """Digest of what the idempotency key is bound to beside the user: the call and the parsed body."""
-        facts = [CALL, self.is_atomic, [[*item[:2], *item.details.row] for item in self.items]]
+        facts = [CALL, self.is_atomic, [[*item[:2], *item.details.facts] for item in self.items]]
         return hashlib.sha256(json.dumps(facts).encode()).digest()
 
 

@@ -59,6 +59,7 @@ LEFT JOIN LATERAL (
 ) AS own ON true
 WHERE own.id IS NULL ORDER BY given.wallet_id, given.seq LIMIT 1
 """)
+# What they are found by goes with them, by a trigger.
 _DELETE_TRANSFERS = text("""
 DELETE FROM transfers AS t USING unnest(CAST(:ids AS bigint[])) AS given (id)
 WHERE t.id = given.id AND t.status = 'posted' AND t.idempotency_key IS NULL

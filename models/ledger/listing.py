@@ -92,7 +92,7 @@ _TYPES = (
     "boolean", "boolean", "timestamptz", "bigint", "int", "int", "bigint",
 )  # fmt: skip
 _OWNER = "coalesce(key_owner, source, destination)"
-_COLUMNS = f"id, created_at, source, destination, kind, status, amount, reference, bulk_id, {_OWNER} AS owner"
+_FACTS = f"source, destination, kind, status, amount, reference, bulk_id, {_OWNER} AS owner"
 _NEWEST = "created_at DESC, id DESC"
 _BEFORE = "created_at >= $10 AND (created_at, id) < ($14, $15)"
 # Each filter once more, for the ranges that do not answer for it.
@@ -111,15 +111,34 @@ def _look(name: str, *ranges: str, order: str = _NEWEST) -> Statement:
     of its own, which is no constant: so whoever plans it prefers the order of an index, whatever the tables hold.
     """
     limited = "\n    UNION ALL ".join(
-        f"(SELECT {_COLUMNS} FROM transfers WHERE {each} ORDER BY {order} LIMIT $16)"  # noqa: S608 - made of constants
+        f"(SELECT id, created_at, {_FACTS} FROM transfers WHERE {each} ORDER BY {order} LIMIT $16)"  # noqa: S608
         for each in ranges
     )
+    looked = f"SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16"  # noqa: S608 - made of constants
+    return _statement(name, looked, order)
+
+
+def _look_by_reference(name: str, *ranges: str) -> Statement:
+    """Likewise, at ranges of what transfers are called; whatever else is asked, is asked of the transfers."""
+    limited = "\n    UNION ALL ".join(
+        f"""(SELECT transfer_id AS id, created_at FROM transfer_references
+            WHERE {each} AND created_at >= $10 AND (created_at, transfer_id) < ($14, $15)
+            ORDER BY created_at DESC, transfer_id DESC LIMIT $16)"""  # noqa: S608 - likewise
+        for each in ranges
+    )
+    looked = f"""
+    SELECT called.*, {_FACTS} FROM (
+        SELECT * FROM ({limited}) AS ranges ORDER BY {_NEWEST} LIMIT $16
+    ) AS called LEFT JOIN LATERAL (SELECT * FROM transfers WHERE id = called.id LIMIT 1) AS t ON true
+"""  # noqa: S608 - likewise
+    return _statement(name, looked, _NEWEST)
+
+
+def _statement(name: str, looked: str, order: str) -> Statement:
     backwards = order.replace(" DESC", "") if " DESC" in order else f"{order} DESC"
     shown = ", ".join(f"t.{column}" for column in TransferRow._fields)
     sql = f"""
-WITH looked AS MATERIALIZED (
-    SELECT * FROM ({limited}) AS ranges ORDER BY {order} LIMIT $16
-), page AS (
+WITH looked AS MATERIALIZED ({looked}), page AS (
     SELECT id, created_at, owner FROM looked WHERE {_ASKED_FOR} ORDER BY {order} LIMIT $17
 )
 SELECT counted.rows, ends.created_at, ends.id, {shown}
@@ -137,17 +156,17 @@ _OF_USER_BY_KEY = _look("of_user_by_key", f"idempotency_key = $4 AND {_OWNER} = 
 _LAST_OWNER = f"SELECT {_OWNER} FROM transfers WHERE id = $15 LIMIT 1"  # noqa: S608 - made of constants
 _BY_KEY = _look("by_key", f"idempotency_key = $4 AND {_OWNER} > coalesce(({_LAST_OWNER}), -1)", order="owner")
 _BY_BULK = _look("by_bulk", f"bulk_id = $5 AND {_BEFORE}")
-_BY_REFERENCE = _look("by_reference", f"reference = $3 AND reference > '' AND {_BEFORE}")
+_BY_REFERENCE = _look_by_reference("by_reference", "reference = $3 AND reference > ''")
 _BY_STATUS = _look("by_status", f"status = $6 AND status <> 'posted' AND id > 0 AND {_BEFORE}")
 _OF_USER = _look(
     "of_user",
     f"$12 AND source = $1 AND source > 0 AND {_BEFORE}",
     f"$13 AND destination = $1 AND destination > 0 AND {_BEFORE}",
 )
-_OF_USER_BY_REFERENCE = _look(
+_OF_USER_BY_REFERENCE = _look_by_reference(
     "of_user_by_reference",
-    f"$12 AND source = $1 AND reference = $3 AND {_BEFORE}",
-    f"$13 AND destination = $1 AND reference = $3 AND {_BEFORE}",
+    "$12 AND source = $1 AND reference = $3",
+    "$13 AND destination = $1 AND reference = $3",
 )
 _OF_PAIR = _look(
     "of_pair",

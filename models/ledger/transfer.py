@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+import orjson
+
 MAX_CENTS = 2**63 - 1  # int64, the widest integer of PostgreSQL and of every client that matters
 MAX_ID = 2**63 - 1
 # An amount that is none: all of a transfer that has not been given back yet, whatever that is by then.
@@ -51,7 +53,13 @@ class Details(NamedTuple):
 
     @property
     def row(self) -> tuple[str | None, str | None, str | None]:
-        """The columns of it, as texts; equal details are spelled alike."""
+        """The columns of it, as texts."""
+        metadata = None if self.metadata is None else orjson.dumps(self.metadata).decode()
+        return self.description, self.reference, metadata
+
+    @property
+    def facts(self) -> tuple[str | None, str | None, str | None]:
+        """What an idempotency key is bound to; equal details are spelled alike, as keys that are kept have them."""
         metadata = None if self.metadata is None else json.dumps(self.metadata, sort_keys=True)
         return self.description, self.reference, metadata
 
@@ -102,7 +110,7 @@ class Order:
         if self.reverses is not None:
             facts += f"|reverses {self.reverses}"
         if self.details != NO_DETAILS:
-            facts += f"|{json.dumps(self.details.row)}"
+            facts += f"|{json.dumps(self.details.facts)}"
         if self.not_before is not None:
             facts += f"|not before {self.not_before.astimezone(UTC).isoformat()}"
         return hashlib.sha256(facts.encode()).digest()

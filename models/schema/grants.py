@@ -21,6 +21,8 @@ PRIVILEGES: Mapping[str, str] = {
         "SELECT, INSERT, UPDATE (status, reason, attempts, generation, lost_leases, source_seq, destination_seq,"
         " last_error, next_attempt_at, completed_at, reversed_amount)"
     ),
+    # Triggers of the owner's keep it.
+    "transfer_references": "SELECT",
     "entries": "SELECT, INSERT",
     "bulks": "SELECT, INSERT, UPDATE (posted, rejected, failed, canceled, completed_at)",
     # What leaves, and what is kept of it, is the owner's alone to say (models/ledger/archives.py).

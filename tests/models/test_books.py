@@ -1,9 +1,12 @@
 """tests/books.py can fail: every promise is broken by hand, and it says so."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Connection, Engine, text
 
 from models.ledger.orders import Orders
+from models.ledger.transfer import Details
 from tests.books import CHECKS, BooksDoNotBalanceError, broken_promises, check_books
 from tests.models.ledger.ordering import deposit, later, transfer, withdrawal
 
@@ -152,6 +155,12 @@ CRIMES = [
      "a bulk counts its transfers, all of them, by how they have ended"),
     ("INSERT INTO bulks (id, user_id, count, amount, atomic, posted) VALUES (7, 1, 2, 9, true, 1)",
      "of an atomic bulk all is posted, or nothing"),
+    ("DELETE FROM transfer_references", "what is found by a reference is what has it"),
+    ("UPDATE transfer_references SET reference = 'another'", "what is found by a reference is what has it"),
+    ("UPDATE transfer_references SET source = NULL", "what is found by a reference is what has it"),
+    ("UPDATE transfers SET created_at = created_at - interval '1 s'", "what is found by a reference is what has it"),
+    ("INSERT INTO transfer_references VALUES (9, now(), 1, 2, 'of none')",
+     "what is found by a reference is what has it"),
     ("UPDATE wallets SET debits_frozen = true WHERE id = 1", "a wallet is frozen as the last change of that says"),
 ]  # fmt: skip
 
@@ -163,7 +172,7 @@ def honest_books(orders: Orders) -> None:
     orders.execute(deposit(2, 5))
     orders.execute(withdrawal(1, 30))
     orders.execute(transfer(1, 2, 20))  # 100 - 30 - 20 = 50, 5 + 20 = 25
-    orders.accept(later(1, 2, 10))
+    orders.accept(replace(later(1, 2, 10), details=Details(reference="invoice 7")))
 
 
 @pytest.mark.usefixtures("honest_books")

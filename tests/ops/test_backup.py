@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from sqlalchemy import Engine, text
 
 from models.database.engine import create_bounded_engine
 from models.ledger.orders import Orders
+from models.ledger.transfer import Details
 from models.schema import grants, migrations, revision
 from models.schema.revision import readiness
 from models.schema.tables import GUARDS, snowflake_nodes
@@ -29,6 +31,7 @@ from ops.local.servers import PostgresServer, RedisServer
 from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, transfer
+from tests.models.schema.test_guards import KEEPING
 from tests.ops.local.test_servers import ask
 from tests.ops.local.test_stack import Run, get
 from tests.project import ROOT
@@ -87,7 +90,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         orders = Orders(service, Snowflake(NodeLease(service)))
         for user in USERS:
             orders.execute(deposit(user, 10_000))
-        orders.accept(later(1, 2, 77))
+        orders.accept(replace(later(1, 2, 77), details=Details(reference="rent")))
     return home
 
 
@@ -125,7 +128,11 @@ def test_what_is_restored_balances_and_the_service_runs_on_it(file: Path, tmp_pa
         assert sum(balances(books).values()) == len(USERS) * 10_000
         assert ask(server.service_url, "SELECT count(*) > 4 FROM transfers") is True
         assert ask(server.url, "SELECT count(*) FROM transfers WHERE status = 'pending'") == 1
-        assert set(str(ask(server.url, "SELECT string_agg(tgname, ' ') FROM pg_trigger")).split()) >= GUARDS.keys()
+        assert ask(server.url, "SELECT string_agg(reference, ' ') FROM transfer_references") == "rent"
+        assert set(str(ask(server.url, "SELECT string_agg(tgname, ' ') FROM pg_trigger")).split()) >= {
+            *GUARDS,
+            *KEEPING,
+        }
     run = Run(tmp_path, settings={"DEMO_WALLETS": "0"})
     try:
         state = run.wait_until_up()

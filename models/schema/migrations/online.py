@@ -4,8 +4,9 @@ What runs outside a transaction is not undone when it breaks off. So each of the
 left, and a migration that uses one consists of such steps alone: it may be run again from its start.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from alembic import op
 from sqlalchemy import text
@@ -36,6 +37,30 @@ def drop_index(name: str) -> None:
     """Drop an index without locking anybody out, if it is there."""
     with _concurrently():
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+
+
+def has_index(name: str) -> bool:
+    """Whether there is such an index, whole."""
+    return bool(op.get_bind().execute(_FIND, {"name": name}).scalar())
+
+
+def in_slices(statement: str, begin: Mapping[str, Any]) -> None:
+    """Run a statement that is safe to repeat again and again, each time from where the last has ended.
+
+    It is to walk along an index: PostgreSQL is made not to go through the table and sort it for each slice.
+
+    Args:
+        statement: returns one row, of what it is given next; or none, when there is nothing more.
+        begin: what it is given first.
+    """
+    with _concurrently():
+        op.execute("SET enable_seqscan = off; SET enable_sort = off")
+        try:
+            place: Mapping[Any, Any] | None = begin
+            while place is not None:
+                place = op.get_bind().execute(text(statement), dict(place)).mappings().first()
+        finally:
+            op.execute("SET enable_seqscan = on; SET enable_sort = on")
 
 
 def one_by_one(statements: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from models.audit.audit import MAX_IDS, run_slice, run_whole
 from models.audit.books import BooksCheck
 from models.errors import Refused
 from models.ledger.orders import Orders
-from models.ledger.transfer import MAX_ID
+from models.ledger.transfer import MAX_ID, Details
 from models.snowflake.ids import Snowflake
 from tests.books import check_books
 from tests.jobs.backlog import locked
@@ -34,6 +35,7 @@ INVARIANTS = {
     "freeze_is_recorded",
     "money_is_conserved",
     "posted_has_entries",
+    "reference_is_findable",
     "reversals_within_original",
     "running_balance",
     "seq_without_gaps",
@@ -192,6 +194,9 @@ CRIMES: list[tuple[str, dict[str, list[str]]]] = [
         """,
         {"reversals_within_original": [POSTED, WITHDRAWN]},
     ),
+    ("DELETE FROM transfer_references", {"reference_is_findable": [WAITING]}),
+    ("UPDATE transfer_references SET destination = 3", {"reference_is_findable": [WAITING]}),
+    ("UPDATE transfers SET reference = 'another' WHERE kind = 'withdrawal'", {"reference_is_findable": [WITHDRAWN]}),
     # A bulk that has more than it says, and one that has fewer.
     (
         """
@@ -229,7 +234,7 @@ def honest_books(engine: Engine, ids: Snowflake) -> dict[str, str]:
     orders.execute(deposit(2, 5))
     withdrawn = orders.execute(withdrawal(1, 30)).transfer_id
     posted = orders.execute(transfer(1, 2, 20)).transfer_id  # 100 - 30 - 20 = 50, 5 + 20 = 25
-    waiting = orders.accept(later(1, 2, 10)).transfer_id
+    waiting = orders.accept(replace(later(1, 2, 10), details=Details(reference="r"))).transfer_id
     return {FIRST: str(first), WITHDRAWN: str(withdrawn), POSTED: str(posted), WAITING: str(waiting)}
 
 

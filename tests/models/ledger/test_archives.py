@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from models.ledger.attempts import Seen
 from models.ledger.history import History
 from models.ledger.import_file import Opening
 from models.ledger.imports import Imports
+from models.ledger.listing import Filters, Listing
 from models.ledger.orders import Orders
 from models.ledger.settlement import EntryType
-from models.ledger.transfer import Order
+from models.ledger.transfer import Details, Order
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.processes import wait_for
@@ -166,6 +168,22 @@ def test_a_transfer_leaves_with_the_last_of_its_entries(engine: Engine, orders: 
     (done,) = archive(engine, folder)
     assert (done.entries, done.transfers) == (1, 1)
     assert rows_of(engine, "transfers") == []
+    assert_books_right(engine, folder)
+
+
+def test_what_leaves_is_no_longer_found_by_its_reference(engine: Engine, orders: Orders, folder: Path) -> None:
+    named = Details(reference="rent")
+    orders.execute(deposit(1, 100))
+    orders.execute(deposit(2, 1))
+    orders.execute(replace(transfer(1, 2, 10), details=named))
+    keyed = orders.execute(replace(transfer(1, 2, 11, key="k"), details=named)).transfer_id
+    age(engine)
+    young = orders.execute(replace(transfer(1, 2, 12), details=named)).transfer_id
+    archive(engine, folder)
+    assert [row["reference"] for row in left_of(folder, "transfer")].count("rent") == 1
+    assert [row["transfer_id"] for row in rows_of(engine, "transfer_references")] == [keyed, young]
+    page = Listing(engine).get_page(Filters(reference="rent"), size=3)
+    assert [each.id for each in page.transfers] == [young, keyed]
     assert_books_right(engine, folder)
 
 

@@ -13,7 +13,7 @@ from models.ledger import listing
 from models.ledger.history import as_transfer
 from models.ledger.listing import Filters, Listing, Place
 from models.ledger.transfer import MAX_CENTS, Kind, Status, Transfer
-from models.schema.tables import transfers
+from models.schema.tables import transfer_references, transfers
 from tests.models.ledger.listed import BEGIN, fill, share
 from tests.models.ledger.ordering import bounded_engine
 from tests.proxy import TcpProxy
@@ -46,7 +46,8 @@ def recorded(engine: Engine, small_looks: None) -> tuple[list[Transfer], Keys]:
     with engine.begin() as connection:
         fill(connection, COUNT, users=USERS)
         share(connection, SHARING)
-        connection.execute(update(transfers).values(created_at=text("date_bin('10 s', created_at, '2026-01-01Z')")))
+        for table in (transfers, transfer_references):
+            connection.execute(update(table).values(created_at=text("date_bin('10 s', created_at, '2026-01-01Z')")))
         found = [as_transfer(row) for row in connection.execute(select(transfers))]
         keys = {row.id: (row.key, row.owner) for row in connection.execute(KEYS)}
     return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True), keys
@@ -177,6 +178,22 @@ def test_a_page_goes_on_where_its_looks_have_ended(
     assert len(list(walk(reader, rare, size=10))) > 2 * len(pages)
 
 
+@pytest.mark.parametrize("filters", [Filters(reference="popular"), Filters(user_id=1, reference="popular")])
+def test_what_only_its_reference_knows_of_ends_no_list(
+    engine: Engine, reader: Listing, recorded: tuple[list[Transfer], Keys], filters: Filters
+) -> None:
+    """Should a row be left of what is gone, or say what is not so, the list is as if it were not there."""
+    everything, keys = recorded
+    wrong = text("""
+        INSERT INTO transfer_references SELECT id + shift, created_at, 1, 1 + shift, 'popular'
+        FROM transfers, (VALUES (0), (1)) AS of (shift) WHERE reference LIKE 'invoice-%'
+    """)
+    with engine.begin() as connection:
+        assert connection.execute(wrong).rowcount > 100
+    found = [transfer for page in walk(reader, filters, size=7) for transfer in page]
+    assert found == expected(everything, keys, filters)
+
+
 @pytest.mark.parametrize(
     ("filters", "asked", "needed"),
     [
@@ -224,7 +241,7 @@ def test_clocks_may_differ_and_what_was_accepted_is_found_by_postgresqls(engine:
     """An id is drawn by another clock, a while before."""
     for drawn_s in (-listing.EARLIER_S + 1, 0, listing.LATER_S - 1):
         with engine.begin() as connection:
-            connection.execute(text("TRUNCATE transfers"))
+            connection.execute(text("TRUNCATE transfers, transfer_references"))
             fill(connection, 1, users=2)
             shift = text("UPDATE transfers SET created_at = created_at - :drawn_s * interval '1 s'")
             connection.execute(shift, {"drawn_s": drawn_s})

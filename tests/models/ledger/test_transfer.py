@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.ledger.transfer import Kind, Order, Status
+from models.ledger.transfer import Details, Kind, Order, Status
 from tests.models.ledger.ordering import deposit, transfer, withdrawal
 
 
@@ -31,6 +31,14 @@ def test_a_key_is_bound_to_call_parties_and_amount_and_to_nothing_else() -> None
     ]
     assert len({each.request_hash for each in (order, *others)}) == 1 + len(others)
     assert replace(order, trace="00-a-b-01", idempotency_key="l").request_hash == order.request_hash
+
+
+def test_a_key_that_is_kept_is_bound_to_the_same_for_ever() -> None:
+    """However details are spelled in their columns."""
+    details = Details("rent of May", "INV-7", {"zoë": "b", "a": '"1"'})
+    for each in (details, details._replace(metadata={"a": '"1"', "zoë": "b"})):
+        order = replace(transfer(1, 2, 5, call="transfer/v2"), details=each)
+        assert order.request_hash.hex() == "342cac0c631bd90ee60319c5fe446526e5762aaeef5f1d8e9999c479e47ed0ca"
 
 
 def test_only_pending_is_not_final() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psycopg2.errors
 import pytest
@@ -13,8 +14,9 @@ from models.errors import BalanceInsufficient
 from models.ledger import attempts, events
 from models.ledger.attempts import Seen
 from models.ledger.history import History
+from models.ledger.listing import Filters, Listing
 from models.ledger.orders import Orders
-from models.ledger.transfer import Kind, Status
+from models.ledger.transfer import Details, Kind, Status
 from models.schema import grants, revision
 from models.schema.tables import metadata
 from models.snowflake.ids import Snowflake
@@ -40,6 +42,10 @@ FORBIDDEN = [
     "UPDATE transfers SET destination = 3",
     "UPDATE transfers SET kind = 'deposit'",
     "UPDATE transfers SET idempotency_key = NULL",
+    "INSERT INTO transfer_references VALUES (1, now(), 1, 2, 'r')",
+    "UPDATE transfer_references SET reference = 'another'",
+    "DELETE FROM transfer_references",
+    "SELECT note_reference()",
     "INSERT INTO archives VALUES (1, now(), now(), 1, 1, 0, 0, sha256(''))",
     "INSERT INTO openings VALUES (1, 1, 1, now(), 1)",
     "INSERT INTO receipts VALUES (1, 1)",
@@ -115,12 +121,14 @@ def test_the_service_moves_money_and_reads_it(service: Engine, orders: Orders) -
     orders.execute(deposit(2, 100, key="k"))
     assert orders.execute(deposit(2, 100, key="k")).replayed
     orders.execute(withdrawal(1, 10))
-    moved = orders.execute(transfer(1, 2, 20))
+    moved = orders.execute(replace(transfer(1, 2, 20), details=Details(reference="rent")))
     with pytest.raises(BalanceInsufficient):
         orders.execute(withdrawal(1, 1_000))
     assert balances(service) == {1: 70, 2: 120}
     assert History(service).get_balance(1).cents == 70
     assert History(service).get_transfer(moved.transfer_id, seen_by=2).status is Status.POSTED
+    found = Listing(service).get_page(Filters(user_id=2, reference="rent"), size=2).transfers
+    assert [each.id for each in found] == [moved.transfer_id]
     check_books(service)
 
 

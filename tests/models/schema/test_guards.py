@@ -28,6 +28,8 @@ AGAIN = "status = 'pending', reason = NULL, source_seq = NULL, destination_seq =
 
 # Triggers that guard nothing: they delete what is old.
 FORGETTING = {"audits_forgotten": "audits", "actions_forgotten": "actions"}
+# And these: they write down what transfers are found by.
+KEEPING = {"transfers_reference_noted": "transfers", "transfers_reference_forgotten": "transfers"}
 # What the service may not change in any way, and could not if it had the privilege.
 FOR_GOOD = ("actions", "action_outcomes", "freezes")
 
@@ -167,7 +169,7 @@ def test_every_guard_has_been_tried() -> None:
 def test_all_there_are_are_known(service: Engine) -> None:
     query = text("SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal")
     with service.connect() as connection:
-        assert dict(map(tuple, connection.execute(query))) == {**GUARDS, **FORGETTING}
+        assert dict(map(tuple, connection.execute(query))) == {**GUARDS, **FORGETTING, **KEEPING}
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM audits", "TRUNCATE audits", "UPDATE audits SET started_at = now()"])
