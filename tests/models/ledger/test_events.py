@@ -211,6 +211,8 @@ def test_a_posting_that_is_undone_leaves_no_gap(engine: Engine, orders: Orders) 
 def test_a_numberer_killed_before_its_commit_has_given_no_numbers(engine: Engine, orders: Orders) -> None:
     ids = [orders.execute(deposit(1, 1)).transfer_id for _ in range(3)]
     assert killed(engine, "die_before_the_commit_of_numbers") == "numbered"
+    with engine.begin() as connection:  # the server keeps his lock until it has noticed that he is gone
+        connection.execute(text("SELECT FROM event_head FOR UPDATE"))
     assert events.find_events(engine, after=0, limit=10) == []
     assert [(each.id, each.transfer.id) for each in told(engine)] == list(enumerate(ids, 1))
 
