@@ -180,7 +180,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def begin_with_empty_books(self) -> None:
         with self.engine.begin() as connection:
-            connection.execute(text("TRUNCATE entries, transfers, wallets, bulks, freezes"))
+            connection.execute(text("TRUNCATE entries, transfers, transfer_references, wallets, bulks, freezes"))
 
     @rule(user=users, amount=amounts)
     def deposit(self, user: int, amount: int) -> None:
