@@ -1,7 +1,7 @@
 """What receivers of webhooks that are dead cost those who settle, and how fast one that is well is told.
 
 Receivers run in a process of their own, and so does who sends, as in production. How many arrive is compared with what
-http.client brings there: a new connection for each, as who sends has to make one, as many at a time, and nothing else.
+http.client brings there: a new connection for each, as many at a time, and nothing else.
 """
 
 import http.client
