@@ -256,8 +256,8 @@ def test_a_defect_before_the_order_means_that_nothing_moved(
 ) -> None:
     before = books()
     with monkeypatch.context() as broken:
-        broken.setattr("api.views.transfers.read_query", breaks)
-        broken.setattr("api.views.wallets.read_query", breaks)
+        broken.setattr("api.views.transfers.refuse_query", breaks)
+        broken.setattr("api.views.wallets.refuse_query", breaks)
         response = post(funded, path, MOVES[path], key="k")
     problem(response, "unavailable")
     assert "Nothing moved" in decode(response.data)["detail"]

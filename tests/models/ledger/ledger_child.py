@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.database.engine import create_bounded_engine
 from models.database.session import Session, Statement
 from models.errors import Fault, Refused
-from models.ledger import events
+from models.ledger import events, orders
 from models.ledger.orders import Orders
 from models.ledger.posting import COMMIT
 from models.ledger.transfer import Order
@@ -52,6 +52,7 @@ class Child:
             url, timeouts_ms=timeouts_ms, pool_size=2 * THREADS, application_name="ledger-child"
         )
         self.ids = Snowflake(NodeLease(self.engine))
+        orders.PATIENCE_S = 20.0  # that a machine is slow is no fault
         self.orders = Orders(self.engine, self.ids)
         self.ids.next_id()  # leases a node, with a commit of its own
         self.receipts: list[tuple[int, int]] = []
