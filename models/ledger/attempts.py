@@ -89,6 +89,8 @@ class Page(NamedTuple):
 # What changes some transfers, and leaves one row that tells of it (events.py): with theirs as they are now, since they
 # may be otherwise later, but for what is nobody's except the caller's. Its id is drawn when all of them are locked.
 # What is pending after an attempt is merely tried again. Their bulks count them, as in posting.py.
+# Where ids are known, what is pending is told by what is missing. For the word, which indexes have, PostgreSQL may walk
+# through all that is pending for each of them, if it takes that for little.
 TELL = """
 WITH changed AS ({change}), told AS (
     INSERT INTO event_batches (transfers, snapshots, created_at)
@@ -126,7 +128,7 @@ FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:generations 
 JOIN (
     SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 ) AS locked ON locked.id = tried.id
-WHERE t.id = tried.id AND t.status = 'pending'
+WHERE t.id = tried.id AND t.completed_at IS NULL
   AND t.attempts = tried.attempts AND t.generation = tried.generation
 RETURNING t.*
 """
@@ -141,7 +143,7 @@ FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS int[])) AS lost (id, leases)
 JOIN (
     SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 ) AS locked ON locked.id = lost.id
-WHERE t.id = lost.id AND t.status = 'pending'
+WHERE t.id = lost.id AND t.completed_at IS NULL
 RETURNING t.id, t.lost_leases
 """)
 # What was counted before is locked, and stays in its generation.
@@ -150,7 +152,7 @@ _FAIL_LOST = text(
         change="""
 UPDATE transfers SET status = 'failed', reason = :reason, completed_at = statement_timestamp(),
     last_error = 'the worker died each time it was tried', next_attempt_at = NULL
-WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pending' AND lost_leases >= :most
+WHERE id = ANY (CAST(:ids AS bigint[])) AND completed_at IS NULL AND lost_leases >= :most
 RETURNING *
 """
     )
@@ -169,7 +171,7 @@ FROM (
 JOIN LATERAL (
     SELECT id FROM transfers WHERE bulk_id = dead.bulk_id ORDER BY id FOR NO KEY UPDATE
 ) AS locked ON true
-WHERE t.id = locked.id AND t.status = 'pending'
+WHERE t.id = locked.id AND t.completed_at IS NULL
 RETURNING t.*
 """
     )
@@ -351,7 +353,7 @@ def find_due(engine: Engine, transfer_ids: Sequence[int]) -> list[Due]:
             transfers.c.attempts,
             transfers.c.lost_leases,
         )
-        .where(transfers.c.id.in_(list(transfer_ids)), transfers.c.status == "pending", is_due)
+        .where(transfers.c.id.in_(list(transfer_ids)), transfers.c.completed_at.is_(None), is_due)
         .order_by(transfers.c.id)
     )
     return [Due._make(row) for row in fetch_all(engine, query)]

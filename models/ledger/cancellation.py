@@ -23,7 +23,7 @@ _CANCEL = text(
     TELL.format(
         change="""
 UPDATE transfers SET status = 'canceled', completed_at = statement_timestamp(), next_attempt_at = NULL
-WHERE id = :id AND status = 'pending' AND NOT EXISTS (SELECT FROM bulks AS b WHERE b.id = bulk_id AND b.atomic)
+WHERE id = :id AND completed_at IS NULL AND NOT EXISTS (SELECT FROM bulks AS b WHERE b.id = bulk_id AND b.atomic)
 RETURNING *
 """
     )

@@ -44,7 +44,7 @@ class Held(NamedTuple):
 _FIND_WAITING = text("""
 SELECT t.id, t.source, t.created_at, t.next_attempt_at, s.sent_at, statement_timestamp()
 FROM transfers AS t LEFT JOIN sendings AS s ON s.transfer_id = t.id
-WHERE t.id = ANY (CAST(:ids AS bigint[])) AND t.status = 'pending'
+WHERE t.id = ANY (CAST(:ids AS bigint[])) AND t.completed_at IS NULL
     AND (t.next_attempt_at IS NULL OR t.next_attempt_at <= now())
 ORDER BY t.id
 """)
@@ -56,14 +56,16 @@ _NOTE_SENT = text("""
 INSERT INTO sendings (transfer_id) SELECT unnest(CAST(:ids AS bigint[])) ORDER BY 1
 ON CONFLICT (transfer_id) DO UPDATE SET sent_at = now()
 """)
-# Of those that are over; a look at so many that are not costs as much.
+# Of those that are over; a look at so many that are not costs as much. Each is looked up by its id alone: asked for one
+# that is pending as well, PostgreSQL may look for each among all that is pending, if it takes that for little.
 _FORGET_SENT = text("""
-DELETE FROM sendings WHERE transfer_id IN (
+DELETE FROM sendings WHERE transfer_id = ANY (ARRAY(
     SELECT looked_at.transfer_id FROM (
         SELECT transfer_id FROM sendings WHERE transfer_id > :after ORDER BY transfer_id LIMIT :limit
     ) AS looked_at
-    WHERE NOT EXISTS (SELECT 1 FROM transfers AS t WHERE t.id = looked_at.transfer_id AND t.status = 'pending')
-)
+    LEFT JOIN LATERAL (SELECT status FROM transfers WHERE id = looked_at.transfer_id LIMIT 1) AS t ON true
+    WHERE t.status IS DISTINCT FROM 'pending'
+))
 """)
 _LOOK_ON = text("""
 SELECT max(transfer_id) FROM (
@@ -87,7 +89,7 @@ UPDATE transfers AS t SET lost_leases = t.lost_leases + 1
 FROM (
     SELECT id FROM transfers WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 ) AS locked
-WHERE t.id = locked.id AND t.status = 'pending'
+WHERE t.id = locked.id AND t.completed_at IS NULL
 RETURNING t.id, t.lost_leases
 """)
 

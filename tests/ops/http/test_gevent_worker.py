@@ -207,7 +207,7 @@ def test_a_stop_answers_whoever_waits_for_a_job_or_is_connected(start: Callable[
         assert server.get(BALANCE).status == 200
         os.kill(server.process.pid, signal.SIGTERM)
         wait_for(lambda: count(server, "Handling signal: term") == 1)
-        assert ask(kept, "/readyz") == (503, "stopping", "close")
+        wait_for(lambda: ask(kept, "/readyz") == (503, "stopping", "close"))
         kept.close()
         answer = waiter.result()
         assert (answer.status, answer.json["status"]) == (200, "pending")
