@@ -7,14 +7,11 @@ from contextlib import contextmanager
 from api.calls.problems import RETRY_AFTER_S, ApiError
 from observe import metrics
 
-# How long one waits for a seat, in seconds: most take one for a moment.
-WAIT_S = 1.0
-
 
 class Seats:
     """A bounded number of them, for one kind of thing."""
 
-    def __init__(self, most: int, where: str, full: str, *, wait_s: float = WAIT_S) -> None:
+    def __init__(self, most: int, where: str, full: str, *, wait_s: float = 0.0) -> None:
         """Make them.
 
         Args:

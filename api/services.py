@@ -35,6 +35,8 @@ from observe import metrics
 BULK_PATH = "/api/transfers/bulk/v1"
 # Bulks that a process takes at a time.
 MOST_BULKS = 2
+# How many seconds the next one waits for its turn: most take a moment.
+BULK_WAIT_S = 1.0
 # A process sends so many statements at once.
 MOST_STATEMENTS = 8
 
@@ -68,7 +70,9 @@ class Services:
     readings: Readings
     # Those who send a bulk: what one of them holds in memory is many times what any other does.
     bulk_seats: Seats = field(
-        default_factory=lambda: Seats(MOST_BULKS, "bulks", "Too many bulks are being taken here, and nothing moved.")
+        default_factory=lambda: Seats(
+            MOST_BULKS, "bulks", "Too many bulks are being taken here, and nothing moved.", wait_s=BULK_WAIT_S
+        )
     )
     # Of statements that are being sent, each with a slice of entries in hand.
     statement_seats: Seats = field(

@@ -12,7 +12,7 @@ from observe import metrics
 
 @pytest.fixture
 def seats() -> Seats:
-    return Seats(2, "statements", "Too many are here.", wait_s=0.01)
+    return Seats(2, "statements", "Too many are here.")
 
 
 def test_beyond_them_one_is_turned_away_told_when_to_come_again_and_counted(seats: Seats) -> None:
