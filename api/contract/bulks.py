@@ -2,8 +2,7 @@
 
 from pydantic import Field
 
-from api.contract.fields import Count, IdOut, Incoming, Instant, MovedCents, Outgoing
-from api.contract.jobs import JobQuery
+from api.contract.fields import Count, IdOut, Incoming, Instant, MovedCents, Outgoing, WaitQuery
 from api.contract.operations import AN_ID, AN_INSTANT, Answer, Operation, Who
 from api.contract.transfers import A_PAYMENT, TransferBody
 from models.ledger.bulks import MAX_ATOMIC_ITEMS, MAX_ITEMS, Bulk
@@ -22,10 +21,6 @@ class BulkAcceptedOut(Outgoing):
     bulk_id: IdOut
     count: Count
     status_url: str
-
-
-class BulkQuery(JobQuery):
-    """How many seconds to wait for all of a bulk to end."""
 
 
 class BulkOut(Outgoing):
@@ -95,7 +90,7 @@ OPERATIONS = {
         ),
         tag="Jobs",
         who=Who.USER_OR_ADMIN,
-        query=BulkQuery,
+        query=WaitQuery,
         problems=("bulk_not_found",),
     ),
 }

@@ -119,6 +119,12 @@ class NoQuery(Incoming):
     """No query parameters."""
 
 
+class WaitQuery(Incoming):
+    """How many seconds to wait for it to end."""
+
+    wait: WaitS = 0.0
+
+
 class PageQuery(Incoming):
     """How many of them, and below which one."""
 

@@ -3,19 +3,13 @@
 from functools import partial
 from typing import Annotated, Any, TypeAlias
 
-from api.contract.fields import Count, Incoming, MovedCents, Outgoing, SpelledId, SpelledInstant, WaitS, words
+from api.contract.fields import Count, MovedCents, Outgoing, SpelledId, SpelledInstant, WaitQuery, words
 from api.contract.operations import AN_ID, AN_INSTANT, Answer, Operation, Who
 from jobs.event_json import resource_of
 from models.ledger.transfer import Kind, Status, Transfer
 
 StatusWord: TypeAlias = Annotated[str, words(Status)]
 KindWord: TypeAlias = Annotated[str, words(Kind)]
-
-
-class JobQuery(Incoming):
-    """How many seconds to wait for the job to end."""
-
-    wait: WaitS = 0.0
 
 
 class JobOut(Outgoing):
@@ -72,7 +66,7 @@ _CANCELED = POSTED | {"status": "canceled", "attempts": 0, "not_before": "2026-1
 _job = partial(Operation, tag="Jobs", who=Who.USER_OR_ADMIN)
 
 OPERATIONS = {
-    "jobs.job": _job(Answer(JobOut, example=POSTED), query=JobQuery, problems=("job_not_found",)),
+    "jobs.job": _job(Answer(JobOut, example=POSTED), query=WaitQuery, problems=("job_not_found",)),
     # Forbidden: to the payee.
     "jobs.cancel": _job(Answer(JobOut, example=_CANCELED), problems=("forbidden", "job_not_found", "not_cancelable")),
 }

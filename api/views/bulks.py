@@ -7,7 +7,8 @@ from flask import Blueprint, Response, request
 
 from api.actions import bulks
 from api.calls.problems import RETRY_AFTER_S
-from api.contract.bulks import BulkAcceptedOut, BulkBody, BulkOut, BulkQuery
+from api.contract.bulks import BulkAcceptedOut, BulkBody, BulkOut
+from api.contract.fields import WaitQuery
 from api.contract.validation import answers, json_response, read_body, read_idempotency_key, read_query, refuse_query
 from api.edge.edge import call_of
 from api.running import services
@@ -44,7 +45,7 @@ def send() -> Response:
 def bulk(bulk_id: str) -> BulkOut:
     """Return how many transfers of a bulk are pending, and how many have ended how, waiting for all if asked to."""
     caller = services().identity.require_user_or_admin(call_of(request.environ))
-    query = read_query(request.environ, BulkQuery)
+    query = read_query(request.environ, WaitQuery)
     found = read_id(bulk_id, BulkNotFound(0))
     look = partial(services().bulks.find, found, seen_by=caller)
     return BulkOut.of(services().waiting.look_until(lambda bulk: not bulk.pending, look, found, query.wait))

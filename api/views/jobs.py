@@ -7,7 +7,8 @@ from flask import Blueprint, request
 
 from api.access.administrators import acting_or_user
 from api.actions import canceling
-from api.contract.jobs import JobOut, JobQuery
+from api.contract.fields import WaitQuery
+from api.contract.jobs import JobOut
 from api.contract.validation import answers, read_query, refuse_query
 from api.edge.edge import call_of
 from api.running import services
@@ -24,7 +25,7 @@ _ID = re.compile(r"[0-9]{1,19}")
 def job(job_id: str) -> JobOut:
     """Return how a transfer stands, waiting for its end if asked to."""
     caller = services().identity.require_user_or_admin(call_of(request.environ))
-    query = read_query(request.environ, JobQuery)
+    query = read_query(request.environ, WaitQuery)
     transfer_id = read_job_id(job_id)
     look = partial(services().history.get_transfer, transfer_id, seen_by=caller)
     room = services().waiting

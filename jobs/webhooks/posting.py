@@ -20,6 +20,7 @@ from jobs.webhooks.addresses import Address, AddressRefused, Network, choose
 from jobs.webhooks.keeping import Connection, Kept
 from jobs.webhooks.resolving import NotResolved, resolve
 from jobs.webhooks.targets import BadTarget, Target, parse
+from jobs.webhooks.verdicts import is_success
 
 # For all of it: looking up, connecting, TLS, sending, reading.
 ATTEMPT_S = 15.0
@@ -40,11 +41,6 @@ class Answered:
     status: int
     excerpt: bytes
     retry_after: str | None
-
-    @property
-    def is_success(self) -> bool:
-        """Whether it is 2xx."""
-        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 class Poster:
@@ -210,7 +206,7 @@ def _exchange(line: _Line, target: Target, headers: Mapping[str, str], body: byt
     answer = connection.getresponse()
     answered = Answered(answer.status, _read_excerpt(answer), answer.headers.get("Retry-After"))
     # Of all else it is not sure that nothing follows, which would be taken for the answer to what is sent next.
-    is_whole = answered.is_success and (answer.isclosed() or answer.length == 0)
+    is_whole = is_success(answered.status) and (answer.isclosed() or answer.length == 0)
     return answered, is_whole and not answer.will_close
 
 

@@ -24,7 +24,7 @@ def judge(
         policy: when another attempt follows; None: never.
         now: by which Retry-After is reckoned.
     """
-    if http_status is not None and HTTPStatus.OK <= http_status < HTTPStatus.MULTIPLE_CHOICES:
+    if http_status is not None and is_success(http_status):
         return Verdict(status=Status.DELIVERED)
     is_gone = http_status == HTTPStatus.GONE
     quiet_s = read_retry_after(retry_after, now) if http_status in _WAITS else None
@@ -32,6 +32,11 @@ def judge(
     if delay_s is None:
         return Verdict(status=Status.FAILED, quiet_s=quiet_s, is_gone=is_gone)
     return Verdict(status=Status.PENDING, next_in_s=max(delay_s, quiet_s or 0.0), quiet_s=quiet_s, is_gone=is_gone)
+
+
+def is_success(http_status: int) -> bool:
+    """Whether an answer of this status says that it has been delivered: 2xx."""
+    return HTTPStatus.OK <= http_status < HTTPStatus.MULTIPLE_CHOICES
 
 
 def read_retry_after(text: str | None, now: datetime) -> float | None:

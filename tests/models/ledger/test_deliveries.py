@@ -7,7 +7,7 @@ from sqlalchemy import Engine, TextClause, insert, text
 
 from models.ledger import attempts, cancellation, deliveries
 from models.schema.tables import transfers
-from tests.models.ledger.test_listing_plans import all_nodes
+from tests.models.ledger.test_history import all_nodes
 
 PENDING = 300
 _REJECTED = """

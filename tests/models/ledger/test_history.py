@@ -354,6 +354,11 @@ def plan_nodes(engine: Engine, statement: str | Statement, parameters: Any = Non
         if preparation:
             connection.exec_driver_sql("DEALLOCATE explained")
         connection.rollback()
+    return all_nodes(explained)
+
+
+def all_nodes(explained: Any) -> list[dict[str, Any]]:
+    """Return all nodes of a plan, as ``EXPLAIN (FORMAT JSON)`` answers it."""
     plan = explained if isinstance(explained, list) else json.loads(explained)
     nodes, ahead = [], [plan[0]["Plan"]]
     while ahead:

@@ -42,12 +42,6 @@ def funded(engine: Engine, orders: Orders) -> Iterator[None]:
 
 
 @pytest.fixture
-def paid(orders: Orders) -> int:
-    """The id of a transfer of 60 cents from 1 to 2."""
-    return orders.execute(transfer(1, 2, 60)).transfer_id
-
-
-@pytest.fixture
 def other(orders: Orders) -> int:
     """The id of a transfer of 50 cents from 3 to 4."""
     return orders.execute(transfer(3, 4, 50)).transfer_id

@@ -1,6 +1,5 @@
 """What a list costs hangs on what is looked at, and not on how many transfers there are, nor on when it was planned."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +14,7 @@ from models.ledger.listing import LOOK, Filters
 from models.ledger.transfer import Kind, Status
 from models.snowflake.layout import first_id_of
 from tests.models.ledger.listed import BEGIN, fill, share
-from tests.models.ledger.test_history import indexes, plan_nodes, scanned
+from tests.models.ledger.test_history import all_nodes, indexes, plan_nodes, scanned
 
 pytestmark = pytest.mark.xdist_group("listing_plans")  # the table is filled once
 
@@ -167,13 +166,3 @@ def test_what_was_planned_on_an_empty_table_is_as_good_on_a_large_one(shared_eng
 def named(case: Case) -> Statement:
     """The statement of a case under a name of its own."""
     return replace(asked(case.filters).statement, name=f"explained_{case.name}")
-
-
-def all_nodes(explained: Any) -> list[dict[str, Any]]:
-    plan = explained if isinstance(explained, list) else json.loads(explained)
-    nodes, ahead = [], [plan[0]["Plan"]]
-    while ahead:
-        node = ahead.pop()
-        nodes.append(node)
-        ahead += node.get("Plans", [])
-    return nodes

@@ -40,12 +40,6 @@ def funded(engine: Engine, orders: Orders) -> Iterator[None]:
     check_books(engine)
 
 
-@pytest.fixture
-def paid(orders: Orders) -> int:
-    """The id of a transfer of 60 cents from 1 to 2."""
-    return orders.execute(transfer(1, 2, 60)).transfer_id
-
-
 def back(original: int, amount_cents: int = 0, *, key: str | None = None) -> Order:
     return reversal(2, 1, original, amount_cents, key=key)
 
