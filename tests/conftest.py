@@ -89,9 +89,16 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     """Have the line that sums up a failure say what caused it: of an ``Unavailable``, what the database had said."""
     report = yield
     crash = getattr(report.longrepr, "reprcrash", None)
-    if call.excinfo is not None and crash is not None and call.excinfo.value.__cause__ is not None:
-        crash.message += f" (from {first_line(call.excinfo.value)})"
+    if call.excinfo is not None and crash is not None and (causes := _causes(call.excinfo.value)):
+        crash.message += f" (from {'; '.join(map(first_line, causes))})"
     return report
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return what first_line() is to tell of: what is in a group, or an error that another has caused."""
+    if isinstance(error, BaseExceptionGroup):
+        return list(error.exceptions)
+    return [error] if error.__cause__ is not None else []
 
 
 def pytest_collection_finish() -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ops.local.processes import wait_for
+from tests.patience import PATIENCE_S
 
 
 def or_skip() -> str:
@@ -52,7 +53,7 @@ def pgbouncer(folder: Path, url: str, *, mode: str, ignored: str = "extra_float_
         command[1:1] = ["-u", "nobody"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            assert wait_for(lambda: _answers(port), 30), (folder / "log").read_text()
+            assert wait_for(lambda: _answers(port), PATIENCE_S), (folder / "log").read_text()
             yield f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{port}{parts.path}"
         finally:
             process.terminate()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

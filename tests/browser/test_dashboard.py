@@ -22,13 +22,13 @@ from tests.api.server import Gunicorn
 from tests.browser.conftest import Visit
 from tests.jobs.backlog import accept, kill_off, members, row_of
 from tests.jobs.conftest import drain
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("dashboard")]
 
 HOSTILE = '<img src="data:," onerror="window.ran = true"><script>window.ran = true</script>\'"</script>'
 BEGINS_WITH = '<img src="data:," onerror='
 FAILED_PAGE = "/rq/0/view/jobs/transfers/failed/8/asc/1"
-PATIENCE_S = 30.0
 RAN = "() => window.ran === true"
 
 

@@ -20,9 +20,8 @@ from tests.chaos.freezer import Freeze
 from tests.chaos.hooked import Hooked, check_hooked
 from tests.chaos.report import Report, Told
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
-# What a service that is left in peace may take to answer.
-PATIENCE_S = 30.0
 # And to send by webhook what had to wait for the end of the last fault, on a machine that has much else to do.
 SENDING_S = 90.0
 _TRANSFERS_BY_KEY = text(

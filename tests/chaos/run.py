@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -32,13 +33,21 @@ _PENDING = "SELECT count(*) FROM transfers WHERE status = 'pending'"
 
 
 def run(
-    home: Path, *, seconds: float, seed: int, pause_s: float = 3.0, client_pause_s: float = 0.0, **settings: str
+    home: Path,
+    *,
+    seconds: float,
+    seed: int,
+    first: Sequence[str] = (),
+    pause_s: float = 3.0,
+    client_pause_s: float = 0.0,
+    **settings: str,
 ) -> Report:
     """Run chaos for a while, with a fault about every ``pause_s``, and audit what is left.
 
     Args:
         home: WALLET_HOME.
-        seconds: how long.
+        seconds: how long, or until the first faults have come about.
+        first: names of the faults to begin with, whatever is drawn after them.
         seed: of what is asked, and of what is done.
         pause_s: between two faults, about.
         client_pause_s: of each client, after each answer.
@@ -47,7 +56,7 @@ def run(
     rng = random.Random(seed)
 
     def trouble(stack: Stack, _clients: list[Client], report: Report) -> None:
-        _cause_faults(stack, rng, report, seconds=seconds, pause_s=pause_s)
+        _cause_faults(stack, rng, report, seconds=seconds, first=first, pause_s=pause_s)
 
     # Audits come one upon the other: none may find anything, whatever is killed meanwhile.
     ours = {"WORKERS": "2", "RETRY_DELAYS": "0.2,0.5,1,2,4", "LOG_LEVEL": "WARNING", "AUDIT_INTERVAL_S": "1"}
@@ -136,10 +145,21 @@ def _make_clients(
         yield [make("opening", 0, 0), *load]
 
 
-def _cause_faults(stack: Stack, rng: random.Random, report: Report, *, seconds: float, pause_s: float) -> None:
+def _cause_faults(
+    stack: Stack, rng: random.Random, report: Report, *, seconds: float, first: Sequence[str], pause_s: float
+) -> None:
     faults, end = faults_of(stack.transport), time.monotonic() + seconds
+
+    def pause(at_most_s: float) -> None:
+        time.sleep(min(rng.uniform(0.5, 1.5) * pause_s, at_most_s))  # the rhythm of the faults is the experiment
+
+    for name in first:
+        pause(pause_s)
+        # What it needs may still be away, from the fault before it.
+        wait_until(partial(faults[name].cause, stack, rng), SETTLE_TIMEOUT_S, f"{name} comes about")
+        report.faults[name] += 1
     while (left_s := end - time.monotonic()) > 0:
-        time.sleep(min(rng.uniform(0.5, 1.5) * pause_s, left_s))  # the rhythm of the faults is the experiment
+        pause(left_s)
         name = rng.choices(list(faults), [fault.weight for fault in faults.values()])[0]
         report.faults[name] += faults[name].cause(stack, rng)
 

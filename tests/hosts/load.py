@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from tests.chaos.audit import audit
 from tests.chaos.client import Client
 from tests.chaos.report import Report
-from tests.hosts.service import API_PORT, PATIENCE_S, Service, until
+from tests.hosts.service import API_PORT, Service, until
+from tests.patience import PATIENCE_S
 
 CLIENTS = 4
 # Of each load, nobody else's. So many that none of them gets to his limit.
@@ -22,14 +23,11 @@ class Load:
     """Clients under way: half of them begin at the one host, half at the other, and go to another if they must."""
 
     def __init__(self, service: Service, first_user: int) -> None:
-        """Open the wallets."""
+        """Ask for nothing yet."""
         self.service = service
         self.users = range(first_user, first_user + USERS)
         addresses = [each.address for each in service.apis]
         self._reader = self._make(0, addresses, pause_s=0.0)
-        for user in self.users:
-            status, _ = self._reader.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
-            assert status == 200
         self.clients = [
             self._make(number, addresses[:: 1 if number % 2 else -1], pause_s=PAUSE_S)
             for number in range(1, CLIENTS + 1)
@@ -39,6 +37,14 @@ class Load:
     def answered(self) -> int:
         """How many orders were answered so far."""
         return sum(bool(call.answers) for client in self.clients for call in client.calls)
+
+    def begin(self) -> None:
+        """Open the wallets, and have the clients begin."""
+        for user in self.users:
+            status, _ = self._reader.ask(user, "POST", "/api/deposit/v1", {"amount": OPENING_CENTS}, "opening")
+            assert status == 200
+        for client in self.clients:
+            client.start()
 
     def go_on_for(self, orders: int) -> None:
         """Wait until so many more have been answered."""
@@ -64,8 +70,13 @@ class Load:
         until(lambda: self.service.count_pending() == 0, "all transfers are final", self.service.complaints)
         report = Report()
         audit(self.service.url, self._reader, self.clients, dict.fromkeys(self.users, OPENING_CENTS), report)
-        self._reader.close()
         assert report.is_clean, "\n".join(report.lines())
+
+    def close(self) -> None:
+        """Have no client at work any more, however it came out."""
+        for client in self.clients:
+            client.stop()
+        self._reader.close()
 
     def _make(self, number: int, addresses: list[str], *, pause_s: float) -> Client:
         name = f"client{self.users[0] + number}"
@@ -75,14 +86,9 @@ class Load:
 @contextmanager
 def load(service: Service) -> Iterator[Load]:
     """Have clients at work meanwhile. In the end all hosts are up, and all that they were told is true."""
-    under_way = Load(service, next(_first_users))
-    for client in under_way.clients:
-        client.start()
-    try:
+    with closing(Load(service, next(_first_users))) as under_way:
+        under_way.begin()
         yield under_way
         until(service.is_up, "all hosts are ready again", service.complaints)
         under_way.go_on_for(CLIENTS)
-    finally:
-        for client in under_way.clients:
-            client.stop()
-    under_way.end()
+        under_way.end()

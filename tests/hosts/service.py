@@ -22,12 +22,11 @@ from ops.local.server import LOOPBACK
 from ops.local.servers import PostgresServer, RedisServer
 from tests.faketime import Clock, find_library
 from tests.hosts.network import SUBNET, Host, Network
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 # The same on each host: nobody else is there.
 API_PORT, METRICS_PORT, POSTGRES_PORT, REDIS_PORT = 8080, 9100, 5432, 6379
-# Of any wait: generous, for a busy machine.
-PATIENCE_S = 60.0
 API = ("-m", "gunicorn", "-c", "ops/http/gunicorn.conf.py", "wsgi:app")
 WORKER = ("worker.py",)
 # Of every user.

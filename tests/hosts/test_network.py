@@ -8,7 +8,7 @@ import pytest
 
 from ops.local.processes import wait_for
 from tests.hosts.network import Host, Network
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("hosts")
 PORT = 80

@@ -9,7 +9,8 @@ import redis
 import jobs.auditor
 from jobs.auditor import Auditor
 from jobs.rq.backlog import RqBacklog
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 
 
 def main() -> None:

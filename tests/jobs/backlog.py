@@ -18,7 +18,6 @@ from models.schema.tables import transfers
 from tests.books import check_books
 from tests.models.ledger.ordering import come, post_now
 
-PATIENCE_S = 30.0
 FIRST_ID = 1_000
 OPENING_CENTS = 1_000_000
 

@@ -17,9 +17,10 @@ from jobs.rq.keys import STARTED, RqKeys
 from jobs.rq.worker import BatchWorker
 from jobs.settler import Settler
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, are_final, fund, members, queued, rows_of
+from tests.jobs.backlog import are_final, fund, members, queued, rows_of
 from tests.jobs.workers import WorkerNursery, WorkerProcess
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 
 DELAYS_S = (60.0, 120.0)
 # A worker whose lease is as short as this is soon followed by another.

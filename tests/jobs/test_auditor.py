@@ -19,10 +19,11 @@ from models.audit import books, record
 from models.audit.audit import Slice, run_slice
 from models.audit.record import AuditResult
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, backlog, locked
+from tests.jobs.backlog import accept, assert_posted_once, backlog, locked
 from tests.jobs.conftest import WorkerStarter
 from tests.models.ledger.ordering import bounded_engine
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

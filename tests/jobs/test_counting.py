@@ -14,8 +14,9 @@ from models.snowflake.ids import Snowflake
 from models.snowflake.layout import EPOCH_MS, encode
 from observe import metrics
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, backlog, expire_leases, fault_on, make_due, row_of
+from tests.jobs.backlog import accept, backlog, expire_leases, fault_on, make_due, row_of
 from tests.jobs.conftest import DELAYS_S, WorkerMaker, drain
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 from tests.samples import Samples, Series
 

@@ -17,7 +17,6 @@ from tests.books import check_books
 from tests.jobs.backlog import (
     CANNOT_SERIALIZE,
     OPENING_CENTS,
-    PATIENCE_S,
     accept,
     are_final,
     assert_posted_once,
@@ -39,6 +38,7 @@ from tests.jobs.backlog import (
 from tests.jobs.conftest import TakeOver, WorkerStarter
 from tests.jobs.workers import freezes, kills, terminates
 from tests.models.ledger.ordering import count_waiting
+from tests.patience import PATIENCE_S
 
 CLAIM = "jobs.rq.keys:RqKeys.claim"
 FINISH = "jobs.rq.keys:RqKeys.finish"

@@ -15,10 +15,11 @@ from models.cache.kept_evictions import KeptEvictions
 from models.cache.wallet_cache import ENTRIES, FENCE, Eviction, Miss, WalletCache
 from models.ledger.history import History
 from ops.local.processes import wait_for
-from tests.jobs.backlog import OPENING_CENTS, PATIENCE_S, accept, are_final, backlog, kill_off
+from tests.jobs.backlog import OPENING_CENTS, accept, are_final, backlog, kill_off
 from tests.jobs.conftest import WorkerStarter
 from tests.jobs.workers import kills
 from tests.models.cache.caching import FIELD, cache_at, hit, kept, missed
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 EVICT_AGAIN = "models.cache.wallet_cache:WalletCache.evict_again"

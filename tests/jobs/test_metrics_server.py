@@ -18,8 +18,9 @@ from sqlalchemy import Engine
 from observe import background, metrics_server
 from observe.metrics_server import MetricsServer
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, assert_posted_once, backlog, statuses
+from tests.jobs.backlog import assert_posted_once, backlog, statuses
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.samples import Samples, check_with_promtool
 

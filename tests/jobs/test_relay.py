@@ -34,7 +34,6 @@ from observe import metrics
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
-    PATIENCE_S,
     accept,
     assert_posted_once,
     backlog,
@@ -56,6 +55,7 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import WorkerMaker, drain
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 

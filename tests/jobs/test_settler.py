@@ -33,7 +33,6 @@ from tests.books import check_books
 from tests.jobs.backlog import (
     DAWDLES,
     OPENING_CENTS,
-    PATIENCE_S,
     REFUSES,
     accept,
     assert_posted_once,
@@ -52,6 +51,7 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import DELAYS_S
 from tests.models.ledger.ordering import bounded_engine, count_waiting, post_now
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

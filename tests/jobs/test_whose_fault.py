@@ -23,7 +23,6 @@ from ops.local.servers import PostgresServer
 from tests.books import check_books
 from tests.jobs.backlog import (
     DAWDLES,
-    PATIENCE_S,
     accept,
     assert_posted_once,
     fault_on,
@@ -36,6 +35,7 @@ from tests.jobs.backlog import (
 )
 from tests.jobs.conftest import DELAYS_S
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 POSTED = Outcome(Status.POSTED)

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 

@@ -18,8 +18,7 @@ from models.snowflake.leases import LEASE_S, NodeLease
 from models.vitals import Backlog, EventBacklog
 from ops.local.processes import wait_for
 from tests.models.ledger.ordering import come
-
-PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from structlog.testing import capture_logs
 
 from observe import background, metrics
 from tests.observe.test_metrics import exposed
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
-
-PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)

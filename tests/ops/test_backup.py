@@ -34,6 +34,7 @@ from tests.models.ledger.ordering import balances, bounded_engine, deposit, late
 from tests.models.schema.test_guards import KEEPING
 from tests.ops.local.test_servers import ask
 from tests.ops.local.test_stack import Run, get
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("backup")
@@ -104,7 +105,7 @@ def file(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         load(service),
     ):
         # Some of it has moved already, however late the load began: beside three deposits and what is pending.
-        assert wait_for(lambda: ask(server.url, "SELECT count(*) > 4 FROM transfers") is True, 30)
+        assert wait_for(lambda: ask(server.url, "SELECT count(*) > 4 FROM transfers") is True, PATIENCE_S)
         done = backup(home, "dump", file, DATABASE_URL=server.url)
     assert (done.returncode, done.stdout) == (0, f"{file}\n"), done.stderr
     return file
@@ -140,9 +141,9 @@ def test_what_is_restored_balances_and_the_service_runs_on_it(file: Path, tmp_pa
         told = "SELECT last_event FROM event_head"
         ended = "SELECT count(*) FROM transfers WHERE status <> 'pending'"
         pending = "SELECT count(*) FROM transfers WHERE status = 'pending'"
-        assert wait_for(lambda: ask(state["postgres"]["url"], pending) == 0, 30)
+        assert wait_for(lambda: ask(state["postgres"]["url"], pending) == 0, PATIENCE_S)
         assert ask(state["postgres"]["url"], ended) != 0
-        assert wait_for(lambda: ask(state["postgres"]["url"], told) == ask(state["postgres"]["url"], ended), 30)
+        assert wait_for(lambda: ask(state["postgres"]["url"], told) == ask(state["postgres"]["url"], ended), PATIENCE_S)
         status, answer = get(run, "/api/wallet/balance/v1")
         assert (status, answer["balance"]) == (
             200,
@@ -252,7 +253,7 @@ def test_a_cache_of_its_own_tells_nobody_of_what_was_lost(file: Path, tmp_path: 
         try:
             first.wait_until_up()
             # Asked until it is cached: a process that has just started may not believe its cache yet.
-            assert wait_for(lambda: get(first, "/api/wallet/balance/v1")[0] == 200 and bool(cached(client)), 30)
+            assert wait_for(lambda: get(first, "/api/wallet/balance/v1")[0] == 200 and bool(cached(client)), PATIENCE_S)
             lost = get(first, "/api/wallet/balance/v1")[1]["balance"]
         finally:
             assert first.finish() == 0

@@ -19,9 +19,9 @@ from tests.api.actions.attempts import fail_once
 from tests.api.waiters import wait_for
 from tests.jobs.backlog import accept, fund, kill_off
 from tests.models.ledger.ordering import post_now
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
-PATIENCE_S = 30.0
 Seen = list[tuple[str, int]]
 
 

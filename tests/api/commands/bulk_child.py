@@ -11,7 +11,7 @@ from api.app import create_app
 from api.commands import bulk
 from config import Settings, load
 from models.ledger.bulks import BulkAcceptance, BulkOrder, Bulks
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 
 def main() -> None:

@@ -27,8 +27,9 @@ from tests.api.calls import JOBS, answer, balance_of, get
 from tests.api.commands.conftest import Runner
 from tests.api.conftest import AppMaker
 from tests.jobs.conftest import DELAYS_S
-from tests.models.ledger.ordering import PATIENCE_S, balances, bounded_engine, count_transfers
+from tests.models.ledger.ordering import balances, bounded_engine, count_transfers
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

@@ -26,6 +26,7 @@ from tests.api.calls import ADMIN, JOBS, Json, accept, answer, ask, balance_of, 
 from tests.api.conftest import AppMaker
 from tests.jobs.backlog import hash_of, job_of, members, queued, status_of, stock_queue
 from tests.jobs.conftest import drain
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 PAGES = ["/rq/", "/rq/0/view/workers", "/rq/0/view/jobs"]
@@ -79,7 +80,7 @@ def everything_in(client: redis.Redis) -> dict[str, tuple[bytes, bool]]:
 def accept_onto_queue(client: FlaskClient, redis_client: redis.Redis, amount: int = 67) -> str:
     """Give a transfer to the queue, and wait until its job stands on it."""
     job_id = accept(client, amount)
-    assert wait_for(lambda: job_id.encode() in redis_client.lrange(QUEUE, 0, -1), 10)
+    assert wait_for(lambda: job_id.encode() in redis_client.lrange(QUEUE, 0, -1), PATIENCE_S)
     return job_id
 
 

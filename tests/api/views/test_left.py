@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from ops.local.processes import wait_for
 from tests.api.calls import BALANCE, DEPOSIT, HISTORY, JOBS, TRANSFER, answer, balance_of, fund, get, post, problem
 from tests.models.ledger.archiving import age, archive, proven
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 PAGE = f"{HISTORY}?page_size=2"
 

@@ -32,6 +32,7 @@ from tests.api.calls import (
     problem,
 )
 from tests.api.conftest import AppMaker
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 from tests.samples import Samples, check_with_promtool
 
@@ -87,7 +88,7 @@ def test_the_backlog_is_told_as_it_stands(
 ) -> None:
     pending, dead = accept(funded), accept(funded)
     bury(dead)
-    assert wait_for(lambda: RqKeys(redis_client).queue_length() == 2, 10)
+    assert wait_for(lambda: RqKeys(redis_client).queue_length() == 2, PATIENCE_S)
     RqKeys(redis_client).claim(worker_key="w", worker_name="w", lease="l", limit=1, lease_s=60)
     with engine.begin() as connection:
         connection.execute(

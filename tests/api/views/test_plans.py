@@ -44,8 +44,8 @@ from tests.books import check_books
 from tests.conftest import Books
 from tests.jobs.backlog import members, queued, stock_queue
 from tests.models.ledger.ordering import come, uncommitted
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 30.0
 BODY = MOVES[TRANSFER_LATER]
 
 

@@ -24,6 +24,7 @@ from tests.api.calls import (
 )
 from tests.api.conftest import AppMaker
 from tests.conftest import Books
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 BOTH = pytest.mark.parametrize("path", [TRANSFER, TRANSFER_LATER])
@@ -50,7 +51,7 @@ def test_v2_answers_where_to_follow_the_job_and_moves_nothing_yet(funded: FlaskC
 
 def test_v2_puts_the_job_on_the_queue(funded: FlaskClient, redis_client: redis.Redis) -> None:
     job_id = accept(funded)
-    assert wait_for(lambda: redis_client.lrange("rq:queue:transfers", 0, -1) == [job_id.encode()], 10)
+    assert wait_for(lambda: redis_client.lrange("rq:queue:transfers", 0, -1) == [job_id.encode()], PATIENCE_S)
 
 
 @BOTH

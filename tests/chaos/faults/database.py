@@ -12,8 +12,8 @@ import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection
 
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 30.0
 # SHARE is what an index build takes, ACCESS EXCLUSIVE what most of ALTER TABLE does.
 LOCKS = [(table, mode) for table in ("wallets", "transfers", "entries") for mode in ("SHARE", "ACCESS EXCLUSIVE")]
 # In seconds: beyond a lock_timeout (2) and a statement_timeout (5), and for as long as attempts take that are spent.

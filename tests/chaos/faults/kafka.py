@@ -18,8 +18,8 @@ from confluent_kafka.admin import AdminClient
 from ops.local.kafka.asking import make_client
 from tests.chaos.announced import ANSWER_S, TOPICS
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 60.0
 # Some are shorter than a record may be on its way (5 s), some longer.
 SHORTEST_S, LONGEST_S = 2.5, 7.5
 # Longer than a session (6 s), after which the group gives what it had to others.

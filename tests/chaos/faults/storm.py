@@ -12,10 +12,10 @@ from contextlib import closing, suppress
 import psycopg2
 
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
 CALLERS = 90
 HELD_S = 1.6
-PATIENCE_S = 30.0
 # The defaults of the settings.
 API_PROCESSES, DB_CONNECTIONS = 2, 6
 # Nobody of that name has a wallet: all of it is looked up, and nothing moves.

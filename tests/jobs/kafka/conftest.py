@@ -21,9 +21,10 @@ from jobs.settler import Settler
 from jobs.transport import TransportAway
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, are_final, due, rows_of
+from tests.jobs.backlog import accept, are_final, due, rows_of
 from tests.kafka_broker import empty_topics
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

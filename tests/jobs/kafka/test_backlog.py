@@ -18,8 +18,9 @@ from jobs.transport import TransportAway
 from models.ledger import attempts
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, due, fund, kill_off, row_of
+from tests.jobs.backlog import accept, assert_posted_once, due, fund, kill_off, row_of
 from tests.jobs.kafka.conftest import Make, Send, count_records
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("kafka")
 

@@ -20,10 +20,11 @@ from jobs.settler import Settler
 from observe import metrics
 from ops.local.kafka.cluster import KafkaCluster
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, are_final, assert_posted_once, due
+from tests.jobs.backlog import accept, are_final, assert_posted_once, due
 from tests.jobs.kafka.conftest import count_records
 from tests.kafka_broker import empty_topics
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.xdist_group("kafka-cluster"), pytest.mark.long]
 

@@ -20,7 +20,6 @@ from models.ledger import deliveries
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
-    PATIENCE_S,
     REFUSES,
     accept,
     are_final,
@@ -37,6 +36,7 @@ from tests.jobs.conftest import WorkerStarter
 from tests.jobs.kafka.conftest import Make, Send, count_records, read_all
 from tests.jobs.workers import kills
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 pytestmark = pytest.mark.xdist_group("kafka")

@@ -14,8 +14,7 @@ from ops.local.kafka.properties import Access
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
 from tests.certificates import make_certificate
-
-PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S
 
 
 def answers(settings: Settings, **given: str) -> bool:

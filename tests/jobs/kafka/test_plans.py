@@ -15,22 +15,14 @@ from models.ledger import cancellation
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
 from tests.books import check_books
-from tests.jobs.backlog import (
-    PATIENCE_S,
-    are_final,
-    assert_posted_once,
-    due,
-    plan,
-    row_of,
-    rows_of,
-    statuses,
-)
+from tests.jobs.backlog import are_final, assert_posted_once, due, plan, row_of, rows_of, statuses
 from tests.jobs.conftest import WorkerStarter
 from tests.jobs.kafka.conftest import Make, Send, count_records
 from tests.jobs.kafka.test_consumer import count_unread
 from tests.jobs.workers import kills
 from tests.kafka_broker import empty_topics
 from tests.models.ledger.ordering import come
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("kafka")
 

@@ -12,8 +12,8 @@ from jobs.kafka.sending import RENEW_S, Sender
 from ops.local.kafka.cluster import KafkaCluster
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S
 from tests.kafka_broker import ANSWER_S, admin_of, empty_topics, make_topic
+from tests.patience import PATIENCE_S
 
 TOPIC = "sent"
 

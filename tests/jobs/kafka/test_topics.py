@@ -13,9 +13,9 @@ from jobs.kafka.topics import ALL, EVENTS, REQUESTED, key_of, partition_of
 from jobs.transport import TransportAway
 from ops.local.kafka.server import KafkaServer
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S
 from tests.jobs.kafka.conftest import read_all
 from tests.kafka_broker import empty_topics
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("kafka")
 

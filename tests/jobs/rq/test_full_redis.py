@@ -20,7 +20,6 @@ from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
 from ops.local.servers import RedisServer
 from tests.jobs.backlog import (
-    PATIENCE_S,
     accept,
     are_final,
     assert_posted_once,
@@ -32,6 +31,7 @@ from tests.jobs.backlog import (
     status_of,
 )
 from tests.jobs.conftest import WorkerMaker, WorkerStarter, drain
+from tests.patience import PATIENCE_S
 from tests.small_redis import ROOMY
 
 WORKER = "rq:worker:tests"

@@ -18,9 +18,10 @@ from models.redis_line.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, connec
 from models.redis_line.line import Command
 from observe import background
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S, accept, assert_posted_once, due, hash_of, job_of, members, queued
+from tests.jobs.backlog import accept, assert_posted_once, due, hash_of, job_of, members, queued
 from tests.jobs.conftest import WorkerMaker, drain
 from tests.models.redis_line.test_circuit import Clock
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 

@@ -27,7 +27,6 @@ from models.ledger import attempts, cancellation
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.jobs.backlog import (
-    PATIENCE_S,
     accept,
     are_final,
     assert_posted_once,
@@ -49,6 +48,7 @@ from tests.jobs.backlog import (
 from tests.jobs.conftest import TakeOver, WorkerMaker, WorkerStarter, drain
 from tests.jobs.workers import kills
 from tests.models.ledger.ordering import come
+from tests.patience import PATIENCE_S
 
 HOUR_S = 3_600.0
 AT = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)

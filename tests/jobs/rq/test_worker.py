@@ -34,7 +34,6 @@ from tests.books import check_books
 from tests.jobs.backlog import (
     CANNOT_SERIALIZE,
     OPENING_CENTS,
-    PATIENCE_S,
     accept,
     are_final,
     assert_posted_once,
@@ -60,6 +59,7 @@ from tests.jobs.backlog import (
 from tests.jobs.conftest import TakeOver, WorkerMaker, WorkerStarter, drain
 from tests.models.ledger.ordering import bounded_engine, count_waiting
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

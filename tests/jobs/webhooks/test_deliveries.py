@@ -19,10 +19,10 @@ from models.snowflake.ids import Snowflake
 from models.webhooks import deliveries, endpoints, history, tidying
 from models.webhooks.deliveries import FAILING_DAYS, MOST_HELD, MOST_LOGGED, Held
 from models.webhooks.fan_out import AHEAD, plan
-from tests.jobs.backlog import PATIENCE_S
 from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, change, rows, webhook
 from tests.jobs.webhooks.receivers import Receiver, Reply
 from tests.models.ledger.ordering import deposit
+from tests.patience import PATIENCE_S
 
 _REFUSES = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$;

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from jobs.webhooks import feeder
 from jobs.webhooks.feeder import Feeder, FeederThread
-from tests.jobs.backlog import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 
 class Round(Feeder):

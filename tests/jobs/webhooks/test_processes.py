@@ -16,9 +16,9 @@ from jobs.webhooks import job as stock_job
 from models.webhooks.deliveries import MOST_HELD
 from models.webhooks.fan_out import AHEAD
 from ops.local.processes import wait_for
-from tests.jobs.backlog import PATIENCE_S
 from tests.jobs.webhooks.driving import Driver, Endpoints, Happen, Senders, change, have_ended, lose_what_is_held, rows
 from tests.jobs.webhooks.receivers import Received, Receiver, Reply
+from tests.patience import PATIENCE_S
 
 
 def test_what_is_sent_when_its_sender_is_killed_is_sent_again(

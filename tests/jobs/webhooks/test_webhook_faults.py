@@ -12,10 +12,10 @@ from models.webhooks import endpoints
 from models.webhooks.deliveries import CLAIMED_S, MOST_HELD
 from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
-from tests.jobs.backlog import PATIENCE_S
 from tests.jobs.webhooks.driving import Endpoints, Happen, Senders, have_ended, lose_what_is_held, rows, webhook
 from tests.jobs.webhooks.receivers import Received, Receiver, Reply
 from tests.jobs.workers import kills
+from tests.patience import PATIENCE_S
 
 # Of an attempt: long enough for whoever answers at once.
 SHORT_S = 1.0

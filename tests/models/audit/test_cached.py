@@ -18,7 +18,8 @@ from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
 from tests.models.audit.auditing import begun
 from tests.models.ledger.archiving import age, archive
-from tests.models.ledger.ordering import PATIENCE_S, deposit
+from tests.models.ledger.ordering import deposit
+from tests.patience import PATIENCE_S
 
 
 def nothing() -> None:

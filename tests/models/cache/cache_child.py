@@ -14,7 +14,8 @@ from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from tests.models.cache.caching import cache_at
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, deposit
+from tests.models.ledger.ordering import bounded_engine, deposit
+from tests.patience import PATIENCE_S
 
 
 def die(_cache: WalletCache, _versions: Mapping[int, int]) -> None:

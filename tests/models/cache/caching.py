@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from models.cache.wallet_cache import Miss, WalletCache
 from models.redis_line.client import connect_redis
 from ops.local.processes import wait_for
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 FIELD = "balance"
 LONGEST_TRANSACTION_S = 20.0

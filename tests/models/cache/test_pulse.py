@@ -28,7 +28,7 @@ from models.redis_line.line import Command, RedisLine
 from ops.local.processes import wait_for
 from ops.local.servers import RedisServer
 from tests.models.cache.caching import cache_at, kept
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 LONGEST_TRANSACTION_S = 20.0

@@ -17,7 +17,8 @@ from models.schema import migrations
 from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests.models.cache.caching import FIELD, cache_at, hit, missed, put
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 
 LOST = b"what a balance was when the books were lost"
 

@@ -34,7 +34,8 @@ from ops.local.processes import wait_for
 from ops.local.servers import RedisServer
 from tests import nursery
 from tests.models.cache.caching import FIELD, LONGEST_TRANSACTION_S, cache_at, cached_keys, hit, kept, missed, put
-from tests.models.ledger.ordering import PATIENCE_S, deposit
+from tests.models.ledger.ordering import deposit
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import CountingProxy, TcpProxy
 from tests.small_redis import ROOMY, fill_memory

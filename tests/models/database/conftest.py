@@ -8,7 +8,7 @@ import pytest
 
 from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ from models.ledger.orders import Orders
 from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
 from tests.books import check_books
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, deposit, later, post_now, transfer
+from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, transfer
+from tests.patience import PATIENCE_S
 
 SIZE = 4
 BACKEND = Statement("backend", ("int",), "SELECT pg_backend_pid() + $1")

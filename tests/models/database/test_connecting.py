@@ -22,7 +22,7 @@ from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests.models.database.catching import caught
 from tests.models.database.test_suitability import administer
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 # The servers are started once.
 pytestmark = pytest.mark.xdist_group("standby")

@@ -23,7 +23,8 @@ from models.database.faults import (
 from models.errors import Unavailable
 from ops.local.processes import wait_for
 from tests.models.database.catching import caught
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 BACKEND = text("SELECT pg_backend_pid()")

@@ -9,16 +9,16 @@ from sqlalchemy.exc import DBAPIError
 from observe import metrics_files
 from ops.local.processes import wait_for
 from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.samples import Samples
-
-PATIENCE_S = 30.0
 
 
 def count(name: str) -> float:
     return Samples.of(metrics_files.exposition()).value(name)
 
 
-def test_who_finds_no_connection_free_is_counted(engine: Engine) -> None:
+def test_who_finds_no_connection_free_is_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.database.pool.TIMEOUT_S", PATIENCE_S)
     url = engine.url.render_as_string(hide_password=False)
     before = count("wallet_db_pool_waits_total")
     with bounded_engine(url, lock_ms=5_000, statement_ms=5_000) as own, ThreadPoolExecutor(1) as pool:

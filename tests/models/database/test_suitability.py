@@ -17,7 +17,8 @@ from models.schema import revision
 from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests import nursery
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.pgbouncer import pgbouncer
 from tests.project import ROOT
 

@@ -15,7 +15,7 @@ from models.ledger.import_file import Opening
 from models.ledger.imports import Imports
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 SLICES_WRITTEN = 2
 COUNT = Statement(

@@ -17,7 +17,8 @@ from gevent.event import Event  # noqa: E402
 
 from models.database.session import Session, Statement  # noqa: E402
 from models.ledger.orders import Orders  # noqa: E402
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, deposit, transfer, withdrawal  # noqa: E402
+from tests.models.ledger.ordering import bounded_engine, deposit, transfer, withdrawal  # noqa: E402
+from tests.patience import PATIENCE_S  # noqa: E402
 
 GROUP = [transfer(1, 2, 10), transfer(3, 4, 10, key="k"), withdrawal(5, 10), deposit(6, 10), deposit(7, 10)]
 

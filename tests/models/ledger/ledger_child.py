@@ -28,8 +28,9 @@ from models.ledger.transfer import Order
 from models.schema.tables import transfers
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
-from tests.models.ledger.ordering import PATIENCE_S, deposit, later, post_now, transfer, withdrawal
+from tests.models.ledger.ordering import deposit, later, post_now, transfer, withdrawal
 from tests.models.ledger.together import groups_of_several, together
+from tests.patience import PATIENCE_S
 
 # Orders of one process that are given at the same time are posted together.
 THREADS = 4

@@ -15,8 +15,7 @@ from models.database.engine import create_bounded_engine
 from models.database.session import Session, Statement
 from models.ledger.posting import COMMIT, Posting, post
 from models.ledger.transfer import REST_CENTS, Kind, Order
-
-PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S
 
 
 def deposit(user_id: int, amount_cents: int, *, key: str | None = None) -> Order:

@@ -38,16 +38,8 @@ from tests.books import check_books
 from tests.jobs.backlog import locked
 from tests.models.audit.auditing import begun, broken
 from tests.models.ledger.archiving import BEFORE, OLD, age, archive, identified, left_of, openings, proven, rows_of
-from tests.models.ledger.ordering import (
-    PATIENCE_S,
-    balances,
-    bounded_engine,
-    deposit,
-    later,
-    post_now,
-    transfer,
-    withdrawal,
-)
+from tests.models.ledger.ordering import balances, bounded_engine, deposit, later, post_now, transfer, withdrawal
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 LIMITS = (1, 2, 3, 2_000)

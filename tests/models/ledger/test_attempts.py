@@ -14,7 +14,8 @@ from models.ledger.transfer import Status
 from models.schema.tables import transfers
 from ops.local.processes import wait_for
 from tests.books import check_books
-from tests.models.ledger.ordering import PATIENCE_S, balances, count_waiting, post_now
+from tests.models.ledger.ordering import balances, count_waiting, post_now
+from tests.patience import PATIENCE_S
 
 FRESH = Seen(attempts=0, generation=1)
 

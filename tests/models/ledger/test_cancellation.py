@@ -16,16 +16,8 @@ from models.ledger.posting import Outcome
 from models.ledger.transfer import Status
 from ops.local.processes import wait_for
 from tests.books import check_books
-from tests.models.ledger.ordering import (
-    PATIENCE_S,
-    balances,
-    count_waiting,
-    deposit,
-    later,
-    post_now,
-    transfer,
-    uncommitted,
-)
+from tests.models.ledger.ordering import balances, count_waiting, deposit, later, post_now, transfer, uncommitted
+from tests.patience import PATIENCE_S
 
 # Raced one after the other.
 ROUNDS = 60

@@ -21,17 +21,9 @@ from models.ledger.transfer import Status
 from models.schema.tables import transfers
 from ops.local.processes import wait_for
 from tests.books import check_books
-from tests.models.ledger.ordering import (
-    PATIENCE_S,
-    balances,
-    bounded_engine,
-    count_waiting,
-    deposit,
-    later,
-    post_now,
-    uncommitted,
-)
+from tests.models.ledger.ordering import balances, bounded_engine, count_waiting, deposit, later, post_now, uncommitted
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 PROCESSES = 6

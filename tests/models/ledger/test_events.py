@@ -28,18 +28,10 @@ from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger import ordering
-from tests.models.ledger.ordering import (
-    PATIENCE_S,
-    bounded_engine,
-    deposit,
-    later,
-    post_now,
-    transfer,
-    uncommitted,
-    withdrawal,
-)
+from tests.models.ledger.ordering import bounded_engine, deposit, later, post_now, transfer, uncommitted, withdrawal
 from tests.models.ledger.test_posting import killed
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 # EVENT_TRANSFERS=100000 is the whole of it, and takes a minute.

@@ -23,7 +23,6 @@ from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.cache.caching import FIELD, cache_at, hit, missed
 from tests.models.ledger.ordering import (
-    PATIENCE_S,
     balances,
     bounded_engine,
     count_waiting,
@@ -37,6 +36,7 @@ from tests.models.ledger.ordering import (
     uncommitted,
     withdrawal,
 )
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 WALLET = 1

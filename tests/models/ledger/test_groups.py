@@ -12,7 +12,7 @@ import pytest
 from models.ledger.groups import Groups, NotTakenError
 from ops.local.processes import wait_for
 from tests import nursery
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from models.database.session import Session, Statement
+from models.database.session import Session, Statement, read_rows
 from models.errors import TransferNotFound, Unavailable, WalletNotFound
 from models.ledger import imports
 from models.ledger.history import History, HistoryEntry, HistoryPage
@@ -19,7 +19,8 @@ from models.ledger.posting import array, texts
 from models.ledger.settlement import EntryType
 from models.ledger.transfer import Kind, Status
 from tests.models.ledger.listed import share
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, deposit, later, transfer, withdrawal
+from tests.models.ledger.ordering import bounded_engine, deposit, later, transfer, withdrawal
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 
@@ -505,11 +506,7 @@ def test_what_an_import_has_deposited_is_looked_up_one_by_one(engine: Engine) ->
     nodes = plan_nodes(engine, imports._FIND_DEPOSITS, asked)
     assert indexes(nodes) == {"transfers_by_key"}
     assert scanned(nodes, "transfers") == 1_000
-    with engine.connect() as connection:
-        connection.exec_driver_sql(imports._FIND_DEPOSITS.preparation)
-        found = connection.exec_driver_sql(imports._FIND_DEPOSITS.execution, asked).one()
-        connection.exec_driver_sql(f"DEALLOCATE {imports._FIND_DEPOSITS.name}")
-    assert tuple(found) == (1_000, 1_000)
+    assert read_rows(engine, imports._FIND_DEPOSITS, *asked) == [(1_000, 1_000)]
 
 
 def test_entries_are_immutable() -> None:

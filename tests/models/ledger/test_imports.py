@@ -20,15 +20,8 @@ from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
 from tests import nursery
 from tests.books import check_books
-from tests.models.ledger.ordering import (
-    PATIENCE_S,
-    balances,
-    bounded_engine,
-    count_transfers,
-    count_waiting,
-    deposit,
-    transfer,
-)
+from tests.models.ledger.ordering import balances, bounded_engine, count_transfers, count_waiting, deposit, transfer
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

@@ -18,7 +18,6 @@ from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.archiving import age, archive
 from tests.models.ledger.ordering import (
-    PATIENCE_S,
     balances,
     bounded_engine,
     count_waiting,
@@ -29,6 +28,7 @@ from tests.models.ledger.ordering import (
     transfer,
 )
 from tests.models.ledger.together import together
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 

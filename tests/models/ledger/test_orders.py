@@ -24,7 +24,6 @@ from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.ordering import (
-    PATIENCE_S,
     balances,
     bounded_engine,
     count_transfers,
@@ -39,6 +38,7 @@ from tests.models.ledger.ordering import (
     transfer,
     withdrawal,
 )
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 MAX = 2**63 - 1

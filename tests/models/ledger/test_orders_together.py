@@ -26,7 +26,6 @@ from models.snowflake.ids import Snowflake
 from ops.local.processes import wait_for
 from tests.books import check_books
 from tests.models.ledger.ordering import (
-    PATIENCE_S,
     balances,
     bounded_engine,
     count_transfers,
@@ -42,6 +41,7 @@ from tests.models.ledger.ordering import (
 )
 from tests.models.ledger.test_concurrency import deadlocks
 from tests.models.ledger.together import groups_of_several, together
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

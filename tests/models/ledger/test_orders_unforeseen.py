@@ -18,8 +18,9 @@ from models.ledger.transfer import Order, Status
 from models.snowflake.ids import Snowflake
 from tests.books import check_books
 from tests.models.cache.caching import cache_at, kept
-from tests.models.ledger.ordering import PATIENCE_S, balances, count_transfers, deposit, later, transfer, withdrawal
+from tests.models.ledger.ordering import balances, count_transfers, deposit, later, transfer, withdrawal
 from tests.models.ledger.together import together
+from tests.patience import PATIENCE_S
 
 GROUP = [transfer(1, 2, 10), withdrawal(3, 10, key="k"), deposit(4, 10)]
 BEFORE, AFTER = {1: 100, 2: 100, 3: 100, 4: 100}, {1: 90, 2: 110, 3: 90, 4: 110}

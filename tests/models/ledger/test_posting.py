@@ -30,7 +30,6 @@ from models.snowflake.ids import Snowflake
 from tests import nursery
 from tests.books import check_books
 from tests.models.ledger.ordering import (
-    PATIENCE_S,
     balances,
     come,
     count_transfers,
@@ -42,6 +41,7 @@ from tests.models.ledger.ordering import (
     uncommitted,
     withdrawal,
 )
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 LEDGER = (wallets, transfers, entries)

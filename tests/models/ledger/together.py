@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from models.ledger.groups import Groups
 from observe import metrics_files
 from ops.local.processes import wait_for
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.samples import Samples
 
 _Answer = TypeVar("_Answer")

@@ -11,11 +11,11 @@ from redis.exceptions import ResponseError
 from models.redis_line.client import connect_redis
 from models.redis_line.line import RedisLine, Script
 from ops.local.processes import wait_for
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 COUNT = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 ECHO = Script("return ARGV[1]")
-PATIENCE_S = 30.0
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from models.schema.migrations.exclusive import alone
 from models.snowflake.ids import Snowflake
 from models.snowflake.leases import NodeLease
 from ops.local.processes import wait_for
-from tests.models.ledger.ordering import PATIENCE_S, balances, bounded_engine, deposit
+from tests.models.ledger.ordering import balances, bounded_engine, deposit
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 HEADER = """

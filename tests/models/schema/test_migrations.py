@@ -19,8 +19,9 @@ from models.schema import migrations, revision
 from models.schema.migrations.exclusive import alone
 from models.schema.tables import metadata
 from ops.local.processes import wait_for
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import bounded_engine
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.proxy import TcpProxy
 

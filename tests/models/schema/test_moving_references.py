@@ -12,7 +12,8 @@ from models.schema import migrations
 from ops.local.processes import wait_for
 from tests.books import CHECKS
 from tests.models.ledger.listed import fill
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine
+from tests.models.ledger.ordering import bounded_engine
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 PROMISE = CHECKS["what is found by a reference is what has it"]

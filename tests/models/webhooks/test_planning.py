@@ -14,7 +14,8 @@ from models.snowflake.ids import Snowflake
 from models.webhooks import endpoints, fan_out, history
 from models.webhooks.fan_out import AHEAD, plan
 from ops.local.processes import wait_for
-from tests.models.ledger.ordering import PATIENCE_S, bounded_engine, count_waiting, deposit
+from tests.models.ledger.ordering import bounded_engine, count_waiting, deposit
+from tests.patience import PATIENCE_S
 
 
 def happen(engine: Engine, snowflake: Snowflake, count: int) -> None:

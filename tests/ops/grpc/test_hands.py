@@ -10,8 +10,7 @@ from models import company
 from observe import background
 from ops.grpc.hands import Hands
 from ops.local.processes import wait_for
-
-PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S
 
 
 def names(name: str) -> list[str]:

@@ -24,9 +24,8 @@ from tests.nursery import Forked
 from tests.ops.grpc.http2 import PREFACE
 from tests.ops.local.test_grpc_processes import serves
 from tests.ops.local.test_stack import are_gone, free_port
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
-
-PATIENCE_S = 60.0
 
 
 class Crew:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from tests.api.calls import Json, decode
 from tests.api.server import Answer, encode
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 60.0
 _HEAD_END = b"\r\n\r\n"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ops.local.processes import wait_for
 from tests.api.server import Gunicorn, gunicorn, json_of
 from tests.faketime import Clock
-from tests.models.ledger.ordering import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 HOUR_S = 3_600
 DEPOSIT = "/api/deposit/v1"

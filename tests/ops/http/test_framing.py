@@ -11,7 +11,8 @@ from tests.api.calls import PROBLEM_FIELDS
 from tests.api.server import Answer, Gunicorn, gunicorn
 from tests.conftest import Books
 from tests.ops.http.ambiguous import BODY, CHUNKED, CHUNKS, HEAD, HEALTH, REQUESTS
-from tests.ops.http.flooding import PATIENCE_S, parse
+from tests.ops.http.flooding import parse
+from tests.patience import PATIENCE_S
 
 # Taken for a request of its own, this would be answered 404.
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"

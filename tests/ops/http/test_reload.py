@@ -15,11 +15,10 @@ from tests.chaos.client import Client
 from tests.chaos.report import Report
 from tests.chaos.run import run_under_load
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
 # Each worker is restarted once, and what a reload has left is reloaded once more.
 ROUNDS = 2
-# How long anything may take to be replaced, on a machine that is busy with the load.
-PATIENCE_S = 60.0
 # The longest that a full stop may take: a promise, and not a guess at this machine.
 FULL_STOP_S = 15.0
 PAYER, STUCK = 98, 99

@@ -18,7 +18,8 @@ from tests.api.calls import BALANCE, DEPOSIT, HISTORY, MOVES, PROBLEM_FIELDS, WI
 from tests.api.server import Answer, Gunicorn, gunicorn
 from tests.api.waiters import wait_for
 from tests.books import check_books
-from tests.ops.http.flooding import PATIENCE_S, Crowd, Flood, Request, parse
+from tests.ops.http.flooding import Crowd, Flood, Request, parse
+from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 QUEUE = 4

@@ -14,9 +14,9 @@ from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests.chaos.client import Client
 from tests.chaos.faults.storm import DB_CONNECTIONS, count_connections, hold_lock, read, transfer
-from tests.models.ledger.ordering import PATIENCE_S
 from tests.ops.local.test_servers import ask
 from tests.ops.local.test_stack import Run, get
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.stack, pytest.mark.long]
 CALLERS = 24

@@ -15,6 +15,7 @@ from ops.local.processes import wait_for
 from ops.local.servers import PostgresServer
 from tests import nursery
 from tests.ops.local.test_stack import Run, environment_of, get, is_ready
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 pytestmark = pytest.mark.stack
@@ -54,7 +55,7 @@ def test_variables_of_libpq_and_of_libraries_change_nothing(
     request.addfinalizer(run.process.communicate)
     request.addfinalizer(run.process.kill)
     state = run.wait_until_up()
-    assert wait_for(lambda: is_ready(run), 30)
+    assert wait_for(lambda: is_ready(run), PATIENCE_S)
     assert get(run, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
     # gunicorn puts its title over what /proc shows of its own.
     told = environment_of(state["workers"][0]["pid"])

@@ -16,11 +16,11 @@ from ops.local.processes import process_identity, wait_for
 from ops.local.servers import PostgresServer
 from tests import small_disk
 from tests.ops.local.test_stack import Run, pids_in
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.stack
 # PostgreSQL has less than 70 MB at its beginning.
 SIZE = "150m"
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def is_posted(run: Run, job_id: str) -> bool:
 def settles(run: Run) -> bool:
     """Whether a transfer that is handed in now is posted."""
     job_id = accepts(run)
-    return bool(job_id) and wait_for(lambda: is_posted(run, job_id), 30)
+    return bool(job_id) and wait_for(lambda: is_posted(run, job_id), PATIENCE_S)
 
 
 def kill_ours(run: Run) -> set[int]:

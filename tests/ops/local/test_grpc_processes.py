@@ -19,6 +19,7 @@ from ops.local.turns import Turns
 from tests.certificates import make_certificate
 from tests.ops.local.test_port_guard import if_ipv6
 from tests.ops.local.test_stack import Run, are_gone, environment_of, free_port, pids_in
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from wallet.v1 import wallet_pb2, wallet_pb2_grpc
 
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.stack
 together = pytest.mark.xdist_group("grpc stack")
 if_proc = pytest.mark.skipif(not IS_LINUX, reason="reads /proc")
 SERVING = health_pb2.HealthCheckResponse.SERVING
-PATIENCE_S = 30.0
 WATCHERS = 60
 # What the library would read by itself.
 OF_THE_LIBRARY = {"GRPC_VERBOSITY": "debug", "grpc_trace": "all"}

@@ -22,6 +22,7 @@ from ops.local.kafka.server import KafkaServer, parse_kafka_line
 from ops.local.processes import StackError, process_identity, wait_for
 from tests.certificates import make_certificate
 from tests.kafka_broker import ANSWER_S, admin_of, empty_topics, make_topic
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 # Of the tests with a broker in common; the others each have one of their own, wherever they run.
@@ -196,7 +197,7 @@ def why_refused(settings: Mapping[str, str]) -> int:
         producer.poll(0)
         return bool(set(told) & {KafkaError._AUTHENTICATION, KafkaError._SSL})
 
-    assert wait_for(is_refused, 30), told
+    assert wait_for(is_refused, PATIENCE_S), told
     return next(code for code in told if code in {KafkaError._AUTHENTICATION, KafkaError._SSL})
 
 
@@ -226,7 +227,7 @@ def test_of_three_brokers_one_may_be_killed(kafka_cluster: KafkaCluster) -> None
         except KafkaException:
             return False
 
-    assert wait_for(are_all_in_step, 60)
+    assert wait_for(are_all_in_step, PATIENCE_S)
     assert read(kafka_cluster, 2) == ["before", "meanwhile"]
 
 

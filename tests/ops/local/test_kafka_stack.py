@@ -21,11 +21,11 @@ from tests.certificates import make_certificate
 from tests.chaos.announced import DEAD, EVENTS, REQUESTED, RETRY, read_all
 from tests.chaos.hooked import Hooked
 from tests.chaos.stack import Stack
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.usefixtures("java")]
 # Of the tests with a stack in common.
 together = pytest.mark.xdist_group("kafka stack")
-PATIENCE_S = 60.0
 SETTINGS = {"TRANSPORT": "kafka", "WORKERS": "1", "API_PROCESSES": "1", "RETRY_DELAYS": "0.1,0.2"}
 WITH_WEBHOOKS = SETTINGS | {"WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
 PASSWORD = 'a password with $, " and ,'

@@ -18,6 +18,7 @@ from ops.local.kafka.server import KafkaServer, find_cause
 from ops.local.processes import StackError, process_identity, wait_for
 from tests.nursery import Forked, run
 from tests.ops.local.test_stack import Run, are_gone
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 JAVA = """#!/bin/sh
@@ -189,7 +190,7 @@ def test_make_kafka_keeps_a_broker_alive_until_it_is_told_to_stop(tmp_path: Path
             assert second.communicate(timeout=60)[0] == f"make kafka: already running on {home} (pid {process.pid})\n"
             assert second.returncode == 1
         os.kill(pid, signal.SIGKILL)
-        assert wait_for(lambda: not process_identity(pid) and count_brokers(brokers) == 1, 60)
+        assert wait_for(lambda: not process_identity(pid) and count_brokers(brokers) == 1, PATIENCE_S)
         pid = pid_of(home)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
@@ -207,7 +208,7 @@ def test_a_cluster_ends_with_who_is_killed(tmp_path: Path) -> None:
         assert count_brokers(brokers) == brokers.count(",") + 1 == 3
         pids = {pid_of(tmp_path / "brokers-3", f"kafka-{node_id}") for node_id in (1, 2, 3)}
         process.kill()
-        assert wait_for(lambda: are_gone(pids), 30)
+        assert wait_for(lambda: are_gone(pids), PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -251,10 +252,10 @@ def test_make_run_starts_a_broker_of_its_own_that_comes_back(tmp_path: Path, run
     assert before.keys() == {"brokers", "pid"}
     assert count_brokers(before["brokers"]) == 1
     os.kill(before["pid"], signal.SIGKILL)
-    assert wait_for(lambda: stack.state()["kafka"]["pid"] != before["pid"], 30)
+    assert wait_for(lambda: stack.state()["kafka"]["pid"] != before["pid"], PATIENCE_S)
     after = stack.state()["kafka"]
     assert after["brokers"] == before["brokers"]
-    assert wait_for(lambda: count_brokers(after["brokers"]) == 1, 60)
+    assert wait_for(lambda: count_brokers(after["brokers"]) == 1, PATIENCE_S)
     found = flask("dead-letters", "list", WALLET_HOME=str(tmp_path))
     assert (found.returncode, found.stderr) == (0, "")
     other = flask("dead-letters", "list", WALLET_HOME=str(tmp_path), TRANSPORT="rq")

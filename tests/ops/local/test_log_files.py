@@ -10,6 +10,7 @@ import pytest
 from ops.local.log_files import open_log, rotate_log
 from ops.local.processes import wait_for
 from tests import small_disk
+from tests.patience import PATIENCE_S
 
 # A line is one write, as it is with the service's own.
 WRITER = "import os\nnumber = 0\nwhile True:\n    os.write(1, b'%d\\n' % number)\n    number += 1"
@@ -44,11 +45,11 @@ def test_lines_stay_whole_and_in_order_while_they_are_written(tmp_path: Path) ->
     with open_log(path) as log, subprocess.Popen([sys.executable, "-c", WRITER], stdout=log) as writer:
         try:
             for _ in range(5):
-                assert wait_for(lambda: path.stat().st_size > 10_000, 30)
+                assert wait_for(lambda: path.stat().st_size > 10_000, PATIENCE_S)
                 assert rotate_log(path, max_bytes=10_000)
                 numbers = [int(line) for line in kept.read_text().splitlines()]
                 assert numbers == list(range(numbers[0], numbers[-1] + 1))
-                assert wait_for(lambda: path.stat().st_size > 100, 30)
+                assert wait_for(lambda: path.stat().st_size > 100, PATIENCE_S)
                 assert int(path.read_text().partition("\n")[0]) > numbers[-1]
         finally:
             writer.kill()

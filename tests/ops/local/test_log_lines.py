@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 30.0
 PAYER, PAYEE = 1, 2
 JOBS = "/api/jobs/v1"
 _HOLD_UP = """

@@ -14,9 +14,9 @@ import pytest
 from ops.local.port_guard import PortGuard
 from tests.nursery import Forked
 from tests.ops.local.test_stack import free_port
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
-PATIENCE_S = 30.0
 CONNECTIONS = 100
 HAS_IPV6 = bool(Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text())
 if_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="needs IPv6")

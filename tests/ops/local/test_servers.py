@@ -18,6 +18,7 @@ import redis
 from ops.local.processes import StackError, process_identity, wait_for
 from ops.local.server import is_port_free
 from ops.local.servers import PostgresServer, RedisServer, parse_postgres_line, parse_valkey_line
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -101,7 +102,7 @@ def test_every_line_of_a_log_is_a_json_object(postgres: PostgresServer) -> None:
         lines[:] = [json.loads(line) for line in postgres.log.read_text().splitlines()]
         return any(line.get("sqlstate") == "42P01" for line in lines)
 
-    assert wait_for(has_error, 5)
+    assert wait_for(has_error, PATIENCE_S)
     assert all({"time", "level", "event", "service"} <= line.keys() for line in lines)
 
 

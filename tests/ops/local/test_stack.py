@@ -22,6 +22,7 @@ from ops.local.servers import PostgresServer
 from tests.models.ledger.ordering import bounded_engine
 from tests.nursery import Forked
 from tests.ops.local.test_servers import ask
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 from tests.samples import Samples
 
@@ -63,7 +64,7 @@ class Run:
         return dict(json.loads(self.state_file.read_text()))
 
     def wait_until_up(self) -> dict[str, Any]:
-        assert wait_for(lambda: self.state_file.exists() or self.process.poll() is not None, 60)
+        assert wait_for(lambda: self.state_file.exists() or self.process.poll() is not None, PATIENCE_S)
         assert self.process.poll() is None, self.output()
         return self.state()
 
@@ -246,12 +247,12 @@ def test_what_is_killed_comes_back_alone(shared: Run) -> None:
     for pid in (before["workers"][0]["pid"], before["api"]["pid"], before["redis"]["pid"]):
         others = shared.pids() - {pid}
         os.kill(pid, signal.SIGKILL)
-        assert wait_for(lambda: pid not in shared.pids(), 30)  # noqa: B023 - called within the loop
+        assert wait_for(lambda: pid not in shared.pids(), PATIENCE_S)  # noqa: B023 - called within the loop
         assert shared.pids() >= others
     assert shared.state()["postgres"] == before["postgres"]
     assert shared.state()["redis"]["url"] == before["redis"]["url"]
     # And serves again.
-    assert wait_for(lambda: is_ready(shared), 30)
+    assert wait_for(lambda: is_ready(shared), PATIENCE_S)
 
 
 @together
@@ -264,11 +265,11 @@ def test_the_api_tells_what_all_processes_have_counted(shared: Run) -> None:
     for _ in range(3):
         assert get(shared, "/healthz")[0] == 200
     assert health_checks(shared) == counted + 3
-    assert wait_for(lambda: relay_passes() >= 2, 60)
+    assert wait_for(lambda: relay_passes() >= 2, PATIENCE_S)
     before = scrape(shared)
     os.kill(worker, signal.SIGKILL)
-    assert wait_for(lambda: worker not in shared.pids(), 30)
-    assert wait_for(lambda: relay_passes() > before.value("wallet_relay_passes_total", result="ok"), 60)
+    assert wait_for(lambda: worker not in shared.pids(), PATIENCE_S)
+    assert wait_for(lambda: relay_passes() > before.value("wallet_relay_passes_total", result="ok"), PATIENCE_S)
     assert list(scrape(shared).fallen_since(before)) == []
 
 
@@ -287,7 +288,7 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_run_has_the_data(tmp_pa
     assert get(run, "/healthz")[0] == 200
     assert health_checks(run) == 1
     run.process.kill()
-    assert wait_for(lambda: are_gone(pids), 30)
+    assert wait_for(lambda: are_gone(pids), PATIENCE_S)
     runs.append(again := Run(tmp_path, settings={"PORT": run.port}))
     again.wait_until_up()
     assert get(again, "/api/wallet/balance/v1") == (200, {"balance": 10_000})
@@ -298,7 +299,7 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_run_has_the_data(tmp_pa
 
 def test_a_stop_during_the_start_is_orderly(tmp_path: Path, runs: list[Run]) -> None:
     runs.append(run := Run(tmp_path))
-    assert wait_for((tmp_path / "run" / "postgres.pid").exists, 30)
+    assert wait_for((tmp_path / "run" / "postgres.pid").exists, PATIENCE_S)
     assert run.finish() == 0
     assert not (tmp_path / "run" / "postgres.pid").exists()
 
@@ -343,7 +344,7 @@ def test_a_migration_that_lasts_is_waited_for(tmp_path: Path, runs: list[Run], e
     said = tmp_path / "logs" / "stack.log"
     with bounded_engine(empty_database_url) as engine, alone(engine):
         runs.append(run := Run(tmp_path, settings={"DATABASE_URL": empty_database_url}))
-        assert wait_for(lambda: said.exists() and "is still being prepared, see " in said.read_text(), 60)
+        assert wait_for(lambda: said.exists() and "is still being prepared, see " in said.read_text(), PATIENCE_S)
         assert "waiting for another who changes the schema" in (tmp_path / "logs" / "prepare.log").read_text()
     run.wait_until_up()
     assert run.finish() == 0
@@ -351,6 +352,6 @@ def test_a_migration_that_lasts_is_waited_for(tmp_path: Path, runs: list[Run], e
 
 def test_a_stop_while_the_database_is_waited_for_is_orderly(tmp_path: Path, runs: list[Run]) -> None:
     runs.append(run := Run(tmp_path, settings={"DATABASE_URL": "postgresql://nobody:x@127.0.0.1:1/none"}))
-    assert wait_for((tmp_path / "run" / "prepare.pid").exists, 30)
+    assert wait_for((tmp_path / "run" / "prepare.pid").exists, PATIENCE_S)
     assert run.finish() == 0
     assert not list((tmp_path / "run").glob("*.pid"))

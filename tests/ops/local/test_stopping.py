@@ -11,6 +11,7 @@ import pytest
 
 from ops.local.processes import wait_for
 from ops.local.stopping import SAME_SIGNAL_S, STOP_SIGNALS, StopRequests
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 FOLLOWER = """
@@ -93,8 +94,8 @@ def test_a_signal_to_make_alone_stops_what_it_runs(tmp_path: Path, number: signa
         start_new_session=True,
     ) as make:
         try:
-            assert wait_for((tmp_path / "up").exists, 30)
+            assert wait_for((tmp_path / "up").exists, PATIENCE_S)
             make.send_signal(number)
-            assert wait_for((tmp_path / "stopped").exists, 30)
+            assert wait_for((tmp_path / "stopped").exists, PATIENCE_S)
         finally:
             make.kill()  # or a failure would be followed by a wait without an end

@@ -14,6 +14,7 @@ from config import ConfigurationError
 from ops.local.private_files import write_private
 from ops.local.processes import Child, Command, Spec, StackError, wait_for
 from ops.local.supervisor import Restarts, Supervisor
+from tests.patience import PATIENCE_S
 
 FOREVER = "import time; time.sleep(600)"
 # Says something, and something else when there is a folder.
@@ -199,9 +200,9 @@ def test_a_process_without_a_log_runs_and_gets_one_when_it_can_be_made(scene: Sc
     command = [sys.executable, "-I", "-c", TELL, str(log.parent)]
     child = Command(replace(spec, log=log, wrap_stdout=wrap_stdout, command=command))
     scene.supervisor.add_layer([child])
-    assert wait_for(lambda: "before" in child.last_lines, 10)
+    assert wait_for(lambda: "before" in child.last_lines, PATIENCE_S)
     log.parent.mkdir()
-    assert wait_for(lambda: "after" in child.last_lines and log.exists(), 10)
+    assert wait_for(lambda: "after" in child.last_lines and log.exists(), PATIENCE_S)
     assert child.wait(10)
     child.kill()
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
@@ -247,7 +248,7 @@ def test_those_of_a_layer_are_told_to_stop_together_and_so_are_others(scene: Sce
     for child in children:
         if not is_layer:
             child.launch()
-        assert wait_for(lambda: "here" in child.last_lines, 10)  # noqa: B023 - called within the loop
+        assert wait_for(lambda: "here" in child.last_lines, PATIENCE_S)  # noqa: B023 - called within the loop
     if is_layer:
         scene.supervisor.stop()
     else:
@@ -259,7 +260,7 @@ def test_those_of_a_layer_are_told_to_stop_together_and_so_are_others(scene: Sce
 def test_a_process_that_does_not_stop_is_killed_after_its_time(scene: Scene) -> None:
     child = scene.child("child", STUBBORN, stop_timeout_s=5)
     scene.supervisor.add_layer([child])
-    assert wait_for(lambda: "here" in child.last_lines, 10)
+    assert wait_for(lambda: "here" in child.last_lines, PATIENCE_S)
 
     def pass_time() -> None:
         scene.now += 1
@@ -274,7 +275,7 @@ def test_a_process_that_does_not_stop_is_killed_after_its_time(scene: Scene) -> 
 def test_a_second_signal_forces(scene: Scene) -> None:
     child = scene.child("child", STUBBORN)
     scene.supervisor.add_layer([child])
-    assert wait_for(lambda: "here" in child.last_lines, 10)
+    assert wait_for(lambda: "here" in child.last_lines, PATIENCE_S)
     scene.nudge.forced = True
     scene.supervisor.stop()
     assert child.exit_status == -signal.SIGKILL

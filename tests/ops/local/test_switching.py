@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from tests.chaos.stack import Stack, wait_until
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.xdist_group("kafka")]
 
 COUNT = 20
-# Kafka's relay lets some seconds pass before it takes for lost what it has never seen.
-PATIENCE_S = 60.0
 
 
 def _call(stack: Stack, method: str, path: str, body: dict[str, int] | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from ops.local.processes import wait_for
 from ops.local.turns import MOST, Turns
 from tests.nursery import Forked
+from tests.patience import PATIENCE_S
 from tests.project import ROOT
 
 # Does what it is told, a line at a time, and says what came of it.
@@ -42,7 +43,6 @@ if not turns.wait_for_turn(int(sys.argv[3]), 30):
 print(turns.count_serving(), flush=True)
 turns.leave()
 """
-PATIENCE_S = 30.0
 
 
 class Sibling:
