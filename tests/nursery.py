@@ -32,7 +32,7 @@ class _Nursery:
         self._lock = threading.Lock()
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # Not our environment: with coverage's in it, all children would be measured, and slow.
+            # Of our environment what it needs itself: each child is given one of its own.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.nursery_child", str(theirs.fileno())],
                 cwd=ROOT,

@@ -130,9 +130,6 @@ def settle_in(task: dict[str, Any], files: list[int]) -> None:
     os.chdir(task["cwd"])
     os.environ.clear()
     os.environ.update(task["environment"])
-    if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        # What its .pth file does in a process that is started.
-        importlib.import_module("coverage").process_startup(slug="fork")
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the process's own
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
