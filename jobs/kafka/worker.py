@@ -143,6 +143,8 @@ class KafkaWorker:
             self._part()
             self._join_anew()
         self._tell_again_if_due()
+        if self._is_paused and not (self._held or self._early):
+            self._go_on()  # what all was paused for is another's by now
         self._take(IDLE_WAIT_S if not self._held else self._pause_s)
         if not self._held or self._stopping.is_set():
             return 0
@@ -351,6 +353,9 @@ class KafkaWorker:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
             _log.info("partitions taken over", partitions=_names(partitions))
+            # librdkafka keeps those paused that were paused when they were given up, and would read none of them.
+            with suppress(KafkaException):
+                consumer.resume(partitions)
         if consumer is self._consumer:
             self._known -= {place_of(each.topic, each.partition) for each in partitions}
 

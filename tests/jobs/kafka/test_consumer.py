@@ -1,6 +1,8 @@
 """The consumer: what is settled is forgotten, what is not comes again, and nothing stands in the way of others."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from uuid import uuid4
 
 import orjson
@@ -10,6 +12,7 @@ from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
 from config import Settings
+from jobs.kafka import clients
 from jobs.kafka.clients import make_admin, make_producer
 from jobs.kafka.topics import REQUESTED, RETRY, WORK
 from jobs.kafka.unread import UnreadLooker
@@ -40,6 +43,11 @@ from tests.patience import PATIENCE_S
 from tests.proxy import TcpProxy
 
 pytestmark = pytest.mark.xdist_group("kafka")
+
+# So many that each partition has some of theirs.
+PAYERS = range(11, 31)
+# After so long without a call of it a worker is out of the group.
+MAX_POLL_MS = 6_000
 
 SettleAll = Callable[..., None]
 HOLD = "models.ledger.deliveries:hold"
@@ -80,11 +88,11 @@ def test_two_share_the_work_and_one_goes_on_alone(
     assert wait_for(is_shared, PATIENCE_S)
     for worker in (first, second):  # of each topic as much
         assert sorted(each.topic for each in worker._consumer.assignment()) == [REQUESTED] * 2 + [RETRY] * 2
-    fund(books, *range(11, 31))
-    ids = [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer, source=payer)]
+    fund(books, *PAYERS)
+    ids = [each for payer in PAYERS for each in send(5, first_id=10_000 * payer, source=payer)]
     settle_all(ids, first, second)
     second.leave()
-    more = [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer + 100, source=payer)]
+    more = [each for payer in PAYERS for each in send(5, first_id=10_000 * payer + 100, source=payer)]
     settle_all(more, first)
     assert wait_for(lambda: not first.run_once() and partitions(first) == 8, PATIENCE_S)
     assert_posted_once(books, [*ids, *more])
@@ -151,7 +159,7 @@ def test_who_cannot_reach_postgresql_for_long_leaves_the_partitions_to_others_un
     postgres_proxy: TcpProxy,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("jobs.kafka.worker.OUT_AFTER_S", 0.0)
-    fund(books, *range(11, 31))
+    fund(books, *PAYERS)
     with bounded_engine(postgres_proxy.url) as engine:
         cut_off, other = make(engine=engine), make()
 
@@ -162,14 +170,106 @@ def test_who_cannot_reach_postgresql_for_long_leaves_the_partitions_to_others_un
 
         assert wait_for(is_shared, PATIENCE_S)
         postgres_proxy.refuse()
-        ids = [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer, source=payer)]
+        ids = [each for payer in PAYERS for each in send(5, first_id=10_000 * payer, source=payer)]
         settle_all(ids, cut_off, other)
         postgres_proxy.refuse(refusing=False)
         assert wait_for(is_shared, PATIENCE_S)
-        ids += [each for payer in range(11, 31) for each in send(5, first_id=10_000 * payer + 100, source=payer)]
+        ids += [each for payer in PAYERS for each in send(5, first_id=10_000 * payer + 100, source=payer)]
         settle_all(ids, cut_off, other)
     assert_posted_once(books, ids)
     assert {row.attempts for row in rows_of(books, ids).values()} == {1}
+
+
+@pytest.fixture
+def held_up(
+    *,
+    request: pytest.FixtureRequest,
+    books: Engine,
+    make: Make,
+    postgres_proxy: TcpProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[KafkaWorker]:
+    """A worker behind the proxy that does not leave the group while PostgreSQL is away, of a group of this protocol."""
+    monkeypatch.setattr("jobs.kafka.worker.OUT_AFTER_S", math.inf)
+    fund(books, *PAYERS)
+    common = clients._common
+    with bounded_engine(postgres_proxy.url) as engine, monkeypatch.context() as patch:
+        patch.setattr(clients, "_common", lambda given: {**common(given), "max.poll.interval.ms": MAX_POLL_MS})
+        worker = make(engine=engine, kafka_group_protocol=getattr(request, "param", "consumer"))
+        patch.undo()
+        yield worker
+
+
+def send_each(send: Send, payers: Iterable[int], *, first_id: int = 0) -> list[int]:
+    return [each for payer in payers for each in send(2, first_id=10_000 * payer + first_id, source=payer)]
+
+
+def hold(worker: KafkaWorker) -> None:
+    """Have it hold what it cannot settle, and read nothing more meanwhile."""
+    assert wait_for(lambda: not worker.run_once() and worker._is_paused, PATIENCE_S)
+    assert worker._held
+
+
+def share(*workers: KafkaWorker) -> None:
+    """Have two of them share the partitions."""
+
+    def is_shared() -> bool:
+        for each in workers:
+            each.run_once()
+        return {len(each._consumer.assignment()) for each in workers} == {4}
+
+    assert wait_for(is_shared, PATIENCE_S)
+
+
+def test_partitions_that_are_given_up_while_all_is_paused_are_read_when_they_come_back(
+    *, books: Engine, send: Send, make: Make, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
+) -> None:
+    postgres_proxy.refuse()
+    ids = send_each(send, PAYERS)
+    hold(held_up)
+    share(held_up, other := make())
+    postgres_proxy.refuse(refusing=False)
+    settle_all(ids, held_up, other)
+    assert not held_up._is_paused
+    other.leave()
+    settle_all(more := send_each(send, PAYERS, first_id=100), held_up)
+    assert_posted_once(books, [*ids, *more])
+
+
+@pytest.mark.parametrize("held_up", ["classic"], indirect=True)  # of these a client finds out by itself
+def test_partitions_that_are_lost_while_all_is_paused_are_read_when_they_come_back(
+    *, books: Engine, send: Send, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
+) -> None:
+    postgres_proxy.refuse()
+    ids = send_each(send, PAYERS)
+    hold(held_up)
+    time.sleep(1.5 * MAX_POLL_MS / 1_000)  # without a sign of life, for which the group lets it go
+    with capture_logs() as logged:
+
+        def are_lost() -> bool:
+            held_up.run_once()
+            return "partitions lost" in {line["event"] for line in logged}
+
+        assert wait_for(are_lost, PATIENCE_S)
+    postgres_proxy.refuse(refusing=False)
+    settle_all(ids, held_up)
+    assert_posted_once(books, ids)
+
+
+def test_what_a_worker_still_has_is_read_when_what_all_was_paused_for_is_anothers(
+    *, books: Engine, send: Send, make: Make, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
+) -> None:
+    postgres_proxy.refuse()
+    ids = send_each(send, PAYERS[:1])
+    hold(held_up)
+    share(held_up, other := make())
+    while held_up._held:  # whoever comes is given the one half, or the other, by chance
+        other.leave()
+        share(held_up, other := make())
+    postgres_proxy.refuse(refusing=False)
+    more = send_each(send, PAYERS, first_id=100)
+    settle_all([*ids, *more], held_up, other)
+    assert_posted_once(books, [*ids, *more])
 
 
 def test_a_transfer_that_fails_is_retried_by_way_of_postgresql_and_ends_as_a_dead_letter(
