@@ -182,20 +182,15 @@ def test_who_cannot_reach_postgresql_for_long_leaves_the_partitions_to_others_un
 
 @pytest.fixture
 def held_up(
-    *,
-    request: pytest.FixtureRequest,
-    books: Engine,
-    make: Make,
-    postgres_proxy: TcpProxy,
-    monkeypatch: pytest.MonkeyPatch,
+    books: Engine, make: Make, postgres_proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[KafkaWorker]:
-    """A worker behind the proxy that does not leave the group while PostgreSQL is away, of a group of this protocol."""
+    """A worker behind the proxy, which does not leave the group while PostgreSQL is away."""
     monkeypatch.setattr("jobs.kafka.worker.OUT_AFTER_S", math.inf)
     fund(books, *PAYERS)
     common = clients._common
     with bounded_engine(postgres_proxy.url) as engine, monkeypatch.context() as patch:
         patch.setattr(clients, "_common", lambda given: {**common(given), "max.poll.interval.ms": MAX_POLL_MS})
-        worker = make(engine=engine, kafka_group_protocol=getattr(request, "param", "consumer"))
+        worker = make(engine=engine)
         patch.undo()
         yield worker
 
@@ -236,7 +231,6 @@ def test_partitions_that_are_given_up_while_all_is_paused_are_read_when_they_com
     assert_posted_once(books, [*ids, *more])
 
 
-@pytest.mark.parametrize("held_up", ["classic"], indirect=True)  # of these a client finds out by itself
 def test_partitions_that_are_lost_while_all_is_paused_are_read_when_they_come_back(
     *, books: Engine, send: Send, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
 ) -> None:
