@@ -132,7 +132,7 @@ def settle_all(books: Engine) -> Callable[..., None]:
 def read_all(settings: Settings, topic: str, count: int) -> list[Message]:
     """Read so many records of a topic, from its beginning, as somebody who is no worker."""
     reader = Consumer({"bootstrap.servers": settings.kafka_brokers, "group.id": "tests", "enable.auto.commit": False})
-    number = len(reader.list_topics(topic, timeout=5).topics[topic].partitions)
+    number = len(reader.list_topics(topic, timeout=30).topics[topic].partitions)
     reader.assign([TopicPartition(topic, each, 0) for each in range(number)])
     found: list[Message] = []
 
@@ -154,9 +154,9 @@ def count_records(settings: Settings, *names: str) -> int:
         counts.clear()
         try:
             for name in names:
-                numbers = reader.list_topics(name, timeout=5).topics[name].partitions
+                numbers = reader.list_topics(name, timeout=30).topics[name].partitions
                 places = [TopicPartition(name, number) for number in numbers]
-                counts.extend(reader.get_watermark_offsets(place, timeout=5)[1] for place in places)
+                counts.extend(reader.get_watermark_offsets(place, timeout=30)[1] for place in places)
         except KafkaException:  # it has just been made
             return False
         return True

@@ -169,7 +169,7 @@ def row_lock(engine: Engine, *wallet_ids: int) -> Iterator[None]:
 
 @contextmanager
 def bounded_engine(
-    url: str, *, lock_ms: int = 2_000, statement_ms: int = 5_000, idle_ms: int = 10_000, pool_size: int = 5
+    url: str, *, lock_ms: int = 2_000, statement_ms: int = 30_000, idle_ms: int = 30_000, pool_size: int = 5
 ) -> Iterator[Engine]:
     """An engine as the service makes it, with bounds of its own while it lasts.
 

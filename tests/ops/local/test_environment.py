@@ -96,7 +96,7 @@ def test_the_api_alone_is_told_who_callers_are(tmp_path: Path, request: pytest.F
     request.addfinalizer(run.process.kill)
     state = run.wait_until_up()
     credentials = base64.b64encode(b"root:a-password").decode()
-    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=30)) as connection:
         connection.request("GET", "/api/audit/v1", headers={"Authorization": f"Basic {credentials}"})
         assert connection.getresponse().status == 200
     assert not alone.keys() & environment_of(state["workers"][0]["pid"]).keys()

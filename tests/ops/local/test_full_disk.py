@@ -51,7 +51,7 @@ def call(run: Run, method: str, path: str, body: object = None) -> tuple[int, di
     """Ask, and return status and answer; 0: nobody answers."""
     headers = {"Authorization": "1", "Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
     try:
-        with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=15)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=30)) as connection:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())

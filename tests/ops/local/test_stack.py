@@ -72,7 +72,7 @@ class Run:
         return pids_in(self.state())
 
     def output(self) -> str:
-        return str(self.process.communicate(timeout=60)[0])
+        return str(self.process.communicate(timeout=PATIENCE_S)[0])
 
     def finish(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -103,7 +103,7 @@ def are_gone(pids: set[int]) -> bool:
 
 
 def get(run: Run, path: str) -> tuple[int, Any]:
-    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=30)) as connection:
         connection.request("GET", path, headers={"Authorization": "1"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
@@ -117,7 +117,7 @@ def is_ready(run: Run) -> bool:
 
 
 def scrape(run: Run) -> Samples:
-    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(run.port), timeout=30)) as connection:
         connection.request("GET", "/metrics")
         return Samples.of(connection.getresponse().read())
 
