@@ -33,6 +33,16 @@ def _say(response):
 
 app.after_request(_say)
 """
+# What the collector of garbage is at, when somebody asks.
+COLLECTING_ENTRY = """
+import gc
+
+def _tell(response):
+    response.headers["X-Collector"] = f"enabled: {gc.isenabled()}, spares what was loaded: {gc.get_freeze_count() > 0}"
+    return response
+
+app.after_request(_tell)
+"""
 SLOW_ENTRY = """
 import time
 from itertools import cycle
@@ -91,6 +101,13 @@ def test_a_reload_serves_the_old_code_until_the_new_code_is_ready(start: Callabl
         wait_for(lambda: count(server, "Worker exiting") == 2)
         answers = [server.get("/readyz") for _ in range(20)]
         assert [(answer.status, answer.headers.get("x-version")) for answer in answers] == [(200, "new")] * 20
+
+
+def test_a_process_collects_garbage_once_it_has_loaded(start: Callable[..., Any], code: Path) -> None:
+    append(code / "wsgi.py", COLLECTING_ENTRY)
+    with start(code) as server:
+        told = server.get("/readyz").headers["x-collector"]
+    assert told == "enabled: True, spares what was loaded: True"
 
 
 def test_a_stop_does_not_wait_for_a_reload_that_does_not_end(start: Callable[..., Any], code: Path) -> None:
