@@ -54,7 +54,7 @@ LONGEST_S = 20.0
 
 hypothesis_settings.register_profile("quick", max_examples=30, stateful_step_count=20, deadline=None)
 hypothesis_settings.register_profile(
-    "ci", max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "ci", max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
