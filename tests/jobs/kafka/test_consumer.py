@@ -61,6 +61,22 @@ def count_unread(settings: Settings, engine: Engine) -> int:
     return sum(each.records for each in looker.look([(topic, n) for topic in WORK for n in range(4)]).values())
 
 
+def send_each(send: Send, *, first_id: int = 0, payers: Iterable[int] = PAYERS) -> list[int]:
+    """Have some transfers of each payer sent, and return their ids."""
+    return [each for payer in payers for each in send(5, first_id=10_000 * payer + first_id, source=payer)]
+
+
+def share(*workers: KafkaWorker) -> None:
+    """Have two of them share the partitions."""
+
+    def is_shared() -> bool:
+        for each in workers:
+            each.run_once()
+        return {len(each._consumer.assignment()) for each in workers} == {4}
+
+    assert wait_for(is_shared, PATIENCE_S)
+
+
 def test_what_is_sent_is_settled_and_forgotten(
     *, books: Engine, kafka_settings: Settings, send: Send, make: Make, settle_all: SettleAll
 ) -> None:
@@ -76,25 +92,16 @@ def test_two_share_the_work_and_one_goes_on_alone(
     *, books: Engine, send: Send, make: Make, settle_all: SettleAll
 ) -> None:
     first, second = make(), make()
-
-    def partitions(worker: KafkaWorker) -> int:
-        return len(worker._consumer.assignment())
-
-    def is_shared() -> bool:
-        first.run_once()
-        second.run_once()
-        return partitions(first) == partitions(second) == 4
-
-    assert wait_for(is_shared, PATIENCE_S)
+    share(first, second)
     for worker in (first, second):  # of each topic as much
         assert sorted(each.topic for each in worker._consumer.assignment()) == [REQUESTED] * 2 + [RETRY] * 2
     fund(books, *PAYERS)
-    ids = [each for payer in PAYERS for each in send(5, first_id=10_000 * payer, source=payer)]
+    ids = send_each(send)
     settle_all(ids, first, second)
     second.leave()
-    more = [each for payer in PAYERS for each in send(5, first_id=10_000 * payer + 100, source=payer)]
+    more = send_each(send, first_id=100)
     settle_all(more, first)
-    assert wait_for(lambda: not first.run_once() and partitions(first) == 8, PATIENCE_S)
+    assert wait_for(lambda: not first.run_once() and len(first._consumer.assignment()) == 8, PATIENCE_S)
     assert_posted_once(books, [*ids, *more])
 
 
@@ -162,19 +169,13 @@ def test_who_cannot_reach_postgresql_for_long_leaves_the_partitions_to_others_un
     fund(books, *PAYERS)
     with bounded_engine(postgres_proxy.url) as engine:
         cut_off, other = make(engine=engine), make()
-
-        def is_shared() -> bool:
-            cut_off.run_once()
-            other.run_once()
-            return len(cut_off._consumer.assignment()) == len(other._consumer.assignment()) == 4
-
-        assert wait_for(is_shared, PATIENCE_S)
+        share(cut_off, other)
         postgres_proxy.refuse()
-        ids = [each for payer in PAYERS for each in send(5, first_id=10_000 * payer, source=payer)]
+        ids = send_each(send)
         settle_all(ids, cut_off, other)
         postgres_proxy.refuse(refusing=False)
-        assert wait_for(is_shared, PATIENCE_S)
-        ids += [each for payer in PAYERS for each in send(5, first_id=10_000 * payer + 100, source=payer)]
+        share(cut_off, other)
+        ids += send_each(send, first_id=100)
         settle_all(ids, cut_off, other)
     assert_posted_once(books, ids)
     assert {row.attempts for row in rows_of(books, ids).values()} == {1}
@@ -187,16 +188,15 @@ def held_up(
     """A worker behind the proxy, which does not leave the group while PostgreSQL is away."""
     monkeypatch.setattr("jobs.kafka.worker.OUT_AFTER_S", math.inf)
     fund(books, *PAYERS)
+    with bounded_engine(postgres_proxy.url) as engine:
+        yield make(engine=engine)
+
+
+@pytest.fixture
+def soon_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not call takes no part in the group for long."""
     common = clients._common
-    with bounded_engine(postgres_proxy.url) as engine, monkeypatch.context() as patch:
-        patch.setattr(clients, "_common", lambda given: {**common(given), "max.poll.interval.ms": MAX_POLL_MS})
-        worker = make(engine=engine)
-        patch.undo()
-        yield worker
-
-
-def send_each(send: Send, payers: Iterable[int], *, first_id: int = 0) -> list[int]:
-    return [each for payer in payers for each in send(2, first_id=10_000 * payer + first_id, source=payer)]
+    monkeypatch.setattr(clients, "_common", lambda given: {**common(given), "max.poll.interval.ms": MAX_POLL_MS})
 
 
 def hold(worker: KafkaWorker) -> None:
@@ -205,37 +205,27 @@ def hold(worker: KafkaWorker) -> None:
     assert worker._held
 
 
-def share(*workers: KafkaWorker) -> None:
-    """Have two of them share the partitions."""
-
-    def is_shared() -> bool:
-        for each in workers:
-            each.run_once()
-        return {len(each._consumer.assignment()) for each in workers} == {4}
-
-    assert wait_for(is_shared, PATIENCE_S)
-
-
 def test_partitions_that_are_given_up_while_all_is_paused_are_read_when_they_come_back(
     *, books: Engine, send: Send, make: Make, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
 ) -> None:
     postgres_proxy.refuse()
-    ids = send_each(send, PAYERS)
+    ids = send_each(send)
     hold(held_up)
     share(held_up, other := make())
     postgres_proxy.refuse(refusing=False)
     settle_all(ids, held_up, other)
     assert not held_up._is_paused
     other.leave()
-    settle_all(more := send_each(send, PAYERS, first_id=100), held_up)
+    settle_all(more := send_each(send, first_id=100), held_up)
     assert_posted_once(books, [*ids, *more])
 
 
+@pytest.mark.usefixtures("soon_out")
 def test_partitions_that_are_lost_while_all_is_paused_are_read_when_they_come_back(
     *, books: Engine, send: Send, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
 ) -> None:
     postgres_proxy.refuse()
-    ids = send_each(send, PAYERS)
+    ids = send_each(send)
     hold(held_up)
     time.sleep(1.5 * MAX_POLL_MS / 1_000)  # without a sign of life, for which the group lets it go
     with capture_logs() as logged:
@@ -254,14 +244,14 @@ def test_what_a_worker_still_has_is_read_when_what_all_was_paused_for_is_another
     *, books: Engine, send: Send, make: Make, settle_all: SettleAll, held_up: KafkaWorker, postgres_proxy: TcpProxy
 ) -> None:
     postgres_proxy.refuse()
-    ids = send_each(send, PAYERS[:1])
+    ids = send_each(send, payers=PAYERS[:1])
     hold(held_up)
     share(held_up, other := make())
     while held_up._held:  # whoever comes is given the one half, or the other, by chance
         other.leave()
         share(held_up, other := make())
     postgres_proxy.refuse(refusing=False)
-    more = send_each(send, PAYERS, first_id=100)
+    more = send_each(send, first_id=100)
     settle_all([*ids, *more], held_up, other)
     assert_posted_once(books, [*ids, *more])
 
